@@ -1,0 +1,45 @@
+"""Attention as equations: what every variant computes, and what it costs, with the formula behind each number.
+
+The verbs of this package load what they need when they are first used, so that importing it is as light as the command.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_VERBS = {
+    "cost": "attnmath.cost",
+    "formula": "attnmath.readings.symbolic",
+    "evaluate": "attnmath.evaluation",
+    "variant": "attnmath.variants:get",
+    "gpu": "attnmath.hardware:get",
+    "model": "attnmath.models:read",
+    "AttnmathError": "attnmath.errors",
+}
+__all__ = ["AttnmathError", "cost", "evaluate", "formula", "gpu", "model", "variant"]
+
+if TYPE_CHECKING:
+    from attnmath.cost import cost as cost
+    from attnmath.errors import AttnmathError as AttnmathError
+    from attnmath.evaluation import evaluate as evaluate
+    from attnmath.hardware import get as gpu
+    from attnmath.models import read as model
+    from attnmath.readings.symbolic import formula as formula
+    from attnmath.variants import get as variant
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VERBS:
+        raise AttributeError(f"module 'attnmath' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from importlib import import_module
+
+    module, _, inside = _VERBS[name].partition(":")
+    value = getattr(import_module(module), inside or name)
+    globals()[name] = value  # also in place of a submodule of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

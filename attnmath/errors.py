@@ -1,0 +1,48 @@
+"""One root of all errors. A message names the culprit, says what was expected, and shows the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class AttnmathError(Exception):
+    """Anything that attnmath refuses; `str()` of it is a complete message for a person."""
+
+
+class LanguageError(AttnmathError):
+    """An equation, mask or modifier that does not parse or does not fit together."""
+
+
+class InputError(AttnmathError):
+    """A size, name, option, array or file that was given and cannot be used."""
+
+
+class Unknown(InputError):
+    """A name that is not in its registry; says which names are near."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], plural: str = "") -> None:
+        super().__init__(f"unknown {kind} {name[:80]!r}: {nearest(name, known, plural or kind + 's')}")
+
+
+def nearest(name: str, known: Iterable[str], plural: str) -> str:
+    """What to try instead of a name that does not exist.
+
+    >>> nearest("gqaa", ["gqa", "mla"], "variants")
+    "did you mean 'gqa'? The variants are gqa, mla"
+    """
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    shown = ", ".join(names) or "none"
+    near = get_close_matches(name[:80].lower(), names, 2, 0.5)
+    if not near:
+        return f"the {plural} are {shown}"
+    return f"did you mean {' or '.join(map(repr, near))}? The {plural} are {shown}"
+
+
+def together(errors: Iterable[str], heading: str = "") -> str:
+    """Several complaints as one message, a line each."""
+    lines = list(errors)
+    if len(lines) == 1 and not heading:
+        return lines[0]
+    return "\n  ".join([heading or f"{len(lines)} errors:", *lines])

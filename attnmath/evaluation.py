@@ -1,0 +1,197 @@
+"""`evaluate`: a variant on arrays. Sizes are read off the arrays' shapes, and whatever they suffice for is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attnmath import modifiers as mods
+from attnmath.errors import InputError, Unknown, together
+from attnmath.language.letters import LETTERS
+from attnmath.language.modify import heads
+from attnmath.language.syntax import OFFSETS, Index, Program, Ref, Shift, refs
+from attnmath.layers import PAIR, Layer, build
+from attnmath.readings.evaluate import Named, run
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Evaluation(Mapping[str, Array]):
+    """Every tensor that was given or computed, by name; `cache` is what the next call takes."""
+
+    tensors: Mapping[str, Array]
+    cache: Mapping[str, Array]
+    missing: Mapping[str, tuple[str, ...]]  # tensors that were not computed, and the inputs that they lack
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self.missing:
+            raise InputError(f"{name} was not computed: {', '.join(self.missing[name])} not given")
+        if name not in self.tensors:
+            raise Unknown("tensor", name, [*self.tensors, *self.missing])
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def evaluate(
+    variant: str,
+    tensors: Mapping[str, Array],
+    *,
+    mask: str | Array | None = None,
+    modifiers: Iterable[str | mods.Use] = (),
+    cache: Mapping[str, Array] | None = None,
+    form: str | None = None,
+    window: int | None = None,
+) -> Evaluation:
+    """Compute what the given tensors suffice for: from X and the weights, or from Q, K and V, or from anywhere between.
+
+    `tensors`: arrays by the page's names, laid out as `variant(name).tensors` says (float64 or float32; a tensor that is
+    given is not computed). `mask`: a mask's name, or booleans (True: the pair exists) of shape [t n], [b t n] or
+    [b h t n], 1 where it repeats. `cache`: the `cache` of the call before; new tokens continue it. A query that sees no
+    key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
+
+    >>> import numpy as np
+    >>> q, k, v = np.ones((1, 2, 1, 4)), np.ones((1, 2, 1, 4)), np.arange(8.0).reshape(1, 2, 1, 4)
+    >>> evaluate("mha", {"Q": q, "K": k, "V": v})["O"][0, :, 0, 0]
+    array([0., 2.])
+    """
+    layer = build(variant, modifiers, mask if isinstance(mask, str) else None, window is not None)
+    page = layer.form(form)
+    arrays = {n: _checked(n, x, page) for n, x in tensors.items()}
+    past = {n: _checked(n, x, page) for n, x in (cache or {}).items()}
+    program, missing = computable(page, arrays)
+    if not any(e.alts for e in program.equations):
+        raise InputError(f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}")
+    sizes = _sizes(layer, page, program, arrays, past, window)
+    masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
+    out = run(program, sizes, arrays, past, masks)
+    return Evaluation(out, _grown(page, out, past), missing)
+
+
+def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, tuple[str, ...]]]:
+    """(the page without what is given and without what cannot be computed from it, what each of the latter lacks)."""
+    have, lacking = set(have), {n: (n,) for n in page.inputs if n not in set(have)}
+    kept = []
+    pending = [e for e in page.equations if e.alts and e.out.name not in have]
+    recursive = {e.out.name for e in pending}
+    for e in pending:
+        reads = {r.name for a in e.alts for r in refs(a)}
+        lack = tuple(dict.fromkeys(x for n in sorted(reads) for x in lacking.get(n, ())))
+        if lack:
+            lacking[e.out.name] = lack
+        elif reads <= have | recursive:
+            kept.append(e)
+            have.add(e.out.name)
+    return Program(tuple(kept), page.sees), {n: lacks for n, lacks in lacking.items()}
+
+
+def _checked(name: str, x: Array, page: Program) -> Array:
+    if name not in page.tensors:
+        raise Unknown("tensor", name, page.tensors)
+    x = np.asarray(x)
+    gathers = {i.name for e in page.equations for a in e.alts for r in refs(a) for i in r.index if isinstance(i, Ref)}
+    if x.dtype.kind != "f" and not (x.dtype.kind in "iu" and name in gathers):
+        raise InputError(f"{name} holds {x.dtype}; give float64 or float32")
+    if x.ndim != len(page.tensors[name]):
+        raise InputError(f"{name} has {x.ndim} dimensions, shape {x.shape}; it is {Ref(name, page.tensors[name])}")
+    return x
+
+
+def _sizes(layer: Layer, page: Program, program: Program, arrays: Mapping[str, Array], past: Mapping[str, Array], window: int | None) -> dict[str, Any]:
+    """Every letter's size, read off the shapes; contradictions are named."""
+    found: dict[str, tuple[int, str]] = {}
+    errors: list[str] = []
+    for name, x in arrays.items():
+        for i, length in zip(page.tensors[name], x.shape):
+            if not isinstance(i, str):
+                continue
+            old, who = found.setdefault(i, (length, name))
+            if old != length:
+                errors.append(f"{i} is {old} in {who}{arrays[who].shape} but {length} in {name}{x.shape}")
+    if errors:
+        raise InputError(together(errors))
+    given: dict[str, Any] = {i: length for i, (length, _) in found.items()}
+    before = _past_tokens(page, past)
+    new = "s" if any("kept" in p.names for p in layer.forms.values()) else "t"
+    offset = {"s": "kept", "t": "past"}[new]
+    if new == "s":
+        given.setdefault("s", 0 if before else given.get("n", 0))
+    if "n" not in given and new in given:
+        given["n"] = given[new] + before
+    given[offset] = before if past else max(0, given.get("n", 0) - given.get(new, 0))
+    if past and given.get("n") != given.get(new, 0) + before:
+        raise InputError(f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}")
+    if window is not None:
+        given["w"] = window
+    local = {n: v for n, v in given.items() if n not in LETTERS}
+    known = {n: v for n, v in given.items() if n in LETTERS}
+    sizes, _ = layer.sizes(known, page=program)
+    return {**sizes, **{n: v for n, v in local.items() if n not in sizes}}
+
+
+def _past_tokens(page: Program, past: Mapping[str, Array]) -> int:
+    lengths = {}
+    for name, x in past.items():
+        index = page.tensors[name]
+        axis = next((k for k, i in enumerate(index) if i in ("t", "s")), None)
+        if axis is None:
+            raise InputError(f"{name} has no index of new tokens, so it cannot be continued from a cache")
+        lengths[name] = x.shape[axis]
+    grows = {n: k for n, k in lengths.items() if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)}
+    if len(set(grows.values())) > 1:
+        raise InputError(f"the cached tensors differ in their number of tokens: {grows}")
+    return next(iter(grows.values()), 0)
+
+
+def _reads(page: Program, name: str) -> list[Ref]:
+    return [r for e in page.equations for a in e.alts for r in refs(a) if r.name == name]
+
+
+def _reaches_back(i: Index) -> bool:
+    return isinstance(i, Shift) and any(step in OFFSETS for _, step in i.by)
+
+
+def _grown(page: Program, out: Mapping[str, Array], past: Mapping[str, Array]) -> dict[str, Array]:
+    """The cache after this step: of what is read before the new tokens, the old rows and the new ones."""
+    grown: dict[str, Array] = {}
+    for name in page.tensors:
+        for r in _reads(page, name):
+            for axis, i in enumerate(r.index):
+                if isinstance(i, Shift) and i.base in ("t", "n") and name in out:
+                    rows = np.concatenate([past[name], out[name]], axis) if name in past else out[name]
+                    if not _reaches_back(i):
+                        back = sum(x if isinstance(x, int) else out[name].shape[axis] for s, x in i.by if s < 0)
+                        rows = np.take(rows, range(max(0, rows.shape[axis] - back), rows.shape[axis]), axis)
+                    grown[name] = rows
+    return grown
+
+
+def _mask_array(mask: Array, page: Program, sizes: Mapping[str, Any]) -> Named:
+    """Booleans with the letters of their axes; an axis of length 1 repeats."""
+    x = np.asarray(mask)
+    if x.dtype != bool:
+        raise InputError(f"a mask array holds booleans (True: the pair exists), not {x.dtype}")
+    own = tuple(heads(page).split())
+    letters = {2: ("t", "n"), 3: ("b", "t", "n"), 4: ("b", *own, "t", "n")}.get(x.ndim)
+    if letters is None:
+        raise InputError(f"a mask array has the dimensions [t n], [b t n] or [b h t n], not shape {x.shape}")
+    if x.ndim == 4:
+        lengths = [sizes[d] for d in own] if x.shape[1] != 1 else [1] * len(own)
+        if int(np.prod(lengths)) != x.shape[1]:
+            raise InputError(f"the mask has {x.shape[1]} heads; there are {int(np.prod(lengths))}")
+        x = x.reshape(x.shape[0], *lengths, *x.shape[2:])
+    for axis in reversed(range(x.ndim)):
+        if x.shape[axis] == 1 and sizes[letters[axis]] != 1:
+            x, letters = x.take(0, axis), letters[:axis] + letters[axis + 1 :]
+    want = tuple(int(sizes[d]) for d in letters)
+    if x.shape != want:
+        raise InputError(f"the mask has shape {np.shape(mask)}; {' '.join(letters)} are {want}")
+    return letters, x

@@ -1,0 +1,117 @@
+"""Files from users are data: read with bounds, and refused with file and line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from attnmath.errors import InputError
+
+MAX_BYTES = 4_000_000
+MAX_DEPTH = 64
+
+
+def read_text(path: str, most: int = MAX_BYTES) -> str:
+    """A file's text; InputError if it is no readable UTF-8 file of at most `most` bytes."""
+    try:
+        if os.path.isdir(path):
+            raise InputError(f"{path}: a directory, not a file")
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path[:200]}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > most:
+        raise InputError(f"{path}: more than {most:,} bytes")
+    if not data.strip():
+        raise InputError(f"{path}: the file is empty")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text file (byte {error.start} is not UTF-8)") from None
+    if "\0" in text:
+        raise InputError(f"{path}: no text file (it holds NUL bytes)")
+    return text
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """A TOML file; InputError with file and line if it is none."""
+    import tomllib
+
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: no valid TOML: {error}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: {_why(error)}") from None
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON file that holds one object; InputError, with file and line, for broken JSON and for duplicate keys."""
+    import json
+
+    text = read_text(path)
+    _shallow(text, path)
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, text, path), parse_constant=lambda c: _refuse(path, c))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: no valid JSON: {error.msg} (column {error.colno})") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: {_why(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {_json_type(value)}")
+    return value
+
+
+def line_of(text: str, key: str, occurrence: int = 1) -> int:
+    """The line on which a quoted key stands for the n-th time; 0 if it does not."""
+    at = -1
+    for _ in range(occurrence):
+        at = text.find(f'"{key}"', at + 1)
+        if at < 0:
+            return 0
+    return text.count("\n", 0, at) + 1
+
+
+def _once(pairs: list[tuple[str, Any]], text: str, path: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise InputError(f"{path}, line {line_of(text, key, 2)}: the key {key!r} stands twice in one object")
+        out[key] = value
+    return out
+
+
+def _refuse(path: str, constant: str) -> Any:
+    raise InputError(f"{path}: {constant} is no JSON number")
+
+
+def _shallow(text: str, path: str) -> None:
+    """Refuse deep nesting before the parser recurses into it; brackets inside strings do not count."""
+    depth, inside, skip = 0, False, False
+    for at, c in enumerate(text):
+        if skip:
+            skip = False
+        elif inside:
+            skip, inside = c == "\\", c != '"'
+        elif c == '"':
+            inside = True
+        elif c in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InputError(f"{path}, line {text.count(chr(10), 0, at) + 1}: nested more than {MAX_DEPTH} deep")
+        elif c in "]}":
+            depth -= 1
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if "digits" in str(error):
+        return f"a number of more than {sys.get_int_max_str_digits():,} digits"
+    return str(error)
+
+
+def _json_type(value: Any) -> str:
+    return {list: "a list", str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")

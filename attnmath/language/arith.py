@@ -1,0 +1,100 @@
+"""Arithmetic that works alike on int, NumPy array, Formula and SymPy expression: what goes in decides what comes out.
+
+Imports none of them. Counting is written with these and `+ - *` only, so that one line of it serves integers of any
+size, sweeps and symbols.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attnmath.errors import InputError, LanguageError
+from attnmath.language.syntax import Expr, Num, Op
+
+Number = Any  # int | numpy.ndarray of float64 | Formula | sympy.Expr
+
+
+def _kind(*xs: Number) -> tuple[str, Any]:
+    for name, base in (("sympy", "Basic"), ("numpy", "ndarray")):
+        module = sys.modules.get(name)
+        if module and any(isinstance(x, getattr(module, base)) for x in xs):
+            return name, module
+    return "", None
+
+
+def minimum(a: Number, b: Number) -> Number:
+    """The smaller one, element by element on arrays; a Formula notes which regime it took."""
+    name, module = _kind(a, b)
+    if name:
+        return module.Min(a, b) if name == "sympy" else module.minimum(a, b)
+    return a.minimum(b) if hasattr(a, "minimum") else b.minimum(a) if hasattr(b, "minimum") else min(a, b)
+
+
+def maximum(a: Number, b: Number) -> Number:
+    """The larger one."""
+    name, module = _kind(a, b)
+    if name:
+        return module.Max(a, b) if name == "sympy" else module.maximum(a, b)
+    return a.maximum(b) if hasattr(a, "maximum") else b.maximum(a) if hasattr(b, "maximum") else max(a, b)
+
+
+def floor_div(a: Number, b: Number) -> Number:
+    """How many whole times b goes into a."""
+    name, module = _kind(a, b)
+    return module.floor(a / b) if name == "sympy" else a // b
+
+
+def ceil_div(a: Number, b: Number) -> Number:
+    """How many b it takes to cover a."""
+    return -floor_div(-a, b)
+
+
+def exact_div(a: Number, b: Number) -> Number:
+    """a / b where b divides a.
+
+    >>> exact_div(32, 8)
+    4
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        if b == 0 or a % b:
+            raise InputError(f"{a} is not divisible by {b}")
+        return a // b
+    q = a / b
+    if _kind(q)[0] == "numpy" and (q != q // 1).any():
+        raise InputError("an array of sizes is not divisible by what it has to be divided by")
+    return q
+
+
+def prod(xs: Iterable[Number]) -> Number:
+    """The product, 1 for none."""
+    out: Number = 1
+    for x in xs:
+        out = out * x
+    return out
+
+
+def number(x: Expr, sizes: Mapping[str, Number]) -> Number:
+    """The value of an expression over sizes and options: `h / g`, `2 * d + 1`.
+
+    Raises LanguageError for a name that `sizes` does not have.
+    """
+    if isinstance(x, Num):
+        if not isinstance(x.value, str):
+            return x.value
+        if x.value in sizes:
+            return sizes[x.value]
+        raise LanguageError(f"{x.value!r} is neither a tensor (write {x.value}[...]) nor a size or option that is known here")
+    if isinstance(x, Op) and x.name in _ARITHMETIC:
+        return _ARITHMETIC[x.name](*(number(a, sizes) for a in x.args))
+    raise LanguageError(f"`{x}` is no expression over sizes")
+
+
+_ARITHMETIC: dict[str, Any] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": exact_div,
+    "neg": lambda a: -a,
+}

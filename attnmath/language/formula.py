@@ -1,0 +1,282 @@
+"""Symbols for `cost`'s own formulas: polynomials over the letters that also know their value.
+
+A Formula is a sum of monomials with rational coefficients and whole exponents of either sign. It is computed at a point:
+every letter has a value, so `max(n - w, 0)` is decided by the values, and the result carries the condition that decided
+it. What comes out is the formula that holds at this point and wherever its conditions hold: its regime. SymPy is not
+needed; that the two agree is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from math import gcd
+from typing import Any
+
+Atom = Any  # a letter, or ("floor", a, b)
+Monomial = tuple[tuple[Atom, int], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where formulas are computed: the letters' values, and what is known of them whatever the values."""
+
+    values: dict[str, int] = field(default_factory=dict)
+    at_least: Mapping[str, str] = field(default_factory=dict)  # {"n": "t"}: n >= t always
+
+    def symbol(self, letter: str, value: int) -> Formula:
+        """The letter as a formula.
+
+        >>> at = Point()
+        >>> t = at.symbol("t", 8192)
+        >>> str(t * (t + 1)), (t * (t + 1)).value
+        ('t*(t + 1)', 67117056)
+        """
+        self.values[letter] = value
+        return Formula({((letter, 1),): (1, 1)}, self)
+
+
+class Formula:
+    """A polynomial; immutable. `value` is an int wherever the count it stands for is one; `gaps` are >= 0 in its regime."""
+
+    __slots__ = ("terms", "point", "value", "gaps")
+
+    def __init__(self, terms: Mapping[Monomial, tuple[int, int]], point: Point, gaps: tuple[Formula, ...] = ()) -> None:
+        self.terms = {m: c for m, c in terms.items() if c[0]}
+        self.point, self.gaps = point, gaps
+        self.value = self._at(point.values)
+
+    def _at(self, values: Mapping[str, int]) -> int:
+        num, den = 0, 1
+        for monomial, (a, b) in self.terms.items():
+            for atom, power in monomial:
+                v = values[atom] if isinstance(atom, str) else atom[1].value // atom[2].value
+                a, b = (a * v**power, b) if power > 0 else (a, b * v**-power)
+            num, den = num * b + a * den, den * b
+        return num // den if num % den == 0 else num / den  # type: ignore[return-value]
+
+    def _lift(self, other: Any) -> Formula:
+        return other if isinstance(other, Formula) else Formula({(): (other, 1)}, self.point)
+
+    def __add__(self, other: Any) -> Formula:
+        out = dict(self.terms)
+        for m, (c, d) in self._lift(other).terms.items():
+            a, b = out.get(m, (0, 1))
+            out[m] = _reduced(a * d + c * b, b * d)
+        return Formula(out, self.point, self._both(other))
+
+    __radd__ = __add__
+
+    def _both(self, other: Any) -> tuple[Formula, ...]:
+        more = getattr(other, "gaps", ())
+        return tuple(dict.fromkeys(self.gaps + more)) if self.gaps and more else self.gaps or more
+
+    def __neg__(self) -> Formula:
+        return Formula({m: (-a, b) for m, (a, b) in self.terms.items()}, self.point, self.gaps)
+
+    def __sub__(self, other: Any) -> Formula:
+        return self + -self._lift(other)
+
+    def __rsub__(self, other: Any) -> Formula:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Formula:
+        out: dict[Monomial, tuple[int, int]] = {}
+        for m, (a, b) in self.terms.items():
+            for n, (c, d) in self._lift(other).terms.items():
+                mn = _merged(m, n)
+                x, y = out.get(mn, (0, 1))
+                out[mn] = _reduced(x * b * d + a * c * y, y * b * d)
+        return Formula(out, self.point, self._both(other))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Formula:
+        divisor = self._lift(other)
+        if len(divisor.terms) != 1:
+            raise ValueError(f"{self} / ({divisor}) is no sum of monomials")
+        ((monomial, (a, b)),) = divisor.terms.items()
+        return self * Formula({tuple((x, -p) for x, p in monomial): (b, a)}, self.point)
+
+    def __rtruediv__(self, other: Any) -> Formula:
+        return self._lift(other) / self
+
+    def __floordiv__(self, other: Any) -> Formula:
+        divisor = self._lift(other)
+        if divisor.terms == {(): (1, 1)}:
+            return self
+        return Formula({((("floor", self, divisor), 1),): (1, 1)}, self.point, self._both(divisor))
+
+    def maximum(self, other: Any) -> Formula:
+        """The larger of the two at this point; unless it always is, the condition joins the regime."""
+        other = self._lift(other)
+        return self._decided(other, self if self.value >= other.value else other)
+
+    def minimum(self, other: Any) -> Formula:
+        """The smaller of the two at this point."""
+        other = self._lift(other)
+        return self._decided(other, other if self.value >= other.value else self)
+
+    def _decided(self, other: Formula, chosen: Formula) -> Formula:
+        gap = self - other if self.value >= other.value else other - self
+        gaps = self._both(other)
+        bare = Formula(gap.terms, self.point)
+        if not _never_negative(bare):
+            gaps = tuple(dict.fromkeys((*gaps, bare)))
+        return Formula(chosen.terms, self.point, gaps)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The regime in words, without what follows from the rest of it.
+
+        >>> at = Point()
+        >>> n, w = at.symbol("n", 9), at.symbol("w", 4)
+        >>> str(n.minimum(w)), n.minimum(w).conditions
+        ('w', ('n >= w',))
+        """
+        kept = list(self.gaps)
+        for g in self.gaps:
+            others = [x for x in kept if x is not g]
+            if any(_never_negative(g - x) for x in others):
+                kept = others
+        return tuple(map(_condition, kept))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Formula, int)) and self.terms == self._lift(other).terms
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    def __str__(self) -> str:
+        return render(self)
+
+    __repr__ = __str__
+
+
+def _reduced(a: int, b: int) -> tuple[int, int]:
+    k = gcd(a, b) * (1 if b > 0 else -1)
+    return a // k, b // k
+
+
+def _merged(m: Monomial, n: Monomial) -> Monomial:
+    powers = dict(m)
+    for atom, p in n:
+        powers[atom] = powers.get(atom, 0) + p
+    return tuple(sorted(((x, p) for x, p in powers.items() if p), key=lambda item: str(item[0])))
+
+
+def _never_negative(f: Formula) -> bool:
+    """Whether f >= 0 wherever every letter is at least 1 (and n at least t): shift each by its bound, look at the signs."""
+    atoms = {x for m in f.terms for x, _ in m}
+    if any(not isinstance(x, str) for x in atoms) or any(p < 0 for m in f.terms for _, p in m):
+        return all(a >= 0 for a, _ in f.terms.values())
+    at = Point({})
+    shifted: dict[str, Formula] = {}
+
+    def shift(x: str) -> Formula:
+        if x not in shifted:
+            bound = f.point.at_least.get(x)
+            shifted[x] = at.symbol(x, 1) + (shift(bound) if bound in f.point.values and bound else 1)
+        return shifted[x]
+
+    total = Formula({}, at)
+    for m, (a, b) in f.terms.items():
+        term = Formula({(): (a, b)}, at)
+        for x, p in m:
+            for _ in range(p):
+                term = term * shift(x)
+        total = total + term
+    return all(a >= 0 for a, _ in total.terms.values())
+
+
+def _condition(gap: Formula) -> str:
+    """`gap >= 0`, with what is subtracted on the other side."""
+    left = Formula({m: c for m, c in gap.terms.items() if c[0] > 0}, gap.point)
+    right = Formula({m: (-a, b) for m, (a, b) in gap.terms.items() if a < 0}, gap.point)
+    return f"{left} >= {right}"
+
+
+# -- printing
+
+_TOKENS = "tnws"  # letters that count tokens: factored apart from the widths
+_ORDER = "bhgrtnswdelqpxm"
+_ONE = {(): (1, 1)}
+
+
+def render(f: Formula, numbers: bool = False) -> str:
+    """The formula as text that Python and SymPy read: the common factor, then widths times tokens where it splits so.
+
+    `numbers` puts the values of the point in the place of the letters.
+
+    >>> at = Point({})
+    >>> t, d, e = at.symbol("t", 4), at.symbol("d", 2), at.symbol("e", 3)
+    >>> render((d + e) * t * (t + 1)), render((d + e) * t * (t + 1), numbers=True)
+    ('t*(d + e)*(t + 1)', '4*(2 + 3)*(4 + 1)')
+    """
+    if not f.terms:
+        return "0"
+    common, rest = _content(f)
+    factors = [x for x in _split(rest) if x.terms != _ONE]
+    if len(factors) == 1 and common.terms == _ONE:
+        return _sum(factors[0], numbers)
+    ((monomial, (a, b)),) = common.terms.items()
+    return _product(monomial, a, b, [f"({_sum(x, numbers)})" for x in factors], f, numbers)
+
+
+def _content(f: Formula) -> tuple[Formula, Formula]:
+    """f as a monomial times a polynomial with whole, coprime coefficients."""
+    num = reduce(gcd, (a for a, _ in f.terms.values()))
+    den = reduce(lambda x, y: x * y // gcd(x, y), (b for _, b in f.terms.values()))
+    num *= -1 if all(a < 0 for a, _ in f.terms.values()) else 1
+    powers = [dict(m) for m in f.terms]
+    shared = {x: min(p.get(x, 0) for p in powers) for x in {x for p in powers for x in p}}
+    monomial = tuple(sorted(((x, p) for x, p in shared.items() if p), key=lambda item: str(item[0])))
+    common = Formula({monomial: _reduced(num, den)}, f.point)
+    return common, f / common
+
+
+def _split(f: Formula) -> list[Formula]:
+    """f as [widths, tokens] if it is such a product (its coefficients then have rank one), else f alone."""
+    rows: dict[Monomial, dict[Monomial, tuple[int, int]]] = {}
+    for m, c in f.terms.items():
+        tokens = tuple(a for a in m if not isinstance(a[0], str) or a[0] in _TOKENS)
+        rows.setdefault(tokens, {})[tuple(a for a in m if a not in tokens)] = c
+    first = next(iter(rows.values()))
+    lead = next(iter(first))
+    if len(rows) > 1 and len(first) > 1 and all(lead in row for row in rows.values()):
+        widths = _content(Formula(first, f.point))[1]
+        tokens_ = _content(Formula({tokens: row[lead] for tokens, row in rows.items()}, f.point))[1]
+        if (widths * tokens_).terms == f.terms:
+            return [widths, tokens_]
+    return [f]
+
+
+def _sum(f: Formula, numbers: bool) -> str:
+    def rank(item: tuple[Monomial, tuple[int, int]]) -> tuple[bool, int, str]:
+        return item[1][0] < 0, -sum(p for _, p in item[0]), str(item[0])
+
+    out = ""
+    for m, (a, b) in sorted(f.terms.items(), key=rank):
+        out += (" - " if out else "-") if a < 0 else (" + " if out else "")
+        out += _product(m, abs(a), b, [], f, numbers)
+    return out
+
+
+def _product(monomial: Monomial, a: int, b: int, more: list[str], f: Formula, numbers: bool) -> str:
+    def shown(x: Atom, p: int) -> str:
+        if isinstance(x, str):
+            name = str(f.point.values[x]) if numbers else x
+        else:
+            name = f"floor(({render(x[1], numbers)})/{_bracketed(render(x[2], numbers))})"
+        return name if p == 1 else f"{name}**{p}"
+
+    ranked = sorted(monomial, key=lambda item: _ORDER.find(item[0]) if isinstance(item[0], str) else 99)
+    up = [shown(x, p) for x, p in ranked if p > 0] + more
+    down = [str(b)] * (b != 1) + [shown(x, -p) for x, p in ranked if p < 0]
+    sign, a = ("-", -a) if a < 0 else ("", a)
+    return sign + "/".join(["*".join(([str(a)] if a != 1 or not up else []) + up), *down])
+
+
+def _bracketed(text: str) -> str:
+    return text if text.isalnum() else f"({text})"

@@ -1,0 +1,124 @@
+"""One registry of letters: what each means in every variant, the option that sets it, and what it is if nobody does.
+
+Words (`pair`, `side`) are for what is local to a line; letters mean the same on every page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnmath.errors import InputError
+from attnmath.language.arith import Number, number
+from attnmath.language.syntax import letters as letters_of
+
+MAX_DIGITS = 40  # far beyond any machine, and short enough that no product of sizes leaves the floats
+
+
+@dataclass(frozen=True)
+class Letter:
+    """`default`: a number, an expression over other letters, or a function of the sizes so far; None must be given.
+
+    A letter without an option follows from the others.
+    """
+
+    meaning: str
+    option: str | None = None
+    default: int | float | str | Callable[[Mapping[str, Any]], int] | None = None
+    why: str = ""
+
+
+def _kv_heads(sizes: Mapping[str, Any]) -> int:
+    h = sizes["h"]
+    return next(g for g in (8, 7, 6, 5, 4, 3, 2, 1) if h % g == 0) if isinstance(h, int) else 8
+
+
+LETTERS: dict[str, Letter] = {
+    "b": Letter("sequences in the batch", "batch", 1),
+    "t": Letter("new query tokens of each sequence", "seq"),
+    "n": Letter("keys and values seen, the new tokens included", "context", "t"),
+    "h": Letter("query heads", "heads"),
+    "g": Letter("key/value heads", "kv-heads", _kv_heads, "8, or the largest divisor of the heads below it"),
+    "r": Letter("query heads that share a key/value head", None, "h / g"),
+    "d": Letter("width of a head's query and key", "head-dim", 128),
+    "e": Letter("width of a head's value", "v-head-dim", "d"),
+    "m": Letter("model width", "d-model", "h * d"),
+    "l": Letter("width of the latent that keys and values share", "kv-rank", 512, "DeepSeek-V2, section 3.1.2"),
+    "q": Letter("width of the queries' latent", "q-rank", 1536, "DeepSeek-V2, section 3.1.2"),
+    "p": Letter("width of the part of a query and key that carries the position", "rope-dim", 64, "DeepSeek-V2, section 3.1.2"),
+    "x": Letter("width of the memory that keys and values are made from", "memory-dim", "m"),
+    "s": Letter("memory tokens encoded in this step: all at first, none afterwards", None, "n - kept"),
+    "w": Letter("sliding window: the query's own key and the w - 1 before it", "window"),
+    "past": Letter("tokens before the new ones", None, "n - t"),
+    "kept": Letter("memory tokens whose keys and values are in the cache", None, "0"),
+    "eps": Letter("what a norm adds under its root", None, 1e-6),
+}
+OPTIONS: dict[str, str] = {v.option: k for k, v in LETTERS.items() if v.option}
+
+
+def needed(names: Iterable[str], given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The registry's letters that these names stand on, directly or through a default, in the registry's order."""
+    found = {n for n in names if n in LETTERS}
+    todo = list(found)
+    while todo:
+        letter = todo.pop()
+        for other in _parents((given or {}).get(letter, LETTERS[letter].default)):
+            if other not in found:
+                found.add(other)
+                todo.append(other)
+    return tuple(n for n in LETTERS if n in found)
+
+
+def _parents(value: Any) -> tuple[str, ...]:
+    """The letters that a default is computed from."""
+    if callable(value):
+        return ("h",)
+    return _mentioned(value) if isinstance(value, str) else ()
+
+
+def _mentioned(text: str) -> tuple[str, ...]:
+    from attnmath.language.parse import expression
+    from attnmath.language.syntax import sizes_in
+
+    x = expression(text)
+    return tuple(dict.fromkeys((*letters_of(x), *sizes_in(x))))
+
+
+def resolve(
+    names: Iterable[str], given: Mapping[str, Number], lift: Callable[[str, Number], Number] = lambda letter, value: value
+) -> tuple[dict[str, Number], dict[str, Number]]:
+    """(sizes of every letter that the names stand on, those that were filled in from defaults).
+
+    A value of a letter with an option goes through `lift(letter, value)`: the place where a size becomes a symbol.
+    Text is an expression over other letters and is computed from theirs, so that `h / g` stays one.
+
+    >>> resolve(["r", "d"], {"h": 32, "g": 8})
+    ({'h': 32, 'g': 8, 'r': 4, 'd': 128}, {'d': 128})
+    """
+    want = needed(names, given)
+    missing = [LETTERS[n].option for n in want if LETTERS[n].default is None and n not in given]
+    if missing:
+        raise InputError("missing: " + ", ".join(f"--{m} ({LETTERS[OPTIONS[m]].meaning})" for m in missing if m))
+    sizes: dict[str, Number] = {}
+    assumed: dict[str, Number] = {}
+
+    def settle(n: str) -> None:
+        if n in sizes:
+            return
+        letter, value = LETTERS[n], given.get(n, LETTERS[n].default)
+        for other in _parents(value):
+            settle(other)
+        if isinstance(value, str):
+            from attnmath.language.parse import expression
+
+            sizes[n] = number(expression(value), sizes)
+        else:
+            plain = value(sizes) if callable(value) else value
+            sizes[n] = lift(n, plain) if letter.option else plain
+        if n not in given and letter.option:
+            assumed[n] = sizes[n]
+
+    for n in want:
+        settle(n)
+    return {n: sizes[n] for n in want}, {n: assumed[n] for n in want if n in assumed}

@@ -1,0 +1,100 @@
+"""The table of operations, one row each. A new operation is one new row.
+
+`run` takes NumPy and arrays; `adjoint` is text in the language itself, one expression per argument, with a, b the
+arguments, y the result, g the cotangent of y and o the indices it runs along; `cost` is FLOPs per element of the widest
+argument (the convention that `cost --verbose` prints); `exps` says how many of them are transcendental. Products that
+sum need no row: every term of an equation sums over the indices that its left does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one operation.
+
+    `shape(letters, over)` gives the indices of the result: those that an operation runs along stay ("keep") or go ("drop").
+    """
+
+    latex: str
+    run: Callable[..., Any]  # elementwise: (numpy, *arrays); along an index: (numpy, arrays, axis, weights)
+    adjoint: tuple[str, ...] = ()  # () = no gradient flows
+    cost: int = 1
+    exps: int = 0
+    along: str = ""  # "" elementwise | "keep" | "drop"
+    arity: tuple[int, int] = (1, 1)
+    why: str = ""  # where the cost comes from, if it is not one instruction
+
+    def shape(self, letters: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
+        return letters if self.along == "keep" else tuple(d for d in letters if d not in over)
+
+
+def _softmax(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
+    """Weighted softmax; a row with no key is 0; a second argument joins the denominator only."""
+    x = np.where(w > 0, xs[0], -np.inf)
+    top = x.max(axis, keepdims=True, initial=-np.inf)
+    if len(xs) > 1:
+        top = np.maximum(top, xs[1])
+    top = np.where(np.isfinite(top), top, 0)
+    e = np.where(w > 0, w * np.exp(x - top), 0)
+    z = e.sum(axis, keepdims=True) + (np.exp(xs[1] - top) if len(xs) > 1 else 0)
+    return e / np.where(z == 0, 1, z)
+
+
+def _max(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
+    top = np.where(w > 0, xs[0], -np.inf).max(axis, initial=-np.inf)
+    return np.where(np.isfinite(top), top, 0)
+
+
+def _sum(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
+    return (xs[0] * w).sum(axis)
+
+
+def _mean(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
+    return (xs[0] * w).mean(axis)
+
+
+def _sigmoid(np: Any, a: Any) -> Any:
+    e = np.exp(-abs(a))
+    return np.where(a >= 0, 1, e) / (1 + e)
+
+
+_TWO = (2, 2)
+OPS: dict[str, Row] = {
+    # arithmetic
+    "+": Row("{0} + {1}", lambda np, a, b: a + b, ("g", "g"), arity=_TWO),
+    "-": Row("{0} - {1}", lambda np, a, b: a - b, ("g", "-g"), arity=_TWO),
+    "*": Row(r"{0}\,{1}", lambda np, a, b: a * b, ("g * b", "g * a"), arity=_TWO),
+    "/": Row(r"\frac{{{0}}}{{{1}}}", lambda np, a, b: a / b, ("g / b", "-(g * y / b)"), arity=_TWO),
+    "^": Row("{{{0}}}^{{{1}}}", lambda np, a, b: np.power(a * 1.0, b), ("g * b * a^(b - 1)", "g * y * log(a)"), arity=_TWO),
+    "neg": Row("-{0}", lambda np, a: -a, ("-g",), cost=0, why="a sign is folded into the next operation"),
+    # scalar functions
+    "exp": Row(r"e^{{{0}}}", lambda np, a: np.exp(a), ("g * y",), exps=1),
+    "log": Row(r"\log {0}", lambda np, a: np.log(a), ("g / a",), exps=1),
+    "sqrt": Row(r"\sqrt{{{0}}}", lambda np, a: np.sqrt(a), ("g / (2 * y)",)),
+    "cos": Row(r"\cos\left({0}\right)", lambda np, a: np.cos(a), ("g * cos(a + pi / 2)",), exps=1),
+    "tanh": Row(r"\tanh {0}", lambda np, a: np.tanh(a), ("g * (1 - y * y)",), exps=1),
+    "sigmoid": Row(r"\sigma\left({0}\right)", _sigmoid, ("g * y * (1 - y)",), exps=1),
+    "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, a)",)),
+    "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
+    "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, arity=_TWO),
+    "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, arity=_TWO),
+    # along an index (subscripted): pairs that do not exist take no part
+    "sum": Row(r"\sum_{{{o}}} {0}", _sum, ("g",), along="drop"),
+    "mean": Row(r"\operatorname{{mean}}_{{{o}}} {0}", _mean, ("g / size_o",), along="drop", why="n - 1 additions and a division"),
+    "max": Row(r"\max_{{{o}}} {0}", _max, ("g * eq(a, y)",), along="drop"),
+    "softmax": Row(
+        r"\operatorname{{softmax}}_{{{o}}} {0}",
+        _softmax,
+        ("y * (g - sum_o(y * g))", "(sum_o(y) - 1) * sum_o(y * g)"),
+        cost=5,
+        exps=1,
+        along="keep",
+        arity=(1, 2),
+        why="per element: compare, subtract, exponential, add, divide",
+    ),
+}

@@ -1,0 +1,86 @@
+"""In which order equations run: each after what it reads; those that read each other together, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnmath.errors import LanguageError
+from attnmath.language.syntax import Equation, Program, Ref, Shift, refs
+
+Loop = tuple[str, int]  # the index that a recursion steps along, and its direction
+
+
+def ordered(program: Program) -> Iterator[tuple[list[Equation], Loop | None]]:
+    """The equations in an order that can run, a recursion's together with the index it steps along.
+
+    >>> from attnmath.language.parse import program
+    >>> p = program("Y[t] = 2 * H[t]\\nH[t] = H[t-1] + X[t]")
+    >>> [([e.out.name for e in group], loop) for group, loop in ordered(p)]
+    [(['H'], ('t', 1)), (['Y'], None)]
+    """
+    made = program.defined
+    reads = {n: [r.name for a in e.alts for r in refs(a) if r.name in made] for n, e in made.items()}
+    for names in _components(reads):
+        group = [e for n, e in made.items() if n in names]
+        recursive = len(group) > 1 or group[0].out.name in reads[group[0].out.name]
+        yield group, _direction(group, program) if recursive else None
+
+
+def in_order(program: Program) -> Program:
+    """The same page with each equation after those that it reads."""
+    inputs = [e for e in program.equations if not e.alts]
+    return Program((*inputs, *(e for group, _ in ordered(program) for e in group)), program.sees)
+
+
+def _components(reads: dict[str, list[str]]) -> Iterator[set[str]]:
+    """Strongly connected components, each after those it reads (Tarjan 1972), first-written first."""
+    found: list[set[str]] = []
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(n: str) -> None:
+        index[n] = low[n] = len(index)
+        stack.append(n)
+        for m in reads[n]:
+            if m not in index:
+                visit(m)
+                low[n] = min(low[n], low[m])
+            elif m in stack:
+                low[n] = min(low[n], index[m])
+        if low[n] == index[n]:
+            at = stack.index(n)
+            found.append(set(stack[at:]))
+            del stack[at:]
+
+    for n in reads:
+        if n not in index:
+            visit(n)
+    return iter(found)
+
+
+def _direction(group: list[Equation], program: Program) -> Loop:
+    """Which index a recursion steps along: the one it shifts, or the one that a strict mask holds back."""
+    made = {e.out.name: e for e in group}
+    found: set[Loop] = set()
+    for e in group:
+        for r in (r for a in e.alts for r in refs(a) if r.name in made):
+            found |= set(_steps(made[r.name].out, r, program))
+    names = ", ".join(made)
+    if not found:
+        verb = "refers to itself" if len(made) == 1 else "refer to each other"
+        raise LanguageError(f"{names} {verb} without a step such as [t-1], or a strict mask")
+    if len(found) > 1:
+        raise LanguageError(f"{names}: a recursion along {sorted(found)}; it takes one index and one direction")
+    return found.pop()
+
+
+def _steps(written: Ref, read: Ref, program: Program) -> Iterator[Loop]:
+    for mine, its in zip(written.index, read.index):
+        if isinstance(its, Shift) and isinstance(its.by[0][1], int):
+            yield its.base, -its.by[0][0]
+        elif isinstance(mine, str) and isinstance(its, str) and mine != its:
+            if (mine, its) in program.sees:
+                yield mine, 1
+            elif (its, mine) in program.sees:
+                yield mine, -1

@@ -1,0 +1,363 @@
+"""What an equation is: frozen values, and the few walks over them that every reading shares.
+
+    S[b g r t n] = Q[b t g r d] * K[b n g d]        each term sums over what the left does not name
+    L[b g r t n] = S[b g r t n] / sqrt(d)           a bare name is a size or an option
+    H[b t d e]   = a[b t] * H[b t-1 d e] + ...      a recurrence refers to itself; outside is zero, or the past
+    O[b (c i) d] = ...                              (c i): one axis read or written as two
+    F[b n|c d]   = k[b n d] | z[b c d]              n|c: one axis made of two parts
+    G[b t s d]   = K[b T[b t s] d]                  an index may be a tensor of indices
+    t sees n: causal & window(w)                    pairs outside do not exist: not computed, not counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Union
+
+from attnmath.errors import LanguageError
+
+if TYPE_CHECKING:
+    from attnmath.language.masks import MaskExpr
+
+OFFSETS = ("past", "kept")  # shifts by these reach back into a cache
+
+
+@dataclass(frozen=True)
+class Shift:
+    """`t-1`, `t-k`, `n-past`: an index moved by numbers, by other indices, by the tokens already seen."""
+
+    base: str
+    by: tuple[tuple[int, str | int], ...]
+
+    def __str__(self) -> str:
+        return self.base + "".join(f"{'+' if sign > 0 else '-'}{x}" for sign, x in self.by)
+
+
+@dataclass(frozen=True)
+class Group:
+    """`(c i)`: the digits of one axis, the last one fastest."""
+
+    parts: tuple[Index, ...]
+
+    def __str__(self) -> str:
+        return f"({' '.join(map(str, self.parts))})"
+
+
+@dataclass(frozen=True)
+class Cat:
+    """`x|y`: the parts of one axis, side by side."""
+
+    parts: tuple[Index, ...]
+
+    def __str__(self) -> str:
+        return "|".join(map(str, self.parts))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The i-th part of a Cat, once it is settled which one is meant."""
+
+    cat: Cat
+    i: int
+
+    def __str__(self) -> str:
+        return f"{self.cat}.{self.i}"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor read or written under indices; as an index itself, a gather."""
+
+    name: str
+    index: tuple[Index, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}[{' '.join(map(str, self.index))}]"
+
+
+@dataclass(frozen=True)
+class Num:
+    """0.5, or the name of a size or option: d, cap, pi."""
+
+    value: int | float | str
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class Pos:
+    """`@t`: the position that an index stands for."""
+
+    dim: str
+
+    def __str__(self) -> str:
+        return f"@{self.dim}"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table of operations, applied; `over` names the indices it runs along."""
+
+    name: str
+    args: tuple[Expr, ...]
+    over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.name in _BINDS and len(self.args) == 2:
+            a, b = self.args
+            return f"{_inside(a, self.name, False)} {self.name} {_inside(b, self.name, True)}"
+        if self.name == "neg":
+            return f"-{_inside(self.args[0], '*', True)}"
+        return f"{'_'.join((self.name, *map(_subscript, self.over)))}({', '.join(map(str, self.args))})"
+
+
+_BINDS = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 3}
+
+
+def _inside(x: Expr, around: str, right: bool) -> str:
+    """`x` as an operand of `around`, in parentheses where they are needed."""
+    if not isinstance(x, Op) or x.name not in (*_BINDS, "neg"):
+        return str(x)
+    mine, its = _BINDS.get(x.name, 2), _BINDS[around]
+    needed = mine < its or (mine == its and (right or around == "^")) or (x.name == "neg" and right)
+    return f"({x})" if needed else str(x)
+
+
+def _subscript(index: str) -> str:
+    return f"({index})" if "|" in index else index
+
+
+Index = Union[str, Shift, Group, Cat, Part, Ref]
+Expr = Union[Ref, Num, Pos, Op]
+Node = Union[Index, Expr]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """`out = expression`, one alternative per part where the left has parts; none declares an input."""
+
+    out: Ref
+    alts: tuple[Expr, ...]
+    update: bool = False  # written with <- (modifiers only)
+
+    def __str__(self) -> str:
+        if not self.alts:
+            return str(self.out)
+        return f"{self.out} {'<-' if self.update else '='} {' | '.join(map(str, self.alts))}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A page: equations, and which pairs of indices exist."""
+
+    equations: tuple[Equation, ...]
+    sees: Mapping[tuple[str, str], MaskExpr] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.equations), *(f"{q} sees {k}: {mask}" for (q, k), mask in self.sees.items())])
+
+    @property
+    def defined(self) -> dict[str, Equation]:
+        """The tensors that an equation defines, in order."""
+        return {e.out.name: e for e in self.equations if e.alts}
+
+    @property
+    def inputs(self) -> dict[str, Ref]:
+        """The tensors that no equation defines, each with the indices it was declared or first read with."""
+        made, seen = self.defined, {e.out.name: e.out for e in self.equations if not e.alts}
+        for e in self.equations:
+            for r in (r for alt in e.alts for r in refs(alt)):
+                if r.name not in made:
+                    seen.setdefault(r.name, r)
+        return seen
+
+    @property
+    def tensors(self) -> dict[str, tuple[Index, ...]]:
+        """Every tensor's named dimensions."""
+        given = {n: tuple(i.base if isinstance(i, Shift) else i for i in r.index) for n, r in self.inputs.items()}
+        return given | {n: e.out.index for n, e in self.defined.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every size, option and index letter that the page mentions, in order."""
+        found: dict[str, None] = {}
+        for e in self.equations:
+            for x in (e.out, *e.alts):
+                found |= dict.fromkeys((*letters(x), *sizes_in(x)))
+        for (q, k), mask in self.sees.items():
+            found |= dict.fromkeys((*q.split(), *k.split(), *mask.names))
+        return tuple(n for n in found if "|" not in n)
+
+    @property
+    def output(self) -> str:
+        """The tensor that the page is about: the last one that nothing else reads."""
+        read = {r.name for e in self.equations for alt in e.alts for r in refs(alt)}
+        return [n for n in self.defined if n not in read][-1]
+
+
+def letters(x: Node) -> tuple[str, ...]:
+    """Every index that names an axis in an index, reference or expression, in order, once.
+
+    >>> from attnmath.language.parse import expression
+    >>> letters(expression("softmax_n L[b t n] * V[b n-past e]"))
+    ('b', 't', 'n', 'e')
+    """
+    if isinstance(x, str):
+        return () if x == "last" else (x,)
+    if isinstance(x, Shift):
+        return (x.base, *(n for _, n in x.by if isinstance(n, str) and n not in OFFSETS))
+    if isinstance(x, Pos):
+        return (x.dim,)
+    if isinstance(x, Part):
+        return letters(x.cat.parts[x.i])
+    if isinstance(x, Num):
+        return ()
+    kids: tuple[Node, ...] = x.parts if isinstance(x, (Group, Cat)) else x.index if isinstance(x, Ref) else x.args
+    if len(kids) == 1:
+        found = letters(kids[0])
+    else:
+        found = tuple(dict.fromkeys([d for k in kids for d in letters(k)]))
+    if isinstance(x, Op) and x.over:
+        from attnmath.language.ops import OPS
+
+        return OPS[x.name].shape(found, x.over)
+    return found
+
+
+def refs(x: Node) -> tuple[Ref, ...]:
+    """Every tensor read in an expression, gathers' own tensors included."""
+    if isinstance(x, Ref):
+        return (x, *(r for i in x.index for r in refs(i)))
+    kids = x.args if isinstance(x, Op) else x.parts if isinstance(x, (Group, Cat)) else ()
+    return tuple([r for k in kids for r in refs(k)])
+
+
+def ops(x: Expr) -> Iterator[Op]:
+    """Every operation in an expression."""
+    if isinstance(x, Op):
+        yield x
+        for a in x.args:
+            yield from ops(a)
+
+
+def sizes_in(x: Node) -> tuple[str, ...]:
+    """Every size or option that an expression or reference names without brackets."""
+    if isinstance(x, Num):
+        return (x.value,) if isinstance(x.value, str) and x.value != "pi" else ()
+    if isinstance(x, Shift):
+        return tuple(n for _, n in x.by if n in OFFSETS and isinstance(n, str))
+    if isinstance(x, (str, Pos, Part)):
+        return ()
+    kids: tuple[Node, ...] = x.parts if isinstance(x, (Group, Cat)) else x.index if isinstance(x, Ref) else x.args
+    return tuple(n for k in kids for n in sizes_in(k))
+
+
+def swap_refs(x: Expr, f: Callable[[Ref], Expr]) -> Expr:
+    """`x` with f applied to every tensor read, innermost first."""
+    if isinstance(x, Op):
+        return Op(x.name, tuple(swap_refs(a, f) for a in x.args), x.over)
+    return f(Ref(x.name, tuple(_swap_index(i, f) for i in x.index))) if isinstance(x, Ref) else x
+
+
+def _swap_index(i: Index, f: Callable[[Ref], Expr]) -> Index:
+    if isinstance(i, Ref):
+        new = swap_refs(i, f)
+        assert isinstance(new, Ref), "an index is replaced by a reference"
+        return new
+    if isinstance(i, (Group, Cat)):
+        return type(i)(tuple(_swap_index(k, f) for k in i.parts))
+    return i
+
+
+def terms(x: Expr) -> list[tuple[int, tuple[Expr, ...], tuple[Expr, ...]]]:
+    """The signed additive terms of an expression, each as (sign, numerators, denominators).
+
+    >>> from attnmath.language.parse import expression
+    >>> [(s, len(num), len(den)) for s, num, den in terms(expression("Q[t] * K[n] / sqrt(d) - B[n]"))]
+    [(1, 2, 1), (-1, 1, 0)]
+    """
+    if isinstance(x, Op) and x.name in ("+", "-"):
+        second = terms(x.args[1])
+        return terms(x.args[0]) + (second if x.name == "+" else [(-s, n, d) for s, n, d in second])
+    if isinstance(x, Op) and x.name == "neg":
+        return [(-s, n, d) for s, n, d in terms(x.args[0])]
+    num: list[Expr] = []
+    den: list[Expr] = []
+    sign = _factors(x, num, den)
+    return [(sign, tuple(num), tuple(den))]
+
+
+def _factors(x: Expr, up: list[Expr], down: list[Expr]) -> int:
+    if isinstance(x, Op) and x.name == "*":
+        return _factors(x.args[0], up, down) * _factors(x.args[1], up, down)
+    if isinstance(x, Op) and x.name == "/":
+        return _factors(x.args[0], up, down) * _factors(x.args[1], down, up)
+    if isinstance(x, Op) and x.name == "neg":
+        return -_factors(x.args[0], up, down)
+    up.append(x)
+    return 1
+
+
+def settled(e: Equation) -> list[tuple[tuple[Index, ...], Expr]]:
+    """[(left indices, expression)]: one per part of the left, and every `n|c` on the right either an index of
+    its own or, term by term, the part whose letters the rest of the term names."""
+    if not any(isinstance(i, Cat) for r in (e.out, *(r for a in e.alts for r in refs(a))) for i in r.index):
+        return [(e.out.index, alt) for alt in e.alts]
+    out = []
+    for k, alt in enumerate(e.alts):
+        left = tuple(Part(i, k) if isinstance(i, Cat) and len(e.alts) > 1 else i for i in e.out.index)
+        fixed = {d for i in left if not isinstance(i, Cat) for d in letters(i)}
+        out.append((tuple(_chosen(i, fixed | _bound(alt)) for i in left), _settle(alt, fixed)))
+    return out
+
+
+def _settle(x: Expr, fixed: set[str]) -> Expr:
+    if isinstance(x, Op) and x.name in ("+", "-", "neg"):
+        return Op(x.name, tuple(_settle(a, fixed) for a in x.args), x.over)
+    bound = fixed | _bound(x)
+    return swap_refs(x, lambda r: Ref(r.name, tuple(_chosen(i, bound) for i in r.index)))
+
+
+def _bound(x: Expr) -> set[str]:
+    """The letters that a term names outside of any `x|y`."""
+    plain = {d for r in refs(x) for i in r.index if not isinstance(i, Cat) for d in letters(i)}
+    return plain | {o for op in ops(x) for o in op.over}
+
+
+def _chosen(i: Index, bound: set[str]) -> Index:
+    if not isinstance(i, Cat):
+        return i
+    hit = [n for n, p in enumerate(i.parts) if set(letters(p)) & bound]
+    return Part(i, hit[0]) if len(hit) == 1 else str(i)
+
+
+def check(p: Program) -> Program:
+    """Each tensor defined once, read with the rank it has, and nothing on a left that its right cannot supply."""
+    made: dict[str, Equation] = {}
+    for e in p.equations:
+        if e.alts and e.out.name in made:
+            raise LanguageError(f"{e.out.name} is defined twice: `{made[e.out.name]}` and `{e}`; give the second another name")
+        if e.alts:
+            made[e.out.name] = e
+    tensors = p.tensors
+    for e in p.equations:
+        for r in (r for a in e.alts for r in refs(a)):
+            if len(r.index) != len(tensors[r.name]):
+                raise LanguageError(f"{r} in `{e}` has {len(r.index)} indices, but it is {Ref(r.name, tensors[r.name])}")
+        if len(e.alts) > 1 and [len(i.parts) for i in e.out.index if isinstance(i, Cat)] != [len(e.alts)]:
+            raise LanguageError(f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s")
+        if len(e.alts) == 1:
+            _supplied(e)
+    return p
+
+
+def _supplied(e: Equation) -> None:
+    known = {*letters(e.alts[0]), *(o for op in ops(e.alts[0]) for o in op.over)}
+    parted = {d for i in e.out.index if isinstance(i, Cat) for d in letters(i)}
+    free = [d for d in letters(e.out) if d not in known | parted]
+    if free:
+        raise LanguageError(
+            f"{', '.join(free)} only on the left of `{e}`: nothing on the right says what to put there (write 0 * @{free[0]} + ... to repeat)"
+        )

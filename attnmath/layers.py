@@ -1,0 +1,126 @@
+"""A layer: a variant, the modifiers on it, and its mask; what every verb starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from attnmath import modifiers, variants
+from attnmath.errors import InputError, LanguageError
+from attnmath.language.arith import Number, number
+from attnmath.language.letters import LETTERS, needed, resolve
+from attnmath.language.masks import MaskExpr, both, named
+from attnmath.language.parse import expression, mask
+from attnmath.language.syntax import Num, Program, letters, sizes_in
+from attnmath.variants import Variant
+
+PAIR = ("t", "n")  # the mask of a softmax variant: which key a query sees
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Programs ready to be read: one per form, modifiers and mask worked in.
+
+    `local`: the sizes that modifiers bring along, numbers or expressions over letters.
+    """
+
+    variant: Variant
+    uses: tuple[modifiers.Use, ...]
+    forms: Mapping[str, Program]
+    local: Mapping[str, int | float | str]
+
+    def form(self, name: str | None = None) -> Program:
+        """One form; the definition if none is named."""
+        self.variant.form(name)
+        return self.forms[name] if name else next(iter(self.forms.values()))
+
+    @property
+    def mask(self) -> MaskExpr | None:
+        """The mask between queries and keys."""
+        return self.form().sees.get(PAIR)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every letter that its pages and its modifiers' sizes mention."""
+        return self.letters(self.forms.values())
+
+    def letters(self, pages: Iterable[Program]) -> tuple[str, ...]:
+        """Every letter that these pages mention, or that a modifier's size they mention is computed from."""
+        found = dict.fromkeys(n for p in pages for n in p.names)
+        for name, value in self.local.items():
+            if name in found and isinstance(value, str):
+                x = expression(value)
+                found |= dict.fromkeys((*letters(x), *sizes_in(x)))
+        return tuple(n for n in found if n in LETTERS)
+
+    def sizes(
+        self,
+        given: Mapping[str, Number],
+        lift: Callable[[str, Number], Number] = lambda letter, value: value,
+        page: Program | None = None,
+    ) -> tuple[dict[str, Number], dict[str, Number]]:
+        """(every size and option that its pages, or one page, need; those that were assumed); see `letters.resolve`.
+
+        Raises InputError if sizes are missing, do not divide, or contradict each other.
+        """
+        own = {k: v for k, v in self.local.items() if k in LETTERS}
+        values, assumed = resolve(self.letters([page]) if page else self.names, {**own, **given}, lift)
+        for name, value in self.local.items():
+            if name not in LETTERS and (page is None or name in page.names):
+                values[name] = number(expression(value), values) if isinstance(value, str) else value
+        _consistent(values)
+        return values, {k: v for k, v in assumed.items() if k not in own}
+
+
+def _consistent(sizes: Mapping[str, Number]) -> None:
+    t, n = sizes.get("t"), sizes.get("n")
+    if "past" in sizes and isinstance(t, int) and isinstance(n, int) and n < t:
+        raise InputError(f"--context {n:,} is less than --seq {t:,}: the context counts the new tokens too (only cross-attention may have less)")
+    for name, value in sizes.items():
+        if isinstance(value, int) and value < 0:
+            raise InputError(f"{name} would be {value}: the sizes do not fit each other")
+
+
+def build(
+    variant: str, uses: Iterable[str | modifiers.Use] = (), mask_text: str | None = None, window: bool = False
+) -> Layer:
+    """A layer from names.
+
+    `uses`: modifiers in the order in which they apply, each as text (`rope:layout=interleaved`) or as a Use; `mask_text`:
+    a mask instead of the variant's own; `window`: intersect it with a sliding window of w keys.
+
+    >>> print(build("gqa", ["rope"], "prefix:512").mask)
+    prefix(512)
+    """
+    page = variants.get(variant)
+    applied = tuple(modifiers.use(u) if isinstance(u, str) else u for u in uses)
+    chosen = mask(mask_text) if mask_text is not None else None
+    forms: dict[str, Program] = {}
+    local: dict[str, int | float | str] = {}
+    for name, program in page.forms.items():
+        forms[name] = _masked(program, chosen, window, variant)
+        for u in applied:
+            forms[name], sizes = u.apply(forms[name])
+            for key, value in sizes.items():
+                if local.setdefault(key, value) != value:
+                    raise LanguageError(f"modifier {u}: {key} is {local[key]} already, now {value}; two modifiers disagree")
+    return Layer(page, applied, forms, local)
+
+
+def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: str) -> Program:
+    own = program.sees.get(PAIR)
+    if own is None and (chosen or window):
+        raise InputError(f"{variant} has no mask between queries and keys; --mask and --window have no use here")
+    if own is None:
+        return program
+    slides = named("window", (Num("w"),))
+    if chosen:
+        own = both(chosen, slides) if "w" in own.names else chosen
+    if window and "w" not in own.names:
+        own = both(own, slides)
+    return Program(program.equations, {**program.sees, PAIR: own})
+
+
+def options_of(layer: Layer) -> tuple[str, ...]:
+    """The options that set the layer's sizes."""
+    return tuple(option for n in needed(layer.names) if (option := LETTERS[n].option))

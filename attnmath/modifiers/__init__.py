@@ -1,0 +1,131 @@
+"""One file per modifier; it joins by existing.
+
+A modifier's file has a docstring (its first line is the title), a SOURCE, and one function
+
+    def lines(page: Program, **options) -> tuple[str, dict[str, int | float | str]]
+
+that returns its lines in the language and the sizes that they bring along: a number, or an expression over letters. The
+function's keyword parameters are the modifier's options; their defaults tell the type.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from attnmath.errors import InputError, LanguageError, Unknown
+from attnmath.language.modify import apply
+from attnmath.language.syntax import Program
+
+Sizes = dict[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """A rewrite of a few lines, with its options and where it comes from."""
+
+    name: str
+    title: str
+    about: str
+    source: str
+    lines: Callable[..., tuple[str, Sizes]]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options and their defaults.
+
+        >>> get("window").options
+        {'w': 4096}
+        """
+        parameters = list(inspect.signature(self.lines).parameters.values())[1:]
+        return {p.name: p.default for p in parameters}
+
+    def read(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Options as typed on a command line, turned into values of their defaults' types."""
+        out: dict[str, Any] = {}
+        for key, text in given.items():
+            if key not in self.options:
+                raise Unknown(f"option of {self.name}", key, self.options, f"options of {self.name}")
+            kind = type(self.options[key])
+            if kind is str:
+                out[key] = text.replace("+", " ")
+                continue
+            try:
+                out[key] = kind(text) if len(text) < 40 else None
+            except ValueError:
+                out[key] = None
+            if out[key] is None or not 0 <= out[key] < float("inf"):
+                raise InputError(f"{self.name}:{key}={text[:40]} is no {'whole number' if kind is int else 'number'} of at least 0")
+        return out
+
+
+@lru_cache
+def names() -> tuple[str, ...]:
+    """The modifiers that exist."""
+    files = os.listdir(os.path.dirname(__file__))
+    return tuple(sorted(f.removesuffix(".py").replace("_", "-") for f in files if f.endswith(".py") and f[0] != "_"))
+
+
+@lru_cache
+def get(name: str) -> Modifier:
+    """A modifier by its name; Unknown, with the nearest names, if there is none."""
+    if name not in names():
+        raise Unknown("modifier", name, names())
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    title, _, about = (module.__doc__ or name).partition("\n")
+    return Modifier(name, title.strip().rstrip("."), " ".join(about.split()), module.SOURCE, module.lines)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A modifier with the options it is used with; prints as it is written after --with."""
+
+    modifier: Modifier
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        shown = ",".join(f"{k}={str(v).replace(' ', '+')}" for k, v in self.options)
+        return f"{self.modifier.name}:{shown}" if shown else self.modifier.name
+
+    def apply(self, page: Program) -> tuple[Program, Sizes]:
+        """The page with the modifier's lines worked in, and the sizes they bring."""
+        try:
+            text, sizes = self.modifier.lines(page, **dict(self.options))
+            return apply(page, text), sizes
+        except LanguageError as error:
+            raise LanguageError(f"modifier {self}: {error}") from None
+
+
+def use(text: str) -> Use:
+    """`rope`, `rope:layout=interleaved,base=500000`, `norm:on=Q+k`.
+
+    >>> str(use("rope:layout=interleaved"))
+    'rope:layout=interleaved'
+    """
+    name, _, rest = text.partition(":")
+    given: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--with {text[:80]}: {item!r} is no option; write {name}:key=value,key=value")
+        if key in given:
+            raise InputError(f"--with {text[:80]}: {key} is given twice")
+        given[key] = value
+    modifier = get(name)
+    return Use(modifier, tuple(modifier.read(given).items()))
+
+
+def last(page: Program, tensor: str) -> str:
+    """The innermost index of a tensor of the page; LanguageError if there is no such tensor or it is no plain index."""
+    tensors = page.tensors
+    if tensor not in tensors:
+        raise LanguageError(str(Unknown("tensor", tensor, tensors)))
+    index = tensors[tensor][-1]
+    if not isinstance(index, str):
+        raise LanguageError(f"the last index of {tensor} is {index}; the modifier needs a plain one")
+    return index

@@ -1,0 +1,20 @@
+"""Learned biases on the projections.
+
+Qwen 2 has them on queries, keys and values; GPT-2 on the output as well (on=Q+k+v+Y).
+"""
+
+from attnmath.language.syntax import Program
+from attnmath.modifiers import Sizes, last
+
+SOURCE = "Qwen Team 2024, arXiv:2407.10671, section 2.2.1"
+TOKENS = ("b", "t", "s", "n")
+
+
+def lines(page: Program, on: str = "Q k v") -> tuple[str, Sizes]:
+    """`on`: the projected tensors that gain a bias, one number per head and dimension."""
+    text = ""
+    for n in on.split():
+        last(page, n)
+        own = " ".join(str(i) for i in page.tensors[n] if i not in TOKENS)
+        text += f"{n}[.. {own}] <- {n}[.. {own}] + B{n}[{own}]\n"
+    return text, {}

@@ -1,0 +1,230 @@
+"""Operations, read off the equations.
+
+FLOPs of a term = (factors - 1 + one if it sums) x the index tuples that exist, so a multiply-add is 2; functions and
+reductions by their row in `ops`; joining terms costs one addition each, of which every sum has one to spare; a table of
+positions and constants costs nothing. Pairs that a mask excludes do not exist and are not counted.
+
+All of it is duck-typed: Python integers (exact at any size), float64 arrays (sweeps), Formula or SymPy (formulas).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from attnmath.errors import InputError, LanguageError
+from attnmath.language.arith import Number, prod
+from attnmath.language.masks import Mask
+from attnmath.language.ops import OPS
+from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Op, Part, Program, Ref, Shift, letters, refs, settled, terms
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations by what they belong to; they add up to the layer's total."""
+
+    projections: Number = 0  # products with learned weights
+    matmul: Number = 0  # products between queries, keys and values, 2 per multiply-add
+    softmax: Number = 0  # all other work inside the fused region
+    other: Number = 0  # what lies outside both: rotary, norms, gates
+
+    @property
+    def core(self) -> Number:
+        """The fused region: matmul and softmax."""
+        return self.matmul + self.softmax
+
+    @property
+    def total(self) -> Number:
+        """Everything."""
+        return self.projections + self.core + self.other
+
+    def __add__(self, more: Flops) -> Flops:
+        return Flops(
+            self.projections + more.projections, self.matmul + more.matmul, self.softmax + more.softmax, self.other + more.other
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One equation and what it costs."""
+
+    equation: Equation
+    flops: Flops
+    exps: Number
+
+    @property
+    def name(self) -> str:
+        """The tensor it defines."""
+        return self.equation.out.name
+
+
+class Space:
+    """A page's index space at given sizes: how many index tuples exist, and how many elements a tensor has."""
+
+    def __init__(self, program: Program, sizes: Mapping[str, Number]) -> None:
+        for n, v in sizes.items():
+            if getattr(getattr(v, "dtype", None), "kind", "f") in "iub":
+                raise InputError(f"{n} is an array of integers, which wrap silently; give float64 (exact up to 2^53)")
+        self.program, self.sizes = program, sizes
+
+    @cached_property
+    def masks(self) -> dict[tuple[str, str], Mask]:
+        return {pair: mask.build(self.sizes) for pair, mask in self.program.sees.items()}
+
+    @cached_property
+    def pairs(self) -> dict[tuple[str, str], Number]:
+        """How many (query, key) pairs each mask allows."""
+        return {(q, k): m.pairs(self.sizes[q], self.length(k), self.past(q)) for (q, k), m in self.masks.items()}
+
+    def past(self, q: str) -> Number:
+        """The position of the first query."""
+        return self.sizes.get("past", 0) if q == "t" else 0
+
+    def length(self, d: str) -> Number:
+        """The length of an index; `c i` is one axis read as two, `n|s` one of two parts."""
+        return prod(sum(self.sizes[p] for p in x.strip("()").split("|")) for x in d.split())
+
+    def tuples(self, found: Iterable[str]) -> Number:
+        """How many index tuples exist: the product of the lengths, pairs under a mask counted as pairs."""
+        rest = list(dict.fromkeys(found))
+        for d in rest:
+            if "|" in d:
+                total: Number = 0
+                for part in d.split("|"):
+                    total = total + self.tuples(y for x in rest for y in (part.strip("()").split() if x == d else [x]))
+                return total
+        count: Number = 1
+        masked: set[str] = set()
+        for (q, k), pairs in self.pairs.items():
+            ks = k.split()
+            if q in masked and all(x in found for x in ks):
+                raise LanguageError(f"two masks on {q} in one term have no exact count yet: {', '.join(f'{a} sees {b}' for a, b in self.pairs)}")
+            if q in rest and all(x in rest for x in ks):
+                rest = [x for x in rest if x != q and x not in ks]
+                masked.add(q)
+                count = count * pairs
+        return count * prod(self.sizes[d] for d in rest)
+
+    def elements(self, index: tuple[Index, ...]) -> Number:
+        """How many elements a tensor with this index has, masks aside."""
+        return prod(self._axis(i) for i in index)
+
+    def _axis(self, i: Index) -> Number:
+        if isinstance(i, (Group, Cat)):
+            lengths = [self._axis(p) for p in i.parts]
+            return prod(lengths) if isinstance(i, Group) else sum(lengths)
+        if isinstance(i, (Ref, Part)):
+            return prod(self.sizes[d] for d in letters(i))
+        return self.length(i.base if isinstance(i, Shift) else i)
+
+
+def count(program: Program, sizes: Mapping[str, Number]) -> tuple[Step, ...]:
+    """What each equation costs, in order.
+
+    `sizes`: the length of every index and the value of every option that the page names (see `letters.resolve`).
+
+    >>> from attnmath import variants
+    >>> from attnmath.language.letters import resolve
+    >>> page = variants.get("gqa").program
+    >>> steps = count(page, resolve(page.names, {"t": 8192, "h": 32, "g": 8})[0])
+    >>> total(steps).matmul
+    549822922752
+    """
+    space, inside = Space(program, sizes), {e.out.name for e in core(program)}
+    return tuple(Step(e, *_cost(e, space, e.out.name in inside)) for e in program.equations if e.alts)
+
+
+def total(steps: Iterable[Step]) -> Flops:
+    """The FLOPs of all steps together."""
+    out = Flops()
+    for s in steps:
+        out = out + s.flops
+    return out
+
+
+def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
+    """(FLOPs, exponentials) of one equation."""
+    rest: Number = 0
+    exps: Number = 0
+    flops = Flops()
+    if not any(refs(a) for a in e.alts):
+        return flops, 0
+    for index, x in settled(e):
+        left = tuple(d for i in index for d in letters(i))
+        parts, summing = terms(x), 0
+        for _, num, den in parts:
+            found = tuple(dict.fromkeys(d for f in (*num, *den) for d in letters(f)))
+            sums = bool(set(found) - set(left))
+            summing += sums
+            product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
+            if sums and any(map(learned, num)):
+                flops = flops + Flops(projections=product)
+            elif sums and inside and sum(map(_data, num)) > 1:
+                flops = flops + Flops(matmul=product)
+            else:
+                rest = rest + product
+            for f in (*num, *den):
+                more = _inside(f, space)
+                rest, exps = rest + more[0], exps + more[1]
+        rest = rest + max(0, len(parts) - 1 - summing) * space.tuples(left)
+    return flops + (Flops(softmax=rest) if inside else Flops(other=rest)), exps
+
+
+def _inside(x: Expr, space: Space) -> tuple[Number, Number]:
+    """(FLOPs, exponentials) of the functions in an expression, each computed once per tuple of its own indices."""
+    if not isinstance(x, Op) or not refs(x):
+        return 0, 0
+    row = OPS[x.name]
+    here = space.tuples(dict.fromkeys(d for a in x.args for d in letters(a)) if row.along else letters(x))
+    flops, exps = row.cost * here, row.exps * here
+    for a in x.args:
+        more = _inside(a, space)
+        flops, exps = flops + more[0], exps + more[1]
+    return flops, exps
+
+
+def learned(x: Expr) -> bool:
+    """A learned tensor: its name starts with W or B, and it is the same for every sequence."""
+    return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in letters(x)
+
+
+def _data(x: Expr) -> bool:
+    return isinstance(x, Ref) and "b" in letters(x)
+
+
+def core(program: Program) -> tuple[Equation, ...]:
+    """The fused region: the equations in which a query meets a key."""
+    pairs = [{q, *k.split()} for q, k in program.sees]
+
+    def meets(e: Equation) -> bool:
+        found = set(letters(e.out)).union(*(letters(a) for a in e.alts), *({o for op in _reductions(a) for o in op} for a in e.alts))
+        return any(p <= {part for d in found for part in d.strip("()").split("|")} for p in pairs)
+
+    return tuple(e for e in program.equations if e.alts and any(refs(a) for a in e.alts) and meets(e))
+
+
+def _reductions(x: Expr) -> Iterable[tuple[str, ...]]:
+    from attnmath.language.syntax import ops
+
+    return (op.over for op in ops(x))
+
+
+def unmasked(program: Program) -> Program:
+    """The same page with every pair in existence: what dense code computes."""
+    return Program(program.equations)
+
+
+def parameters(program: Program, sizes: Mapping[str, Number]) -> Number:
+    """How many learned numbers the page reads.
+
+    >>> from attnmath import variants
+    >>> page = variants.get("mha").program
+    >>> parameters(page, {"m": 768, "h": 12, "d": 64, "e": 64, "b": 1, "t": 1, "n": 1, "past": 0})
+    2359296
+    """
+    space, out = Space(program, sizes), 0
+    for r in program.inputs.values():
+        if learned(r):
+            out = out + space.elements(r.index)
+    return out

@@ -1,0 +1,134 @@
+"""What has to be kept and moved, read off the equations: cache, state, peak of live tensors, traffic of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attnmath.errors import Unknown
+from attnmath.language.arith import Number, prod
+from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, refs
+from attnmath.readings.count import Space, core
+
+BITS: dict[str, int] = {"fp64": 64, "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+
+
+def bits(dtype: str) -> int:
+    """Bits of one element as it is stored; Unknown if the name is none of `BITS`."""
+    if dtype not in BITS:
+        raise Unknown("dtype", dtype, BITS)
+    return BITS[dtype]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A tensor that is read before the new tokens: numbers per cached token, and how many tokens are kept.
+
+    `tokens` None is a state: `per_token` numbers in all, whatever the context.
+    """
+
+    tensor: str
+    per_token: Number
+    tokens: Number | None
+
+
+def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
+    """What has to be remembered between steps, found: whatever the page reads before the new tokens.
+
+    A shift by `past` or `kept` reaches back over all of the context, as far as the mask lets the newest query see; a shift
+    by a number is a state of so many steps.
+
+    >>> from attnmath import variants
+    >>> page = variants.get("mla").program
+    >>> [(c.tensor, c.per_token, c.tokens) for c in caches(page, {"b": 1, "n": 4096, "l": 512, "p": 64, "past": 4095})]
+    [('aKV', 512, 4096), ('kR', 64, 4096)]
+    """
+    space = Space(program, sizes)
+    found: dict[str, Cached] = {}
+    for r in (r for e in program.equations for a in e.alts for r in refs(a)):
+        for at, i in enumerate(r.index):
+            if not isinstance(i, Shift) or i.base not in ("t", "n"):
+                continue
+            row = prod(space._axis(x) for k, x in enumerate(r.index) if k != at and x != "b")
+            if any(step in OFFSETS for _, step in i.by):
+                spans = [m.span(sizes["n"]) for (_, k), m in space.masks.items() if k == i.base]
+                found[r.name] = Cached(r.name, row, spans[0] if spans else sizes["n"])
+            else:
+                back = sum((x if isinstance(x, int) else sizes[x] - 1) for sign, x in i.by if sign < 0)
+                found.setdefault(r.name, Cached(r.name, row * back, None))
+    return tuple(found.values())
+
+
+def from_cache(program: Program) -> frozenset[str]:
+    """The tensors that are the cache as the step sees it: old and new rows of one tensor, and nothing else."""
+
+    def whole(e: Equation) -> bool:
+        x = e.alts[0]
+        return isinstance(x, Ref) and any(isinstance(i, Shift) and any(s in OFFSETS for _, s in i.by) for i in x.index)
+
+    return frozenset(e.out.name for e in program.equations if len(e.alts) == 1 and whole(e))
+
+
+class Core:
+    """The fused region's tensors at given sizes and dtypes; every answer is in bytes."""
+
+    def __init__(self, program: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
+        self.space, self.equations = Space(program, sizes), core(program)
+        self.bits = {n: bits(kv_dtype if n in from_cache(program) else dtype) for n in program.tensors}
+        self.index = program.tensors
+        made = {e.out.name for e in self.equations}
+        read = dict.fromkeys(r.name for e in self.equations for a in e.alts for r in refs(a) if "b" in self.index[r.name])
+        outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
+        self.inputs = tuple(n for n in read if n not in made)
+        self.outputs = tuple(n for n in made if n in outside or n == program.output)
+
+    def bytes(self, names: Iterable[str], seen: bool = False) -> Number:
+        """The size of tensors; with `seen`, of keys only those that some query sees."""
+        total: Number = 0
+        for n in names:
+            index = self.index[n]
+            whole = self.space.elements(tuple(i for i in index if not (seen and self._keys(i))))
+            total = total + prod([whole, *(self._seen(i) for i in index if seen and self._keys(i))]) * self.bits[n]
+        return total // 8 if isinstance(total, int) and total % 8 == 0 else -(-total // 8) if isinstance(total, int) else total / 8
+
+    def _keys(self, i: Index) -> bool:
+        return any(k == i for _, k in self.space.masks)
+
+    def _seen(self, i: Index) -> Number:
+        ((q, k), mask), *_ = [(pair, m) for pair, m in self.space.masks.items() if pair[1] == i]
+        return mask.keys_seen(self.space.sizes[q], self.space.sizes[k], self.space.past(q))
+
+    @property
+    def compulsory(self) -> Number:
+        """Every input (of keys and values, what some query sees) and every output once: no kernel moves less."""
+        return self.bytes(self.inputs, seen=True) + self.bytes(self.outputs)
+
+    @property
+    def fused(self) -> Number:
+        """Peak of live tensors if no intermediate leaves the chip: inputs and outputs."""
+        return self.bytes((*self.inputs, *self.outputs))
+
+    def step_bytes(self, e: Equation) -> Number:
+        """What one equation moves on its own: every tensor it reads, and the one it writes, in full."""
+        return self.bytes(dict.fromkeys((e.out.name, *(r.name for a in e.alts for r in refs(a) if r.name in self.bits and "b" in self.index[r.name]))))
+
+    @property
+    def unfused(self) -> Number:
+        """What the equations move one by one: every intermediate is written and read again."""
+        total: Number = 0
+        for e in self.equations:
+            total = total + self.step_bytes(e)
+        return total
+
+    def peak(self) -> Number:
+        """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run."""
+        best: Number = 0
+        for now, e in enumerate(self.equations):
+            later = {r.name for f in self.equations[now:] for a in f.alts for r in refs(a)}
+            done = {f.out.name for f in self.equations[:now]}
+            live = [n for n in self.index if (n in later and n in {*done, *self.inputs}) or n == e.out.name or (n in done and n in self.outputs)]
+            here = self.bytes(live)
+            from attnmath.language.arith import maximum
+
+            best = maximum(best, here)
+        return best

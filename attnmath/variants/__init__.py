@@ -1,0 +1,155 @@
+"""One page of equations per variant, `NAME.attn`; a page joins by existing.
+
+    title:   Grouped-query attention
+    source:  Ainslie et al. 2023, arXiv:2305.13245, section 2.2
+    about:   what a reader should know first
+    extends: gqa                            optional: another variant, whose lines come first
+
+    equations and masks                     common to all forms
+    form expanded:                          optional: the same function by other equations, indented under its name
+        equations
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from attnmath.errors import InputError, LanguageError, Unknown
+from attnmath.language.letters import LETTERS, needed
+from attnmath.language.modify import apply
+from attnmath.language.order import in_order
+from attnmath.language.parse import program
+from attnmath.language.syntax import Program
+
+HERE = os.path.dirname(__file__)
+SUFFIX = ".attn"
+MAX_BYTES = 64_000
+FIELDS = ("title", "source", "about", "extends")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A page: its forms (the first is the definition, the others compute the same) and where it comes from."""
+
+    name: str
+    title: str
+    source: str
+    about: str
+    forms: Mapping[str, Program]
+
+    @property
+    def program(self) -> Program:
+        """The definition."""
+        return next(iter(self.forms.values()))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that set its sizes, in the registry's order.
+
+        >>> get("mqa").options
+        ('batch', 'seq', 'context', 'heads', 'head-dim', 'v-head-dim', 'd-model')
+        """
+        names = needed(n for p in self.forms.values() for n in p.names)
+        return tuple(option for n in names if (option := LETTERS[n].option))
+
+    @property
+    def tensors(self) -> dict[str, tuple[str, ...]]:
+        """Every tensor of the definition with its named dimensions.
+
+        >>> get("mqa").tensors["K"]
+        ('b', 'n', 'd')
+        """
+        return {n: tuple(map(str, index)) for n, index in self.program.tensors.items()}
+
+    def equations(self, form: str | None = None) -> str:
+        """The page as text, one equation a line.
+
+        >>> print(get("mqa").equations().splitlines()[0])
+        Q[b t h d] = X[b t m] * WQ[m h d]
+        """
+        return str(self.form(form))
+
+    def form(self, name: str | None = None) -> Program:
+        """One form by name; the definition if none is named."""
+        if name is None:
+            return self.program
+        if name not in self.forms:
+            if len(self.forms) == 1:
+                raise InputError(f"{self.name} has one form only; --form {name!r} has no use here")
+            raise Unknown("form", name, self.forms, f"forms of {self.name}")
+        return self.forms[name]
+
+
+@lru_cache
+def names() -> tuple[str, ...]:
+    """The variants that exist.
+
+    >>> "gqa" in names()
+    True
+    """
+    return tuple(sorted(f.removesuffix(SUFFIX) for f in os.listdir(HERE) if f.endswith(SUFFIX)))
+
+
+@lru_cache
+def get(name: str) -> Variant:
+    """A variant by its name, or by the path of a page of one's own (anything that ends in .attn).
+
+    Raises InputError if there is none, LanguageError (file, line, what was expected) if the page does not read.
+    """
+    own = name.endswith(SUFFIX)
+    if not own and name not in names():
+        raise Unknown("variant", name, names())
+    path = name if own else os.path.join(HERE, name + SUFFIX)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; a variant is one page")
+        text = data.decode()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: no text (not UTF-8)") from None
+    return _read(os.path.basename(name).removesuffix(SUFFIX), text, path if own else os.path.basename(path))
+
+
+def _read(name: str, text: str, where: str) -> Variant:
+    head, _, body = text.partition("\n\n")
+    fields: dict[str, str] = {}
+    for at, row in enumerate(head.splitlines(), 1):
+        key, colon, value = row.partition(":")
+        if key.strip() in fields or key.strip() not in FIELDS or not colon:
+            raise LanguageError(f"{where}, line {at}: expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line, found {row[:60]!r}")
+        fields[key.strip()] = value.strip()
+    missing = [f for f in FIELDS[:2] if not fields.get(f)]
+    if missing:
+        raise LanguageError(f"{where}: a page starts with {' and '.join(f + ':' for f in missing)}")
+    forms = _forms(body, where, len(head.splitlines()) + 2, fields.get("extends"))
+    return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms)
+
+
+def _forms(body: str, where: str, first: int, extends: str | None) -> dict[str, Program]:
+    """The page's forms: the lines at the margin belong to all, the indented ones to the form above them."""
+    shared: list[str] = []
+    own: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for at, row in enumerate(body.splitlines()):
+        if row.startswith("form ") and row.rstrip().endswith(":"):
+            current = own.setdefault(row.strip()[5:-1].strip(), [""] * at)
+            shared.append("")
+            continue
+        indented = row[:1] == " " and current is not None
+        current = current if indented or not row.strip() else None
+        shared.append("" if indented else row)
+        for lines in own.values():
+            lines.append(row if indented and lines is current else "")
+    if extends:
+        if own:
+            raise LanguageError(f"{where}: a page that extends another takes its forms")
+        base = get(extends)
+        return {k: apply(p, "\n".join(shared), where) for k, p in base.forms.items()}
+    texts = {k: "\n".join(a or b for a, b in zip(shared, rows)) for k, rows in own.items()} or {"definition": "\n".join(shared)}
+    return {k: in_order(program("\n" * (first - 1) + text, where)) for k, text in texts.items()}
