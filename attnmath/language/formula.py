@@ -191,7 +191,8 @@ def _never_negative(f: Formula) -> bool:
 
 
 def _condition(gap: Formula) -> str:
-    """`gap >= 0`, with what is subtracted on the other side."""
+    """`gap >= 0`, without its common factor, and what is subtracted on the other side."""
+    gap = _content(gap)[1]
     left = Formula({m: c for m, c in gap.terms.items() if c[0] > 0}, gap.point)
     right = Formula({m: (-a, b) for m, (a, b) in gap.terms.items() if a < 0}, gap.point)
     return f"{left} >= {right}"

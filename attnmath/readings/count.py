@@ -15,9 +15,9 @@ from functools import cached_property
 
 from attnmath.errors import InputError, LanguageError
 from attnmath.language.arith import Number, prod
-from attnmath.language.masks import Mask
+from attnmath.language.masks import Mask, MaskExpr
 from attnmath.language.ops import OPS
-from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Op, Part, Program, Ref, Shift, letters, refs, settled, terms
+from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Op, Part, Program, Ref, Shift, letters, ops, refs, settled, terms
 
 
 @dataclass(frozen=True)
@@ -198,21 +198,15 @@ def core(program: Program) -> tuple[Equation, ...]:
     pairs = [{q, *k.split()} for q, k in program.sees]
 
     def meets(e: Equation) -> bool:
-        found = set(letters(e.out)).union(*(letters(a) for a in e.alts), *({o for op in _reductions(a) for o in op} for a in e.alts))
+        found = set(letters(e.out)).union(*(letters(a) for a in e.alts), *(op.over for a in e.alts for op in ops(a)))
         return any(p <= {part for d in found for part in d.strip("()").split("|")} for p in pairs)
 
     return tuple(e for e in program.equations if e.alts and any(refs(a) for a in e.alts) and meets(e))
 
 
-def _reductions(x: Expr) -> Iterable[tuple[str, ...]]:
-    from attnmath.language.syntax import ops
-
-    return (op.over for op in ops(x))
-
-
 def unmasked(program: Program) -> Program:
     """The same page with every pair in existence: what dense code computes."""
-    return Program(program.equations)
+    return Program(program.equations, {pair: MaskExpr("full") for pair in program.sees})
 
 
 def parameters(program: Program, sizes: Mapping[str, Number]) -> Number:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attnmath.errors import Unknown
-from attnmath.language.arith import Number, prod
+from attnmath.language.arith import Number, maximum, prod
 from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, refs
 from attnmath.readings.count import Space, core
 
@@ -18,6 +18,11 @@ def bits(dtype: str) -> int:
     if dtype not in BITS:
         raise Unknown("dtype", dtype, BITS)
     return BITS[dtype]
+
+
+def in_bytes(total_bits: Number) -> Number:
+    """Bits as bytes: whole ones, rounded up, for integers; arrays and formulas are divided."""
+    return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
         for at, i in enumerate(r.index):
             if not isinstance(i, Shift) or i.base not in ("t", "n"):
                 continue
-            row = prod(space._axis(x) for k, x in enumerate(r.index) if k != at and x != "b")
+            row = space.elements(tuple(x for k, x in enumerate(r.index) if k != at and x != "b"))
             if any(step in OFFSETS for _, step in i.by):
                 spans = [m.span(sizes["n"]) for (_, k), m in space.masks.items() if k == i.base]
                 found[r.name] = Cached(r.name, row, spans[0] if spans else sizes["n"])
@@ -89,7 +94,7 @@ class Core:
             index = self.index[n]
             whole = self.space.elements(tuple(i for i in index if not (seen and self._keys(i))))
             total = total + prod([whole, *(self._seen(i) for i in index if seen and self._keys(i))]) * self.bits[n]
-        return total // 8 if isinstance(total, int) and total % 8 == 0 else -(-total // 8) if isinstance(total, int) else total / 8
+        return in_bytes(total)
 
     def _keys(self, i: Index) -> bool:
         return any(k == i for _, k in self.space.masks)
@@ -120,6 +125,7 @@ class Core:
             total = total + self.step_bytes(e)
         return total
 
+    @property
     def peak(self) -> Number:
         """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run."""
         best: Number = 0
@@ -127,8 +133,5 @@ class Core:
             later = {r.name for f in self.equations[now:] for a in f.alts for r in refs(a)}
             done = {f.out.name for f in self.equations[:now]}
             live = [n for n in self.index if (n in later and n in {*done, *self.inputs}) or n == e.out.name or (n in done and n in self.outputs)]
-            here = self.bytes(live)
-            from attnmath.language.arith import maximum
-
-            best = maximum(best, here)
+            best = maximum(best, self.bytes(live))
         return best

@@ -1,0 +1,6 @@
+"""`python -m attnmath`."""
+
+from attnmath.cli import main
+
+if __name__ == "__main__":
+    main()

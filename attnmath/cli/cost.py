@@ -1,0 +1,44 @@
+"""`attnmath cost`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attnmath.cli import options
+from attnmath.cost import cost
+
+
+@click.command("cost", short_help="What a layer costs.")
+@click.option("--variant", metavar="NAME|FILE.attn", help="The attention variant; `attnmath variants` lists them.")
+@click.option("--model", metavar="config.json|DIR", help="All attention layers of a model instead, from its config.json.")
+@options.layer_options
+@click.option("--form", metavar="NAME", help="Which of the variant's equivalent sets of equations [the one with the fewest FLOPs].")
+@options.size_options
+@options.dtype_options
+@click.option("--explain", metavar="KEY", help="One number's equation, substitution and source: flops.matmul, hbm_bytes.compulsory, ...")
+@click.option("--assume-ignored", metavar="FIELD", multiple=True, help="With --model: go on without a field that is not understood.")
+@click.option("--verbose", is_flag=True, help="Also the equations' costs one by one, and the conventions with their sources.")
+@options.format_option("csv", "markdown")
+def command(explain: str | None, verbose: bool, format_: str, as_json: bool, **values: Any) -> None:
+    """What one attention layer costs: operations, bytes, cache, memory, and on a GPU a lower bound on time.
+
+    Every number stands beside the formula that it comes from; --explain KEY traces one.
+
+    \b
+    attnmath cost --variant gqa --seq 8k --heads 32
+    attnmath cost --variant gqa --seq 128k --heads 64 --kv-heads 8 --phase decode --gpu h100-sxm
+    attnmath cost --variant mla --seq 4k --heads 128 --d-model 7168 --with rope:layout=interleaved
+    attnmath cost --variant gqa --seq 1k,8k,128k --heads 32 --format csv
+    attnmath cost --model path/to/config.json --seq 8k --explain kv_cache_bytes_per_token
+    """
+    from attnmath.cli import render
+
+    costs = [cost(**row) for row in options.each_row(values)]
+    if explain is not None:
+        from attnmath.cli.explained import show
+
+        show(costs, explain, options.chosen(format_, as_json))
+        return
+    render.costs(costs, options.chosen(format_, as_json), verbose)

@@ -1,0 +1,118 @@
+"""Options that verbs share, the same spelling everywhere; made from the registry of letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any, TypeVar
+
+import click
+
+from attnmath.errors import InputError, together
+from attnmath.language.letters import LETTERS, MAX_DIGITS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LISTS = ("batch", "seq", "context")
+MAX_ROWS = 10_000
+UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}
+
+
+def parse_size(text: str) -> int:
+    """`8192`, `8k` = 8192, `1M` = 1048576.
+
+    >>> parse_size("128k")
+    131072
+    """
+    digits, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
+    digits = digits.replace("_", "")
+    sign = digits[:1] == "-"
+    if not digits[sign:].isascii() or not digits[sign:].isdigit():
+        raise InputError(f"{text[:40]!r} is no whole number; write 8192, 8k or 1M")
+    if len(digits) > MAX_DIGITS:
+        raise InputError(f"a number of more than {MAX_DIGITS} digits")
+    return int(digits) * UNITS.get(unit, 1)
+
+
+def sizes_from(values: Mapping[str, str | None]) -> list[dict[str, int]]:
+    """Sizes as typed, `1k,8k` being a list of rows: one mapping of option to size per row; all bad ones at once."""
+    lists: dict[str, list[int]] = {}
+    errors: list[str] = []
+    for name, text in values.items():
+        if text is None:
+            continue
+        option = name.replace("_", "-")
+        parts = text.split(",") if option in LISTS else [text]
+        try:
+            lists[option] = [parse_size(p.strip()) for p in parts]
+        except InputError as error:
+            errors.append(f"--{option}: {error}")
+    if errors:
+        raise InputError(together(errors))
+    rows = 1
+    for v in lists.values():
+        rows *= len(v)
+    if rows > MAX_ROWS:
+        raise InputError(f"{rows:,} rows from these lists; at most {MAX_ROWS:,}")
+    return [dict(zip(lists, row)) for row in product(*lists.values())]
+
+
+def size_options(f: F) -> F:
+    """One option per size of the registry."""
+    for letter, row in reversed(LETTERS.items()):
+        if row.option:
+            default = row.why or (row.default if not callable(row.default) else "")
+            shown = f"{row.meaning}{f' [{_words(default)}]' if default else ''}."
+            f = click.option(f"--{row.option}", metavar=letter.upper(), help=shown[0].upper() + shown[1:])(f)
+    return f
+
+
+def _words(default: Any) -> str:
+    """A default as a reader of the help writes it: the letters by their options."""
+    if not isinstance(default, str) or len(default) > 6:
+        return str(default)
+    return " ".join(f"--{LETTERS[x].option}" if x in LETTERS and LETTERS[x].option else x.replace("*", "x") for x in default.split())
+
+
+def layer_options(f: F) -> F:
+    """Modifiers and mask."""
+    f = click.option("--mask", metavar="MASK", help="full, causal, causal-top-left, prefix:512, chunked:8192, or with & and |.")(f)
+    return click.option("--with", "with_", metavar="NAME[:key=value,...]", multiple=True, help="A modifier; repeatable, applied in order.")(f)
+
+
+def dtype_options(f: F) -> F:
+    """How elements are stored, and on what they are computed."""
+    f = click.option("--l2", type=click.Choice(["cold", "warm"]), default="cold", help="warm: what fits into the L2 is there from the last run.")(f)
+    f = click.option("--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time.")(f)
+    f = click.option("--kv-dtype", metavar="DTYPE", help="How the cache is stored [--dtype].")(f)
+    f = click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [bf16].")(f)
+    return click.option("--phase", metavar="prefill|decode", default="prefill", help="decode: one new token against a context of --seq.")(f)
+
+
+def format_option(*more: str) -> Callable[[F], F]:
+    """`--format`, and `--json` for short."""
+
+    def add(f: F) -> F:
+        f = click.option("--json", "as_json", is_flag=True, help="Short for --format json.")(f)
+        return click.option("--format", "format_", type=click.Choice(["text", "json", *more]), default="text", help="How to print it.")(f)
+
+    return add
+
+
+def chosen(format_: str, as_json: bool) -> str:
+    """The format that was asked for."""
+    return "json" if as_json else format_
+
+
+def taken(values: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """A verb's parameters, split into sizes and the rest."""
+    own = {str(row.option).replace("-", "_") for row in LETTERS.values() if row.option}
+    return {k: v for k, v in values.items() if k in own}, {k: v for k, v in values.items() if k not in own}
+
+
+def each_row(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Keyword arguments for `cost`, one set per row."""
+    sizes, rest = taken(values)
+    rest["modifiers"] = rest.pop("with_", ())
+    for row in sizes_from(sizes):
+        yield {**{k.replace("-", "_"): v for k, v in row.items()}, **rest}

@@ -1,0 +1,307 @@
+"""How numbers look: aligned, with units and thousands separated, the formula beside each; or as JSON, CSV, Markdown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from attnmath.cost import Cost
+
+Row = tuple[str, ...]
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+# -- single numbers
+
+
+def scaled(n: int | float, unit: str) -> str:
+    """A number in its unit's usual size, three significant digits; bytes in powers of 1024.
+
+    >>> scaled(549_822_922_752, "FLOP"), scaled(131072, "bytes"), scaled(0.00055571, "s")
+    ('550 GFLOP', '128 KiB', '556 us')
+    """
+    if unit == "s":
+        for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+            if n * factor >= 1:
+                return f"{n * factor:.3g} {name}"
+        return f"{n * 1e9:.3g} ns"
+    base, names = (1024, BINARY) if unit == "bytes" else (1000, PREFIXES)
+    k = 0
+    while n >= base ** (k + 1) and k < len(names) - 1:
+        k += 1
+    shown = n / base**k
+    text = f"{shown:.3g}" if shown < 1000 else f"{shown:,.0f}" if shown < 10_000 else f"{shown:.3g}"
+    return f"{text} {names[k]}" if unit == "bytes" else f"{text} {names[k]}{unit}"
+
+
+def exact(v: Any) -> str:
+    """A number in full: integers with thousands separated, floats with the digits that mean something."""
+    if v is None:
+        return "-"
+    return f"{v:,}" if isinstance(v, int) else f"{v:.6g}" if isinstance(v, float) else str(v)
+
+
+def pretty(formula: str) -> str:
+    """A formula for the eye: `2*b*t**2` as 2·b·t².
+
+    >>> pretty("2*b*h*t**2")
+    '2·b·h·t²'
+    """
+    out = formula.replace("**2", "²").replace("**3", "³").replace("*", "·").replace(">=", "≥").replace("<=", "≤")
+    return out if _utf8() else out.replace("·", "*").replace("²", "^2").replace("³", "^3").replace("≥", ">=").replace("≤", "<=")
+
+
+def _utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+
+
+# -- layout
+
+
+def strong(text: str) -> str:
+    """Bold, on a terminal that wants colour."""
+    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return click.style(text, bold=True) if wanted else text
+
+
+def columns(rows: Sequence[Row], right: Iterable[int] = ()) -> list[str]:
+    """Rows as aligned lines; the columns in `right` are aligned to the right. Nothing is ever cut."""
+    right, widths = set(right), [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(c.rjust(w) if k in right else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+
+
+def page(lines: Iterable[str]) -> None:
+    """Print it all at once, so that nothing is half-written."""
+    click.echo("\n".join(lines), color=True)
+
+
+def note(text: str) -> None:
+    """To stderr: what is no result."""
+    click.echo(text, err=True)
+
+
+def as_json(document: Any) -> None:
+    """A JSON document; integers in full, however large."""
+    import json
+
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def csv(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of equal keys as CSV."""
+    import csv as writer
+    import io
+
+    out = io.StringIO()
+    table = writer.DictWriter(out, list(dict.fromkeys(k for r in rows for k in r)), restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    click.echo(out.getvalue(), nl=False)
+
+
+def markdown(rows: Sequence[Row], right: Iterable[int] = ()) -> None:
+    """Rows, the first one the heading, as a Markdown table."""
+    right = set(right)
+    rule = tuple("---:" if k in right else "---" for k in range(len(rows[0])))
+    page("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
+def listing(rows: Sequence[dict[str, Any]], keys: Sequence[str], format_: str, right: Iterable[int] = ()) -> None:
+    """What there is: a row each; `keys` in the order of the columns."""
+    if format_ == "csv":
+        csv([{k: exact(r[k]).replace(",", "") if isinstance(r[k], int) else r[k] for k in keys} for r in rows])
+        return
+    shown: list[Row] = [tuple(keys), *(tuple(exact(r[k]) for k in keys) for r in rows)]
+    if format_ == "markdown":
+        markdown(shown, right)
+    else:
+        lines = columns(shown, right)
+        page([strong(lines[0]), *lines[1:]])
+
+
+# -- costs
+
+SHOWN = (  # (key, label) in the order of the text; a label that is indented is a part of the one above
+    ("flops.total", "FLOPs"),
+    ("flops.projections", "  projections"),
+    ("flops.core", "  core"),
+    ("flops.matmul", "    matmul"),
+    ("flops.softmax", "    softmax"),
+    ("flops.other", "  other"),
+    ("flops_by_convention.dense", "matmul, dense convention"),
+    ("flops_by_convention.causal_half", "matmul, causal-half convention"),
+    ("flops_by_convention.torch", "torch's counter"),
+    ("exps", "exponentials"),
+    ("parameters", "parameters"),
+    ("kv_cache_bytes", "KV cache"),
+    ("kv_cache_bytes_per_token", "  per token and sequence"),
+    ("state_bytes", "state"),
+    ("memory_bytes.fused", "core memory, fused"),
+    ("memory_bytes.unfused", "core memory, unfused"),
+    ("hbm_bytes.compulsory", "core traffic, compulsory"),
+    ("hbm_bytes.unfused", "core traffic, unfused"),
+)
+FLAT = (
+    *(key for key, _ in SHOWN),
+    "flops_by_convention.exact", "hbm_bytes.fused", "intensity.compulsory", "intensity.unfused", "ridge",
+    "time_bound_s.fused", "time_bound_s.unfused", "time_s", "bound",
+)
+
+
+def costs(found: list[Cost], format_: str, verbose: bool = False) -> None:
+    """One cost, or a row each."""
+    if format_ == "json":
+        from attnmath.cost import SCHEMA
+
+        documents = [c.to_dict() for c in found]
+        as_json(documents[0] if len(found) == 1 else {"schema": SCHEMA, "rows": documents})
+    elif format_ == "csv":
+        csv([_flat(c) for c in found])
+    elif format_ == "markdown":
+        markdown([("", "value", "unit", "formula"), *(r for c in found for r in _markdown_rows(c))], (1,))
+    elif len(found) == 1:
+        page(cost_lines(found[0], verbose))
+        assumptions(found)
+    else:
+        page(_row_lines(found))
+        assumptions(found)
+
+
+def _flat(c: Cost) -> dict[str, Any]:
+    head = {"variant": c.variant, "with": " ".join(c.with_), "phase": c.phase, "form": c.form, "gpu": c.gpu}
+    return {**head, **c.inputs, **{key: c[key] for key in FLAT}}
+
+
+def _markdown_rows(c: Cost) -> list[Row]:
+    from attnmath.keys import KEYS
+
+    title = f"**{c.variant}**, " + ", ".join(f"{k} {exact(v)}" for k, v in c.inputs.items())
+    return [(title, "", "", ""), *((label.strip(), exact(c[key]), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "") for key, label in SHOWN)]
+
+
+def assumptions(found: list[Cost]) -> None:
+    """What was not given and filled in, to stderr."""
+    shown = dict.fromkeys(f"{k.replace('_', '-')} {exact(v)}" for c in found for k, v in c.assumed.items() if k != "context" or len(found) == 1)
+    if shown:
+        note("assumed: " + ", ".join(shown))
+
+
+def heading(c: Cost) -> str:
+    """What was asked, in one line."""
+    i = c.inputs
+    what = f"{c.model}: {i['layers']} attention layers, {c.variant}" if c.model else c.variant
+    with_ = f" with {', '.join(c.with_)}" if c.with_ else ""
+    form = f", {c.form}" if c.form else ""
+    mask = f", {i['mask']}" if i.get("mask") else ""
+    tokens = f"{exact(i['batch'])} x {exact(i['seq'])} new tokens, context {exact(i['context'])}"
+    return f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}" + (f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else "")
+
+
+def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
+    """The text of one cost."""
+    from attnmath.keys import KEYS
+
+    marks: dict[tuple[str, ...], str] = {}
+    rows: list[Row] = []
+    for key, label in SHOWN:
+        if key == "state_bytes" and not c.state_bytes:
+            continue
+        unit, value, formula = KEYS[key].unit, c[key], c.formulas.get(key, "")
+        if KEYS[key].sums:
+            formula = " + ".join(k.rpartition(".")[2] for k in KEYS[key].sums)
+        mark = ""
+        if regime := tuple(c.regime.get(key, ())):
+            mark = marks.setdefault(regime, f" [{len(marks) + 1}]")
+        rows.append((label, exact(value), scaled(value, unit) if value else unit, pretty(formula) + mark))
+    lines = [strong(heading(c)), "", *columns(rows, (1,))]
+    lines += [f"{mark} holds while {pretty(' and '.join(regime))}" for regime, mark in marks.items()]
+    lines += ["", *_where(c)]
+    if c.gpu:
+        lines += ["", *_times(c)]
+    if verbose:
+        lines += ["", *_verbose(c)]
+    return lines
+
+
+def cost_text(c: Cost) -> str:
+    """The text of one cost as a string."""
+    return "\n".join(cost_lines(c))
+
+
+def _where(c: Cost) -> list[str]:
+    """The letters of the formulas, with their values here."""
+    from attnmath.language.letters import LETTERS
+
+    runs = [run.cost for run in c.layers] or [c]
+    used = {x for run in runs for f in run.formulas.values() for x in LETTERS if f"*{x}" in f"*{f}".replace("(", "*").replace(" ", "*").replace("/", "*")}
+    out = []
+    for n, run in enumerate(runs):
+        symbols = run.readings[1].sizes
+        shown = [(x, symbols[x]) for x in LETTERS if x in symbols and x in used and LETTERS[x].option and str(symbols[x]) == x]
+        names = ", ".join(f"{x} = {exact(v.value)} ({LETTERS[x].option})" for x, v in shown)
+        head = f"layers[{n}], {c.layers[n].count} x {run.variant}: " if len(runs) > 1 else "where "
+        out.append(head + names)
+    return out
+
+
+def _times(c: Cost) -> list[str]:
+    from attnmath.keys import DERIVED
+
+    rows: list[Row] = []
+    if c.time_bound_s.fused is not None and c.time_bound_s.unfused is not None:
+        rows.append((f"lower bound on {c.gpu}", scaled(c.time_bound_s.fused, "s"), f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}"))
+        rows.append(("  core step by step", scaled(c.time_bound_s.unfused, "s"), "the sum of each equation's bound"))
+    if c.intensity.compulsory is not None:
+        rows.append(("intensity", f"{c.intensity.compulsory:,.4g} FLOP/byte", f"{DERIVED['intensity.compulsory'].rule}; ridge at {c.ridge:,.4g}"))
+    return [*columns(rows), "a bound is no estimate: no kernel is faster, real ones are slower"]
+
+
+def _verbose(c: Cost) -> list[str]:
+    from attnmath.keys import KEYS
+    from attnmath.language.ops import OPS
+
+    out: list[str] = []
+    for run in [r.cost for r in c.layers] or [c]:
+        rows: list[Row] = [(s.equation, exact(s.flops), "FLOP", exact(s.exps), "exponentials") for s in run.steps]
+        out += [strong(f"equations of {run.variant}"), *columns(rows, (1, 3)), f"source: {run.source}", ""]
+    out += [strong("conventions"), *columns([(key, KEYS[key].meaning, KEYS[key].source) for key, _ in SHOWN]), ""]
+    used = [(n, str(r.cost), "FLOP per element", r.why) for n, r in OPS.items()]
+    return [*out, strong("cost of an operation"), *columns(used)]
+
+
+def _row_lines(found: list[Cost]) -> list[str]:
+    """Several sizes of one thing: a row each."""
+    varied = [k for k in ("batch", "seq", "context") if len({c.inputs[k] for c in found}) > 1]
+    keys = ("flops.total", "flops.core", "kv_cache_bytes", "hbm_bytes.compulsory", *(("time_bound_s.fused", "bound") if found[0].gpu else ()))
+    rows: list[Row] = [(*varied, *keys)]
+    for c in found:
+        rows.append((*(exact(c.inputs[k]) for k in varied), *(scaled(c[k], "s") if k.startswith("time") else exact(c[k]) for k in keys)))
+    return [strong(heading(found[0]).partition(":")[0]), "", *columns(rows, range(len(rows[0])))]
+
+
+def comparison(found: list[Cost], format_: str) -> None:
+    """Several variants side by side."""
+    if format_ == "json":
+        as_json({"schema": "attnmath.compare/1", "rows": [c.to_dict() for c in found]})
+    elif format_ == "csv":
+        csv([_flat(c) for c in found])
+    else:
+        several = len({(c.inputs["batch"], c.inputs["seq"], c.inputs["context"]) for c in found}) > 1
+        heads = [f"{c.variant}{f' {c.form}' if c.form else ''}" + (f" @{c.inputs['batch']}x{c.inputs['seq']}/{c.inputs['context']}" if several else "") for c in found]
+        rows: list[Row] = [("", *heads)]
+        rows += [(label, *(exact(c[key]) for c in found)) for key, label in SHOWN if key != "state_bytes" or any(c.state_bytes for c in found)]
+        if found[0].gpu:
+            rows.append((f"lower bound on {found[0].gpu}", *(scaled(c.time_bound_s.fused or 0.0, "s") for c in found)))
+            rows.append(("  bound by", *(str(c.bound) for c in found)))
+        right = range(1, len(heads) + 1)
+        if format_ == "markdown":
+            markdown(rows, right)
+        else:
+            page([strong(columns(rows, right)[0]), *columns(rows, right)[1:]])
+            assumptions(found)

@@ -1,0 +1,398 @@
+"""`cost`: what a layer, or all attention layers of a model, costs; every number read off the equations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from attnmath import layers, modifiers as mods
+from attnmath.errors import InputError, Unknown, together
+from attnmath.keys import KEYS, Reading
+from attnmath.language.formula import Formula, Point
+from attnmath.language.letters import LETTERS, MAX_DIGITS, OPTIONS
+from attnmath.readings.count import Step
+from attnmath.readings.memory import bits
+
+if TYPE_CHECKING:
+    from attnmath.hardware import Gpu
+
+SCHEMA = "attnmath.cost/1"
+PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One equation: its FLOPs and its exponentials."""
+
+    name: str
+    equation: str
+    flops: int
+    exps: int
+
+
+@dataclass(frozen=True)
+class FlopCounts:
+    """FLOPs by what they belong to: total = projections + core + other, core = matmul + softmax."""
+
+    total: int
+    projections: int
+    core: int
+    matmul: int
+    softmax: int
+    other: int
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """The matrix products under each named convention."""
+
+    exact: int
+    dense: int
+    causal_half: int
+    torch: int
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A number for the core run step by step, and in one kernel; None: not known."""
+
+    unfused: int | float | None
+    fused: int | float | None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A number per kind of traffic; None: its reading does not exist yet."""
+
+    compulsory: int | float | None
+    fused: int | float | None
+    unfused: int | float | None
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """A run of equal layers of a model: the numbers of one of them."""
+
+    count: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What `cost` answers: FLOPs, bytes, seconds; integers are exact. Prints itself; `to_dict()` is the JSON document."""
+
+    variant: str
+    with_: list[str]
+    phase: str
+    inputs: dict[str, Any]
+    assumed: dict[str, Any]
+    steps: list[StepCost]
+    flops: FlopCounts
+    flops_by_convention: Conventions
+    exps: int
+    parameters: int
+    kv_cache_bytes: int
+    kv_cache_bytes_per_token: int
+    state_bytes: int
+    memory_bytes: Fusion
+    hbm_bytes: Traffic
+    intensity: Traffic
+    gpu: str | None = None
+    time_bound_s: Fusion = Fusion(None, None)
+    time_s: float | None = None
+    bound: str | None = None
+    ridge: float | None = None
+    form: str | None = None
+    model: str | None = None
+    layers: list[LayerRun] = field(default_factory=list)
+    formulas: dict[str, str] = field(default_factory=dict)
+    regime: dict[str, list[str]] = field(default_factory=dict)
+    source: str = ""
+    l2: str = "cold"
+    gpu_file: str | None = None  # as it was asked for, where it is not a built-in name
+    readings: Any = field(default=None, repr=False, compare=False)  # (Reading of integers, Reading of symbols), for --explain
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document, as `attnmath schema cost` describes it."""
+        return {"schema": SCHEMA, **_document(self)}
+
+    def __getitem__(self, key: str) -> Any:
+        """A number by its key: `cost["flops.core"]`."""
+        value: Any = self
+        for part in key.split("."):
+            value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+        return value
+
+    def __str__(self) -> str:
+        from attnmath.cli.render import cost_text
+
+        return cost_text(self)
+
+
+def _document(x: Any) -> Any:
+    if is_dataclass(x) and not isinstance(x, type):
+        return {f.name.rstrip("_"): _document(getattr(x, f.name)) for f in fields(x) if f.name != "readings" and not _hidden(x, f.name)}
+    if isinstance(x, dict):
+        return {k: _document(v) for k, v in x.items()}
+    return [_document(v) for v in x] if isinstance(x, list) else x
+
+
+def _hidden(x: Any, name: str) -> bool:
+    return isinstance(x, Cost) and (name == "gpu_file" or (name in ("model", "layers") and x.model is None))
+
+
+def cost(
+    variant: str | None = None,
+    *,
+    model: str | None = None,
+    modifiers: Iterable[str | mods.Use] = (),
+    phase: str = "prefill",
+    mask: str | None = None,
+    window: int | None = None,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    form: str | None = None,
+    gpu: str | None = None,
+    l2: str = "cold",
+    assume_ignored: Iterable[str] = (),
+    **sizes: int,
+) -> Cost:
+    """What one attention layer costs, or, with `model`, all attention layers of a model together.
+
+    `sizes`: the options of the variant under their names, `seq=8192, heads=32, kv_heads=8` (tokens, counts, elements);
+    `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
+    `gpu`: a name or a TOML file, for a lower bound on time. The result is in FLOPs, bytes and seconds; what was not given
+    and had to be filled in stands in its `assumed`. Raises InputError, naming the culprit, for anything that does not fit.
+
+    >>> c = cost("gqa", seq=8192, heads=32, kv_heads=8)
+    >>> c.flops.matmul, c.flops_by_convention.dense, c.kv_cache_bytes_per_token
+    (549822922752, 1099511627776, 4096)
+    >>> c.formulas["flops.matmul"]
+    '2*b*h*t*d*(t + 1)'
+    """
+    given = {k.replace("_", "-"): v for k, v in sizes.items()}
+    if window is not None:
+        given["window"] = window
+    settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype}
+    _check(given, phase, dtype, kv_dtype, l2)
+    accelerator = _gpu(gpu)
+    if model is not None:
+        if variant is not None or mask is not None or form is not None or list(modifiers):
+            raise InputError("--model says which layers there are: --variant, --with, --mask and --form have no use beside it")
+        return replace(_model_cost(model, given, settings, accelerator, l2, tuple(assume_ignored)), gpu_file=gpu)
+    if variant is None:
+        raise InputError("name a --variant, or a --model")
+    layer = layers.build(variant, modifiers, mask, "window" in given)
+    _useful(layer, given)
+    return replace(_layer_cost(layer, given, settings, form, accelerator, l2), gpu_file=gpu)
+
+
+def _check(given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str) -> None:
+    """Every complaint about single values at once."""
+    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
+    unknown = [k for k in given if k not in OPTIONS]
+    errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
+    if phase not in PHASES:
+        errors.append("--phase train needs the backward pass, which is not built yet" if phase == "train" else str(Unknown("phase", phase, PHASES)))
+    for name in (dtype, kv_dtype):
+        try:
+            bits(name or "bf16")
+        except InputError as error:
+            errors.append(str(error))
+    if l2 not in ("cold", "warm"):
+        errors.append(str(Unknown("state of --l2", l2, ("cold", "warm"), "states")))
+    if errors:
+        raise InputError(together(errors))
+
+
+def size_error(v: Any) -> str:
+    """What is wrong with a size; empty if nothing is."""
+    if isinstance(v, bool) or not isinstance(v, int):
+        return f"{str(v)[:40]!r} is no whole number"
+    if v <= 0:
+        return f"{v if v > -(10**12) else 'a large negative number'} is no size: at least 1"
+    return f"a number of more than {MAX_DIGITS} digits" if v >= 10**MAX_DIGITS else ""
+
+
+def _gpu(name: str | None) -> Gpu | None:
+    if name is None:
+        return None
+    from attnmath.hardware import get
+
+    return get(name)
+
+
+def _useful(layer: layers.Layer, given: Mapping[str, Any]) -> None:
+    """Refuse options that this variant has no use for, naming the variants that have."""
+    own = layers.options_of(layer)
+    errors = []
+    for option in given:
+        if option not in own:
+            from attnmath import variants
+
+            others = [n for n in variants.names() if option in variants.get(n).options]
+            errors.append(f"--{option} has no use for {layer.variant.name}; the variants that have: {', '.join(others) or 'none'}")
+    if errors:
+        raise InputError(together(errors))
+
+
+def _given_letters(given: Mapping[str, int], phase: str, names: Iterable[str]) -> dict[str, Any]:
+    """Options by letter. In decode, `seq` without a `context` is the context, and one token is new."""
+    out: dict[str, Any] = {OPTIONS[k]: v for k, v in given.items()}
+    if phase == "decode":
+        if "n" not in out and "t" in out:
+            out["n"], out["t"] = out["t"], 1
+        if "kept" in names:
+            out["kept"] = "n"
+    return out
+
+
+def _layer_cost(layer: layers.Layer, given: Mapping[str, int], settings: Mapping[str, Any], form: str | None, gpu: Gpu | None, l2: str) -> Cost:
+    dtype = settings["dtype"] or "bf16"
+    kv_dtype = settings["kv_dtype"] or dtype
+    by_letter = _given_letters(given, settings["phase"], layer.names)
+    values, filled = layer.sizes(by_letter)
+    chosen = form or _cheapest(layer, values, dtype, kv_dtype)
+    page = layer.form(chosen)
+    at = Point({}, {"n": "t"} if "past" in layer.names else {})
+    symbols, _ = layer.sizes(by_letter, at.symbol)
+    numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
+    n = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
+
+    def pick(prefix: str, *names: str) -> list[Any]:
+        return [n[f"{prefix}.{x}"] for x in names]
+
+    inputs = {_json(x): values[x] for x in values if x in LETTERS and LETTERS[x].option}
+    inputs |= {"mask": str(layer.mask) if layer.mask else None, "dtype": dtype, "kv_dtype": kv_dtype}
+    assumed = {_json(x): values[x] for x in filled}
+    assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
+    assumed |= {"dtype": dtype} if settings["dtype"] is None else {}
+    assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None else {}
+    out = Cost(
+        variant=layer.variant.name,
+        with_=[str(u) for u in layer.uses],
+        phase=settings["phase"],
+        inputs=inputs,
+        assumed=assumed,
+        steps=[StepCost(s.name, str(s.equation), s.flops.total, s.exps) for s in numbers.steps],
+        flops=FlopCounts(*pick("flops", "total", "projections", "core", "matmul", "softmax", "other")),
+        flops_by_convention=Conventions(*pick("flops_by_convention", "exact", "dense", "causal_half", "torch")),
+        exps=n["exps"],
+        parameters=n["parameters"],
+        kv_cache_bytes=n["kv_cache_bytes"],
+        kv_cache_bytes_per_token=n["kv_cache_bytes_per_token"],
+        state_bytes=n["state_bytes"],
+        memory_bytes=Fusion(*pick("memory_bytes", "unfused", "fused")),
+        hbm_bytes=Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused")),
+        intensity=_intensity(n["flops.matmul"], Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused"))),
+        form=chosen if len(layer.forms) > 1 else None,
+        source=layer.variant.source,
+        readings=(numbers, formulas),
+        **_formulas(formulas),
+    )
+    return _timed(out, [out], gpu, dtype, l2) if gpu else out
+
+
+def _json(letter: str) -> str:
+    return (LETTERS[letter].option or letter).replace("-", "_")
+
+
+def _cheapest(layer: layers.Layer, values: Mapping[str, Any], dtype: str, kv_dtype: str) -> str | None:
+    """The form with the fewest FLOPs at these sizes."""
+    if len(layer.forms) == 1:
+        return None
+    return min(layer.forms, key=lambda name: Reading(layer.forms[name], values, dtype, kv_dtype).flops.total)
+
+
+def _formulas(r: Reading) -> dict[str, Any]:
+    """Every key's formula, and for those that hold only under conditions, the conditions."""
+    found = {key: row.read(r) for key, row in KEYS.items() if row.read}
+    regime = {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
+    return {"formulas": {key: str(f) for key, f in found.items()}, "regime": regime}
+
+
+def _intensity(flops: int, traffic: Traffic) -> Traffic:
+    return Traffic(*(flops / b if b else None for b in (traffic.compulsory, traffic.fused, traffic.unfused)))
+
+
+def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
+    """The bounds on time, a layer after the other."""
+    from attnmath.hardware.roofline import bound, ridge
+
+    fused, unfused, by_unit = 0.0, 0.0, {"tensor": 0.0, "exp": 0.0, "hbm": 0.0}
+    for part in parts:
+        numbers: Reading = part.readings[0]
+        whole = bound(gpu, dtype, part.flops.matmul, part.exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
+        times = part_count(out, part)
+        fused += times * whole.time_s
+        by_unit[whole.binds] += times * whole.time_s
+        inside = {e.out.name: e for e in numbers.core.equations}
+        for s in numbers.steps:
+            if s.name in inside:
+                unfused += times * bound(gpu, dtype, s.flops.matmul, s.exps, numbers.core.step_bytes(inside[s.name]), l2 == "warm").time_s
+    return replace(out, gpu=gpu.name, l2=l2, time_bound_s=Fusion(unfused, fused), bound=max(by_unit, key=lambda u: by_unit[u]), ridge=ridge(gpu, dtype))
+
+
+def _over_layers(runs: list[LayerRun], key: str) -> str:
+    """A model's formula: the layer's, times their number; of several runs, by name."""
+    if len(runs) == 1:
+        return f"{runs[0].count}*{_bracketed(runs[0].cost.formulas[key])}"
+    return " + ".join(f"{run.count}*layers[{k}].{key}" for k, run in enumerate(runs))
+
+
+def _bracketed(text: str) -> str:
+    return f"({text})" if " " in text else text
+
+
+def part_count(whole: Cost, part: Cost) -> int:
+    """How many layers of the whole a part stands for."""
+    return next((run.count for run in whole.layers if run.cost is part), 1)
+
+
+def _model_cost(path: str, given: dict[str, int], settings: Mapping[str, Any], gpu: Gpu | None, l2: str, ignored: tuple[str, ...]) -> Cost:
+    """The attention layers of a model, summed; the config gives every size but the batch and the tokens."""
+    from attnmath.models import read
+
+    fixed = [k for k in given if k not in ("batch", "seq", "context")]
+    if fixed:
+        raise InputError(f"--{', --'.join(fixed)}: the model's config sets this; beside --model only --batch, --seq and --context are of use")
+    described = read(path, ignored)
+    runs = []
+    for run in described.runs:
+        layer = layers.build(run.variant, run.uses, None, "window" in run.sizes)
+        runs.append(LayerRun(run.count, _layer_cost(layer, {**given, **run.sizes}, settings, None, gpu, l2)))
+
+    def summed(key: str) -> Any:
+        values = [r.cost[key] for r in runs]
+        return None if None in values else sum(r.count * v for r, v in zip(runs, values))
+
+    def each(kind: type, prefix: str) -> Any:
+        return kind(*(summed(f"{prefix}.{f.name}") for f in fields(kind)))
+
+    first = runs[0].cost
+    traffic, flops = each(Traffic, "hbm_bytes"), each(FlopCounts, "flops")
+    own = ("batch", "seq", "context", "dtype", "kv_dtype")
+    together_ = Cost(
+        variant=" + ".join(dict.fromkeys(r.cost.variant for r in runs)),
+        with_=list(dict.fromkeys(u for r in runs for u in r.cost.with_)),
+        phase=first.phase,
+        inputs={"layers": sum(r.count for r in runs), **{k: first.inputs[k] for k in own}},
+        assumed={k: v for k, v in first.assumed.items() if k in own or k == "form"},
+        steps=[],
+        flops=flops,
+        flops_by_convention=each(Conventions, "flops_by_convention"),
+        exps=summed("exps"),
+        parameters=summed("parameters"),
+        kv_cache_bytes=summed("kv_cache_bytes"),
+        kv_cache_bytes_per_token=summed("kv_cache_bytes_per_token"),
+        state_bytes=summed("state_bytes"),
+        memory_bytes=Fusion(*(max(r.cost[f"memory_bytes.{k}"] for r in runs) for k in ("unfused", "fused"))),
+        hbm_bytes=traffic,
+        intensity=_intensity(flops.matmul, traffic),
+        model=described.name,
+        layers=runs,
+        formulas={key: _over_layers(runs, key) for key in first.formulas if not key.startswith("memory")},
+        source=described.source,
+    )
+    return _timed(together_, [r.cost for r in runs], gpu, settings["dtype"] or "bf16", l2) if gpu else together_

@@ -1,0 +1,134 @@
+"""The keys of `cost`: one row each, with what it means, its unit, where its convention comes from, and how it is read.
+
+One table serves the numbers, the formulas, the text, `--explain` and the schema's descriptions. A row's `read` is
+duck-typed: it takes a Reading of integers and gives a number, or a Reading of symbols and gives a formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from attnmath.language.arith import Number
+from attnmath.language.syntax import Program
+from attnmath.readings.count import Flops, Step, count, parameters, total, unmasked
+from attnmath.readings.memory import Cached, Core, bits, caches, in_bytes
+
+
+class Reading:
+    """One page at given sizes and dtypes; what is asked for is read off it once."""
+
+    def __init__(self, page: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
+        self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return count(self.page, self.sizes)
+
+    @cached_property
+    def flops(self) -> Flops:
+        return total(self.steps)
+
+    @cached_property
+    def dense(self) -> Flops:
+        return total(count(unmasked(self.page), self.sizes)) if self.page.sees else self.flops
+
+    @cached_property
+    def exps(self) -> Number:
+        found: Number = 0
+        for s in self.steps:
+            found = found + s.exps
+        return found
+
+    @cached_property
+    def parameters(self) -> Number:
+        return parameters(self.page, self.sizes)
+
+    @cached_property
+    def caches(self) -> tuple[Cached, ...]:
+        return caches(self.page, self.sizes)
+
+    @cached_property
+    def core(self) -> Core:
+        return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
+
+    def cache_bytes(self, per_token: bool) -> Number:
+        """What grows with the context: per token of one sequence, or all of it for the batch."""
+        found: Number = 0
+        for c in self.caches:
+            if c.tokens is not None:
+                found = found + c.per_token * (1 if per_token else c.tokens * self.sizes["b"])
+        return in_bytes(found * bits(self.kv_dtype))
+
+    @property
+    def state_bytes(self) -> Number:
+        """What does not grow: states of a fixed number of steps."""
+        found: Number = 0
+        for c in self.caches:
+            if c.tokens is None:
+                found = found + c.per_token * self.sizes["b"]
+        return in_bytes(found * bits(self.dtype))
+
+
+@dataclass(frozen=True)
+class Key:
+    """One number of `cost`; `read` None: the reading does not exist yet, the number is null."""
+
+    unit: str
+    meaning: str
+    read: Callable[[Reading], Number] | None
+    source: str = "read off the variant's equations"
+    sums: tuple[str, ...] = ()  # the keys it is the sum of
+
+
+MAC = "a multiply-add is 2 FLOP"
+FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4.1"
+KEYS: dict[str, Key] = {
+    "flops.total": Key("FLOP", "all floating-point operations of the layer", lambda r: r.flops.total, MAC, ("flops.projections", "flops.core", "flops.other")),
+    "flops.projections": Key("FLOP", "products with learned weights", lambda r: r.flops.projections, MAC),
+    "flops.core": Key("FLOP", "the fused region, where queries meet keys", lambda r: r.flops.core, MAC, ("flops.matmul", "flops.softmax")),
+    "flops.matmul": Key("FLOP", "matrix products between queries, keys and values, over the pairs that the mask allows", lambda r: r.flops.matmul, MAC),
+    "flops.softmax": Key(
+        "FLOP", "scaling and softmax, over the pairs that the mask allows", lambda r: r.flops.softmax,
+        "the table of operations: 1 to scale; softmax 5 (compare, subtract, exponential, add, divide)",
+    ),
+    "flops.other": Key("FLOP", "what lies outside both: rotary, norms, biases", lambda r: r.flops.other, "the table of operations; a rotation is counted as 8 a pair (a 2x2 product in multiply-adds), of which 6 are real"),
+    "flops_by_convention.exact": Key("FLOP", "flops.matmul: the pairs that exist", lambda r: r.flops.matmul, MAC),
+    "flops_by_convention.dense": Key("FLOP", "the same with every query against every key, masks ignored", lambda r: r.dense.matmul, f"{FA2}: 4 x seqlen^2 x head dim x heads"),
+    "flops_by_convention.causal_half": Key("FLOP", "dense / 2, as kernels' causal benchmarks report", lambda r: r.dense.matmul / 2 if not isinstance(r.dense.matmul, int) else r.dense.matmul // 2, f"{FA2}: the dense count divided by 2 for a causal mask"),
+    "flops_by_convention.torch": Key("FLOP", "every matrix product of the layer, masks ignored", lambda r: r.dense.matmul + r.dense.projections, "PyTorch, torch/utils/flop_counter.py: 2 m n k per product, element-wise work not counted"),
+    "exps": Key("exponentials", "exponentials: one per allowed pair and head", lambda r: r.exps),
+    "parameters": Key("parameters", "learned numbers of the layer", lambda r: r.parameters),
+    "kv_cache_bytes": Key("bytes", "what is read before the new tokens, at the end of this step, for the batch; capped by a window", lambda r: r.cache_bytes(False)),
+    "kv_cache_bytes_per_token": Key("bytes", "the cache's growth by one token of one sequence, no window full yet", lambda r: r.cache_bytes(True)),
+    "state_bytes": Key("bytes", "what a step remembers that does not grow with the context", lambda r: r.state_bytes),
+    "memory_bytes.unfused": Key("bytes", "peak of live tensors of the core if its equations run one by one", lambda r: r.core.peak),
+    "memory_bytes.fused": Key("bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused),
+    "hbm_bytes.compulsory": Key("bytes", "the core's inputs and outputs once each, of keys and values what some query sees: no kernel moves less", lambda r: r.core.compulsory),
+    "hbm_bytes.fused": Key("bytes", "what the schedule's loops move with no cache behind them", None, "not read yet: schedules come later"),
+    "hbm_bytes.unfused": Key("bytes", "every equation of the core on its own: intermediates are written and read again, in full", lambda r: r.core.unfused),
+}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A number that is computed from other keys and the accelerator's figures; `rule` says how."""
+
+    unit: str
+    meaning: str
+    rule: str
+    source: str = ""
+
+
+ROOFLINE = "Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785"
+DERIVED: dict[str, Derived] = {
+    "intensity.compulsory": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.compulsory", ROOFLINE),
+    "intensity.fused": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.fused", ROOFLINE),
+    "intensity.unfused": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.unfused", ROOFLINE),
+    "ridge": Derived("FLOP/byte", "the intensity above which matrix products bind and not memory", "tensor_flop_per_s / hbm_bytes_per_s", ROOFLINE),
+    "time_bound_s.fused": Derived("s", "lower bound on the core's time: the slowest unit at its peak rate", "max(flops.matmul / tensor_flop_per_s, exps / exp_rate, hbm_bytes.compulsory / hbm_bytes_per_s)", ROOFLINE),
+    "time_bound_s.unfused": Derived("s", "lower bound if the core's equations run one by one: the sum of each one's bound", "sum over the core's equations of max(their matmul / tensor_flop_per_s, exps / exp_rate, bytes / hbm_bytes_per_s)", ROOFLINE),
+    "time_s": Derived("s", "the time model's estimate", "not computed yet: null until there is a time model"),
+    "bound": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+}

@@ -1,0 +1,178 @@
+"""How a family's `config.json` becomes attention layers: one row per family.
+
+The rules are those of the families' modelling code in transformers 5.23.0. A field of the config is either in its
+family's row (it shapes the attention), in HARMLESS (it does not), or it is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REQUIRED = "required"
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `flag`, `share` (0 < x <= 1),
+    `types`, `table`; or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
+    """
+
+    kind: str
+    default: Any = REQUIRED  # None: may be absent or null
+
+
+@dataclass(frozen=True)
+class Family:
+    """`sizes`: option <- field, or a function of the config where a field has a default of its own; `uses`: modifiers, each
+    with the field that switches it on, or "" for always; `windows`: how the sliding window is spread over the layers.
+    """
+
+    variant: str
+    fields: Mapping[str, Field]
+    sizes: Mapping[str, str | Callable[[Config], Any]]
+    uses: tuple[tuple[str | Callable[[Config], str], str | Callable[[Config], Any]], ...]
+    windows: Callable[[Config], list[int | None]]
+
+
+def _head_dim(c: Config) -> Any:
+    from attnmath.language.arith import exact_div
+
+    return c["head_dim"] or exact_div(c["hidden_size"], c["num_attention_heads"])
+
+
+def _rope(c: Config) -> str:
+    """Rotary over all dimensions of a head, or over the stated share of them."""
+    share = c["partial_rotary_factor"] or (c["rope_parameters"] or {}).get("partial_rotary_factor") or 1
+    return "rope" if share == 1 else f"rope:dims={int(_head_dim(c) * share)}"
+
+
+def _no_window(c: Config) -> list[int | None]:
+    return [None] * c["num_hidden_layers"]
+
+
+def _window_everywhere(c: Config) -> list[int | None]:
+    return [c["sliding_window"]] * c["num_hidden_layers"]
+
+
+def _window_by_layer(c: Config) -> list[int | None]:
+    """Qwen: none unless `use_sliding_window`; then the layers that `layer_types` names, else those from `max_window_layers` on."""
+    n, w = c["num_hidden_layers"], c["sliding_window"] if c["use_sliding_window"] else None
+    if c["layer_types"]:
+        return [w if kind == "sliding_attention" else None for kind in c["layer_types"]]
+    return [w if i >= (c["max_window_layers"] or 0) else None for i in range(n)]
+
+
+_SHAPE = {
+    "hidden_size": Field("size"),
+    "num_hidden_layers": Field("size"),
+    "num_attention_heads": Field("size"),
+    "num_key_value_heads": Field("size"),
+    "head_dim": Field("size", None),
+    "partial_rotary_factor": Field("share", None),
+    "rope_parameters": Field("table", None),
+    "rope_scaling": Field("table", None),
+}
+_WINDOWED = {
+    "sliding_window": Field("size", None),
+    "use_sliding_window": Field("flag", False),
+    "max_window_layers": Field("size0", None),
+    "layer_types": Field("types", None),
+}
+_HEADS: dict[str, str | Callable[[Config], Any]] = {
+    "heads": "num_attention_heads",
+    "kv-heads": "num_key_value_heads",
+    "d-model": "hidden_size",
+    "head-dim": _head_dim,
+}
+_BIAS = ("bias:on=Q+k+v+Y", "attention_bias")
+
+_LLAMA = Family(
+    "gqa",
+    {**_SHAPE, "num_key_value_heads": Field("size", None), "attention_bias": Field("flag", False)},
+    {**_HEADS, "kv-heads": lambda c: c["num_key_value_heads"] or c["num_attention_heads"]},
+    (_BIAS, (_rope, "")),
+    _no_window,
+)
+_MISTRAL = Family("gqa", {**_SHAPE, "sliding_window": Field("size", None)}, _HEADS, ((_rope, ""),), _window_everywhere)
+_QWEN2 = Family("gqa", {**_SHAPE, **_WINDOWED, "attention_bias": Field("true", None)}, _HEADS, (("bias:on=Q+k+v", ""), (_rope, "")), _window_by_layer)
+_QWEN3 = Family(
+    "gqa",
+    {**_SHAPE, **_WINDOWED, "attention_bias": Field("flag", False), "qkv_bias": Field("false", None), "use_qk_norm": Field("true", None)},
+    _HEADS,
+    (_BIAS, ("norm", ""), (_rope, "")),
+    _window_by_layer,
+)
+_DEEPSEEK = Family(
+    "mla",
+    {
+        "hidden_size": Field("size"),
+        "num_hidden_layers": Field("size"),
+        "num_attention_heads": Field("size"),
+        "num_key_value_heads": Field("size", None),  # no key/value heads here: one latent
+        "q_lora_rank": Field("size", None),
+        "kv_lora_rank": Field("size"),
+        "qk_nope_head_dim": Field("size"),
+        "qk_rope_head_dim": Field("size"),
+        "v_head_dim": Field("size"),
+        "attention_bias": Field("flag", False),
+        "rope_scaling": Field("table", None),
+        "rope_parameters": Field("table", None),
+    },
+    {
+        "heads": "num_attention_heads",
+        "d-model": "hidden_size",
+        "head-dim": "qk_nope_head_dim",
+        "v-head-dim": "v_head_dim",
+        "rope-dim": "qk_rope_head_dim",
+        "kv-rank": "kv_lora_rank",
+        "q-rank": "q_lora_rank",
+    },
+    (
+        ("direct-queries", lambda c: c["q_lora_rank"] is None),
+        (lambda c: "bias:on=" + ("cQ+" if c["q_lora_rank"] else "") + "cKV+kR+Y", "attention_bias"),
+        ("rope:layout=interleaved", ""),
+    ),
+    _no_window,
+)
+
+FAMILIES: dict[str, Family] = {  # by model_type
+    "llama": _LLAMA,
+    "mistral": _MISTRAL,
+    "mixtral": _MISTRAL,
+    "qwen2": _QWEN2,
+    "qwen2_moe": _QWEN2,
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3,
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
+}
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+HARMLESS = frozenset(  # fields that do not change what the attention layers compute, cache or cost
+    """
+    architectures model_type _name_or_path name_or_path transformers_version auto_map torch_dtype dtype is_encoder_decoder
+    is_decoder use_cache return_dict output_attentions output_hidden_states torchscript tie_word_embeddings
+    tie_encoder_decoder pruned_heads chunk_size_feed_forward use_bfloat16 problem_type finetuning_task task_specific_params
+    id2label label2id num_labels tokenizer_class prefix add_cross_attention cross_attention_hidden_size _attn_implementation
+    _attn_implementation_autoset attn_implementation
+
+    vocab_size bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
+    max_position_embeddings max_length max_sequence_length model_max_length
+
+    initializer_range attention_dropout hidden_dropout dropout resid_pdrop embd_pdrop output_router_logits
+    router_aux_loss_coef aux_loss_alpha seq_aux router_jitter_noise ep_size pretraining_tp
+
+    rope_theta rope_interleave original_max_position_embeddings rope_local_base_freq use_mrope
+
+    hidden_act hidden_activation intermediate_size mlp_bias rms_norm_eps norm_eps layer_norm_eps
+    num_experts num_local_experts n_routed_experts n_shared_experts num_experts_per_tok num_experts_per_token
+    moe_intermediate_size shared_expert_intermediate_size decoder_sparse_step mlp_only_layers norm_topk_prob
+    first_k_dense_replace moe_layer_freq n_group topk_group topk_method scoring_func routed_scaling_factor moe_router_dtype
+    num_nextn_predict_layers quantization_config
+    """.split()
+)
