@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from attnmath import layers, modifiers as mods
 from attnmath.errors import InputError, Unknown, together
@@ -21,8 +23,7 @@ SCHEMA = "attnmath.cost/1"
 PHASES = ("prefill", "decode")
 
 
-@dataclass(frozen=True)
-class StepCost:
+class StepCost(Struct, frozen=True):
     """One equation: its FLOPs and its exponentials."""
 
     name: str
@@ -31,8 +32,7 @@ class StepCost:
     exps: int
 
 
-@dataclass(frozen=True)
-class FlopCounts:
+class FlopCounts(Struct, frozen=True):
     """FLOPs by what they belong to: total = projections + core + other, core = matmul + softmax."""
 
     total: int
@@ -43,8 +43,7 @@ class FlopCounts:
     other: int
 
 
-@dataclass(frozen=True)
-class Conventions:
+class Conventions(Struct, frozen=True):
     """The matrix products under each named convention."""
 
     exact: int
@@ -53,16 +52,14 @@ class Conventions:
     torch: int
 
 
-@dataclass(frozen=True)
-class Fusion:
+class Fusion(Struct, frozen=True):
     """A number for the core run step by step, and in one kernel; None: not known."""
 
     unfused: int | float | None
     fused: int | float | None
 
 
-@dataclass(frozen=True)
-class Traffic:
+class Traffic(Struct, frozen=True):
     """A number per kind of traffic; None: its reading does not exist yet."""
 
     compulsory: int | float | None
@@ -70,16 +67,14 @@ class Traffic:
     unfused: int | float | None
 
 
-@dataclass(frozen=True)
-class LayerRun:
+class LayerRun(Struct, frozen=True):
     """A run of equal layers of a model: the numbers of one of them."""
 
     count: int
     cost: Cost
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(Struct, frozen=True, rename={"with_": "with"}):
     """What `cost` answers: FLOPs, bytes, seconds; integers are exact. Prints itself; `to_dict()` is the JSON document."""
 
     variant: str
@@ -111,7 +106,7 @@ class Cost:
     source: str = ""
     l2: str = "cold"
     gpu_file: str | None = None  # as it was asked for, where it is not a built-in name
-    readings: Any = field(default=None, repr=False, compare=False)  # (Reading of integers, Reading of symbols), for --explain
+    readings: Any = None  # (Reading of integers, Reading of symbols), for --explain
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document, as `attnmath schema cost` describes it."""
@@ -131,15 +126,15 @@ class Cost:
 
 
 def _document(x: Any) -> Any:
-    if is_dataclass(x) and not isinstance(x, type):
-        return {f.name.rstrip("_"): _document(getattr(x, f.name)) for f in fields(x) if f.name != "readings" and not _hidden(x, f.name)}
+    if isinstance(x, Struct):
+        return {name.rstrip("_"): _document(getattr(x, name)) for name in x.__struct_fields__ if not _hidden(x, name)}
     if isinstance(x, dict):
         return {k: _document(v) for k, v in x.items()}
     return [_document(v) for v in x] if isinstance(x, list) else x
 
 
 def _hidden(x: Any, name: str) -> bool:
-    return isinstance(x, Cost) and (name == "gpu_file" or (name in ("model", "layers") and x.model is None))
+    return isinstance(x, Cost) and (name in ("gpu_file", "readings") or (name in ("model", "layers") and x.model is None))
 
 
 def cost(
@@ -367,8 +362,8 @@ def _model_cost(path: str, given: dict[str, int], settings: Mapping[str, Any], g
         values = [r.cost[key] for r in runs]
         return None if None in values else sum(r.count * v for r, v in zip(runs, values))
 
-    def each(kind: type, prefix: str) -> Any:
-        return kind(*(summed(f"{prefix}.{f.name}") for f in fields(kind)))
+    def each(kind: type[Struct], prefix: str) -> Any:
+        return kind(*(summed(f"{prefix}.{name}") for name in kind.__struct_fields__))
 
     first = runs[0].cost
     traffic, flops = each(Traffic, "hbm_bytes"), each(FlopCounts, "flops")

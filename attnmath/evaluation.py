@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from msgspec.structs import replace
+
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS
@@ -90,7 +92,7 @@ def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, t
         elif reads <= have | recursive:
             kept.append(e)
             have.add(e.out.name)
-    return Program(tuple(kept), page.sees), {n: lacks for n, lacks in lacking.items()}
+    return replace(page, equations=tuple(kept)), {n: lacks for n, lacks in lacking.items()}
 
 
 def _checked(name: str, x: Array, page: Program) -> Array:

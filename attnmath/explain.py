@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from attnmath.cost import Cost
 from attnmath.errors import Unknown
@@ -16,8 +17,7 @@ from attnmath.readings.count import count, learned, unmasked
 Part = tuple[str, int | float]  # an equation or a tensor, and its share
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """One number, traced: `parts` add up to the value where it is a sum."""
 
     key: str

@@ -7,8 +7,9 @@ duck-typed: it takes a Reading of integers and gives a number, or a Reading of s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from attnmath.language.arith import Number
 from attnmath.language.syntax import Program
@@ -21,6 +22,9 @@ class Reading:
 
     def __init__(self, page: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reading) and all(getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype"))
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -71,8 +75,7 @@ class Reading:
         return in_bytes(found * bits(self.dtype))
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(Struct, frozen=True):
     """One number of `cost`; `read` None: the reading does not exist yet, the number is null."""
 
     unit: str
@@ -111,8 +114,7 @@ KEYS: dict[str, Key] = {
 }
 
 
-@dataclass(frozen=True)
-class Derived:
+class Derived(Struct, frozen=True):
     """A number that is computed from other keys and the accelerator's figures; `rule` says how."""
 
     unit: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from attnmath import modifiers, variants
 from attnmath.errors import InputError, LanguageError
@@ -17,8 +19,7 @@ from attnmath.variants import Variant
 PAIR = ("t", "n")  # the mask of a softmax variant: which key a query sees
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """Programs ready to be read: one per form, modifiers and mask worked in.
 
     `local`: the sizes that modifiers bring along, numbers or expressions over letters.
@@ -118,7 +119,7 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
         own = both(chosen, slides) if "w" in own.names else chosen
     if window and "w" not in own.names:
         own = both(own, slides)
-    return Program(program.equations, {**program.sees, PAIR: own})
+    return replace(program, sees={**program.sees, PAIR: own})
 
 
 def options_of(layer: Layer) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct, field
 
 from attnmath.errors import InputError, Unknown, nearest, together
 from attnmath.files import read_toml
@@ -26,8 +27,7 @@ FIGURES: dict[str, str] = {  # every figure that a table may hold; its unit is i
 }
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(Struct, frozen=True):
     """A number with where it comes from; several sources agree."""
 
     value: int | float
@@ -35,8 +35,7 @@ class Figure:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One accelerator: its figures by name, and its dense matrix rates in FLOP/s by dtype."""
 
     name: str

@@ -6,13 +6,13 @@ compute roof for exponentials, which run in units of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from attnmath.hardware import Gpu
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """The least time of each unit, in seconds; they can overlap, so the largest one bounds the whole.
 
     `exp_s` is None where the accelerator has no figure for exponentials.

@@ -9,17 +9,17 @@ needed; that the two agree is tested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import reduce
 from math import gcd
 from typing import Any
+
+from msgspec import Struct, field
 
 Atom = Any  # a letter, or ("floor", a, b)
 Monomial = tuple[tuple[Atom, int], ...]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(Struct, frozen=True):
     """Where formulas are computed: the letters' values, and what is known of them whatever the values."""
 
     values: dict[str, int] = field(default_factory=dict)
@@ -40,15 +40,16 @@ class Point:
 class Formula:
     """A polynomial; immutable. `value` is an int wherever the count it stands for is one; `gaps` are >= 0 in its regime."""
 
-    __slots__ = ("terms", "point", "value", "gaps")
+    __slots__ = ("gaps", "point", "terms")
 
     def __init__(self, terms: Mapping[Monomial, tuple[int, int]], point: Point, gaps: tuple[Formula, ...] = ()) -> None:
         self.terms = {m: c for m, c in terms.items() if c[0]}
         self.point, self.gaps = point, gaps
-        self.value = self._at(point.values)
 
-    def _at(self, values: Mapping[str, int]) -> int:
-        num, den = 0, 1
+    @property
+    def value(self) -> int:
+        """What the formula is at its point."""
+        values, num, den = self.point.values, 0, 1
         for monomial, (a, b) in self.terms.items():
             for atom, power in monomial:
                 v = values[atom] if isinstance(atom, str) else atom[1].value // atom[2].value
@@ -155,22 +156,36 @@ class Formula:
 
 
 def _reduced(a: int, b: int) -> tuple[int, int]:
+    if b == 1:
+        return a, b
     k = gcd(a, b) * (1 if b > 0 else -1)
     return a // k, b // k
 
 
 def _merged(m: Monomial, n: Monomial) -> Monomial:
+    if not (m and n):
+        return m or n
     powers = dict(m)
     for atom, p in n:
         powers[atom] = powers.get(atom, 0) + p
-    return tuple(sorted(((x, p) for x, p in powers.items() if p), key=lambda item: str(item[0])))
+    return _monomial(powers)
+
+
+def _monomial(powers: Mapping[Atom, int]) -> Monomial:
+    return tuple(sorted([(x, p) for x, p in powers.items() if p], key=_by_name))
+
+
+def _by_name(item: tuple[Atom, int]) -> str:
+    return str(item[0])
 
 
 def _never_negative(f: Formula) -> bool:
     """Whether f >= 0 wherever every letter is at least 1 (and n at least t): shift each by its bound, look at the signs."""
+    if all(a >= 0 for a, _ in f.terms.values()):
+        return True
     atoms = {x for m in f.terms for x, _ in m}
     if any(not isinstance(x, str) for x in atoms) or any(p < 0 for m in f.terms for _, p in m):
-        return all(a >= 0 for a, _ in f.terms.values())
+        return False
     at = Point({})
     shifted: dict[str, Formula] = {}
 
@@ -232,8 +247,7 @@ def _content(f: Formula) -> tuple[Formula, Formula]:
     num *= -1 if all(a < 0 for a, _ in f.terms.values()) else 1
     powers = [dict(m) for m in f.terms]
     shared = {x: min(p.get(x, 0) for p in powers) for x in {x for p in powers for x in p}}
-    monomial = tuple(sorted(((x, p) for x, p in shared.items() if p), key=lambda item: str(item[0])))
-    common = Formula({monomial: _reduced(num, den)}, f.point)
+    common = Formula({_monomial(shared): _reduced(num, den)}, f.point)
     return common, f / common
 
 

@@ -6,8 +6,9 @@ Words (`pair`, `side`) are for what is local to a line; letters mean the same on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from attnmath.errors import InputError
 from attnmath.language.arith import Number, number
@@ -16,8 +17,7 @@ from attnmath.language.syntax import letters as letters_of
 MAX_DIGITS = 40  # far beyond any machine, and short enough that no product of sizes leaves the floats
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """`default`: a number, an expression over other letters, or a function of the sizes so far; None must be given.
 
     A letter without an option follows from the others.
@@ -44,9 +44,9 @@ LETTERS: dict[str, Letter] = {
     "d": Letter("width of a head's query and key", "head-dim", 128),
     "e": Letter("width of a head's value", "v-head-dim", "d"),
     "m": Letter("model width", "d-model", "h * d"),
-    "l": Letter("width of the latent that keys and values share", "kv-rank", 512, "DeepSeek-V2, section 3.1.2"),
-    "q": Letter("width of the queries' latent", "q-rank", 1536, "DeepSeek-V2, section 3.1.2"),
-    "p": Letter("width of the part of a query and key that carries the position", "rope-dim", 64, "DeepSeek-V2, section 3.1.2"),
+    "l": Letter("width of the latent that keys and values share", "kv-rank", 512, "512, as in DeepSeek-V2 and V3"),
+    "q": Letter("width of the queries' latent", "q-rank", 1536, "1536, as in DeepSeek-V2 and V3"),
+    "p": Letter("width of the part of a query and key that carries the position", "rope-dim", 64, "64, as in DeepSeek-V2 and V3"),
     "x": Letter("width of the memory that keys and values are made from", "memory-dim", "m"),
     "s": Letter("memory tokens encoded in this step: all at first, none afterwards", None, "n - kept"),
     "w": Letter("sliding window: the query's own key and the w - 1 before it", "window"),

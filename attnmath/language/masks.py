@@ -12,8 +12,10 @@ for integers, arrays and symbols alike. The t new queries stand at positions pas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Union
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.language.arith import Number, ceil_div, exact_div, floor_div, maximum, minimum, number
@@ -22,8 +24,7 @@ from attnmath.language.syntax import Expr, Num, Op
 MAX_PIECES = 64
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A band in a box, cut into chunks or not; None is no bound."""
 
     lo: Number = None  # lo <= j - i <= hi
@@ -123,8 +124,7 @@ def _triangle(x: Number) -> Number:
     return exact_div(x * (x + 1), 2)
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(Struct, frozen=True):
     """A union of pieces."""
 
     pieces: tuple[Piece, ...]
@@ -200,8 +200,7 @@ def _kept(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     return kept
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(Struct, frozen=True):
     """A row of the table of masks: its arguments, when the pair (i, j) exists, and its pieces."""
 
     args: tuple[str, ...]
@@ -229,8 +228,7 @@ MASKS: dict[str, Named] = {
 }
 
 
-@dataclass(frozen=True)
-class MaskExpr:
+class MaskExpr(Struct, frozen=True):
     """A mask as it is written: a name with sizes, or `&` or `|` of two."""
 
     name: str

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from attnmath.errors import LanguageError, nearest
 from attnmath.language.masks import both
 from attnmath.language.order import in_order
@@ -31,32 +33,33 @@ def apply(program: Program, text: str, where: str = "") -> Program:
     A[t n] = softmax_n(L[t n])
     """
     changes, masks = lines(text, where)
-    equations, sees, output = list(program.equations), dict(program.sees), program.output
+    equations, sees, dims, output = list(program.equations), dict(program.sees), dict(program.dims), program.output
     for line in changes:
-        tensors = Program(tuple(equations)).tensors
+        tensors = Program(tuple(equations), {}, dims).tensors
         e = _spelled_out(line, tensors)
         at = {x.out.name: n for n, x in enumerate(equations) if x.alts}
         name = e.out.name
         if e.update:
             if name not in at:
                 raise LanguageError(f"`{line}` modifies {name}, which is not defined here: {nearest(name, at, 'tensors')}")
-            equations[at[name] : at[name] + 1] = _behind(equations[at[name]], e, tensors)
+            before, after = _behind(equations[at[name]], e, tensors)
+            equations[at[name] : at[name] + 1] = before, after
+            dims |= {before.out.name: tensors[name], name: tensors[name]}
         elif name in at:
             equations[at[name]] = e
         else:
-            after = [at[r.name] + 1 for a in e.alts for r in refs(a) if r.name in at]
-            equations.insert(max(after, default=0), e)
+            equations.insert(max((at[r.name] + 1 for a in e.alts for r in refs(a) if r.name in at), default=0), e)
     for pair, mask in masks.items():
         sees[pair] = both(sees[pair], mask) if pair in sees else mask
-    return in_order(check(prune(Program(tuple(equations), sees), (output,))))
+    return in_order(check(prune(Program(tuple(equations), sees, dims), (output,))))
 
 
-def _behind(old: Equation, new: Equation, taken: Mapping[str, object]) -> list[Equation]:
+def _behind(old: Equation, new: Equation, taken: Mapping[str, object]) -> tuple[Equation, Equation]:
     """The old definition under a new name, and the rewrite that reads it under that name."""
     name = old.out.name
     before = next(n for n in (f"{name}{k}" for k in range(100)) if n not in taken)
     first = Equation(Ref(before, old.out.index), tuple(_renamed(a, name, before) for a in old.alts))
-    return [first, Equation(new.out, tuple(_renamed(a, name, before) for a in new.alts))]
+    return first, Equation(new.out, tuple(_renamed(a, name, before) for a in new.alts))
 
 
 def _renamed(x: Expr, old: str, new: str) -> Expr:
@@ -91,14 +94,7 @@ def prune(program: Program, outputs: Iterable[str]) -> Program:
             if r.name not in need:
                 need.add(r.name)
                 todo.append(r.name)
-    return Program(tuple(e for e in program.equations if e.out.name in need), program.sees)
-
-
-def given(program: Program, names: Iterable[str], outputs: Iterable[str] = ()) -> Program:
-    """The program as it runs when these tensors are handed in: without what defined them, and what only they needed."""
-    names = set(names)
-    kept = Program(tuple(e for e in program.equations if e.out.name not in names), program.sees)
-    return prune(kept, list(outputs) or [n for n in kept.defined if n == program.output] or list(kept.defined)[-1:])
+    return replace(program, equations=tuple(e for e in program.equations if e.out.name in need))
 
 
 def heads(program: Program) -> str:

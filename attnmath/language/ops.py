@@ -9,12 +9,12 @@ sum need no row: every term of an equation sums over the indices that its left d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class Row:
+
+class Row(Struct, frozen=True):
     """What is known of one operation.
 
     `shape(letters, over)` gives the indices of the result: those that an operation runs along stay ("keep") or go ("drop").

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from attnmath.errors import LanguageError
 from attnmath.language.syntax import Equation, Program, Ref, Shift, refs
 
@@ -29,7 +31,7 @@ def ordered(program: Program) -> Iterator[tuple[list[Equation], Loop | None]]:
 def in_order(program: Program) -> Program:
     """The same page with each equation after those that it reads."""
     inputs = [e for e in program.equations if not e.alts]
-    return Program((*inputs, *(e for group, _ in ordered(program) for e in group)), program.sees)
+    return replace(program, equations=(*inputs, *(e for group, _ in ordered(program) for e in group)))
 
 
 def _components(reads: dict[str, list[str]]) -> Iterator[set[str]]:

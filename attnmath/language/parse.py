@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 
-from attnmath.errors import LanguageError
+from attnmath.errors import LanguageError, Unknown
 from attnmath.language.masks import MaskExpr, both, named
 from attnmath.language.ops import OPS
 from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Pos, Program, Ref, Shift, check
@@ -159,9 +158,7 @@ class _Line:
         if self.peek() == "[":
             return self.ref(token)
         if self.peek() and self.peek() not in "+-*/^),|]&":
-            near = get_close_matches(name, [k for k in OPS if k.isalpha()], 1)
-            what = f"did you mean {near[0]!r}?" if near else f"the operations are {', '.join(k for k in OPS if k.isalpha())}"
-            raise LanguageError(f"{self.where}unknown operation {name!r}, {what}\n    {self.text}")
+            raise LanguageError(f"{self.where}{Unknown('operation', name, filter(str.isalpha, OPS))}\n    {self.text}")
         return Num(token)
 
     def operation(self, name: str, over: tuple[str, ...]) -> Op:

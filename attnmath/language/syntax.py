@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Union
+
+from msgspec import Struct, field
 
 from attnmath.errors import LanguageError
 
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 OFFSETS = ("past", "kept")  # shifts by these reach back into a cache
 
 
-@dataclass(frozen=True)
-class Shift:
+class Shift(Struct, frozen=True):
     """`t-1`, `t-k`, `n-past`: an index moved by numbers, by other indices, by the tokens already seen."""
 
     base: str
@@ -34,8 +35,7 @@ class Shift:
         return self.base + "".join(f"{'+' if sign > 0 else '-'}{x}" for sign, x in self.by)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, frozen=True):
     """`(c i)`: the digits of one axis, the last one fastest."""
 
     parts: tuple[Index, ...]
@@ -44,8 +44,7 @@ class Group:
         return f"({' '.join(map(str, self.parts))})"
 
 
-@dataclass(frozen=True)
-class Cat:
+class Cat(Struct, frozen=True):
     """`x|y`: the parts of one axis, side by side."""
 
     parts: tuple[Index, ...]
@@ -54,8 +53,7 @@ class Cat:
         return "|".join(map(str, self.parts))
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """The i-th part of a Cat, once it is settled which one is meant."""
 
     cat: Cat
@@ -65,8 +63,7 @@ class Part:
         return f"{self.cat}.{self.i}"
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(Struct, frozen=True):
     """A tensor read or written under indices; as an index itself, a gather."""
 
     name: str
@@ -76,8 +73,7 @@ class Ref:
         return f"{self.name}[{' '.join(map(str, self.index))}]"
 
 
-@dataclass(frozen=True)
-class Num:
+class Num(Struct, frozen=True):
     """0.5, or the name of a size or option: d, cap, pi."""
 
     value: int | float | str
@@ -86,8 +82,7 @@ class Num:
         return str(self.value)
 
 
-@dataclass(frozen=True)
-class Pos:
+class Pos(Struct, frozen=True):
     """`@t`: the position that an index stands for."""
 
     dim: str
@@ -96,8 +91,7 @@ class Pos:
         return f"@{self.dim}"
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(Struct, frozen=True):
     """One row of the table of operations, applied; `over` names the indices it runs along."""
 
     name: str
@@ -134,8 +128,7 @@ Expr = Union[Ref, Num, Pos, Op]
 Node = Union[Index, Expr]
 
 
-@dataclass(frozen=True)
-class Equation:
+class Equation(Struct, frozen=True):
     """`out = expression`, one alternative per part where the left has parts; none declares an input."""
 
     out: Ref
@@ -148,12 +141,15 @@ class Equation:
         return f"{self.out} {'<-' if self.update else '='} {' | '.join(map(str, self.alts))}"
 
 
-@dataclass(frozen=True)
-class Program:
-    """A page: equations, and which pairs of indices exist."""
+class Program(Struct, frozen=True):
+    """A page: equations, and which pairs of indices exist.
+
+    `dims`: the named dimensions of a tensor whose equation writes them as digits, like Q[.. (side pair)] for Q[.. d].
+    """
 
     equations: tuple[Equation, ...]
     sees: Mapping[tuple[str, str], MaskExpr] = field(default_factory=dict)
+    dims: Mapping[str, tuple[Index, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.equations), *(f"{q} sees {k}: {mask}" for (q, k), mask in self.sees.items())])
@@ -177,7 +173,7 @@ class Program:
     def tensors(self) -> dict[str, tuple[Index, ...]]:
         """Every tensor's named dimensions."""
         given = {n: tuple(i.base if isinstance(i, Shift) else i for i in r.index) for n, r in self.inputs.items()}
-        return given | {n: e.out.index for n, e in self.defined.items()}
+        return given | {n: self.dims.get(n, e.out.index) for n, e in self.defined.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -197,6 +193,7 @@ class Program:
         return [n for n in self.defined if n not in read][-1]
 
 
+@lru_cache(8192)
 def letters(x: Node) -> tuple[str, ...]:
     """Every index that names an axis in an index, reference or expression, in order, once.
 
@@ -226,6 +223,7 @@ def letters(x: Node) -> tuple[str, ...]:
     return found
 
 
+@lru_cache(8192)
 def refs(x: Node) -> tuple[Ref, ...]:
     """Every tensor read in an expression, gathers' own tensors included."""
     if isinstance(x, Ref):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown, together
 from attnmath.files import line_of, read_json, read_text
@@ -16,8 +17,7 @@ from attnmath.models.families import FAMILIES, HARMLESS, LAYER_TYPES, REQUIRED, 
 MAX_LAYERS = 10_000
 
 
-@dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(Struct, frozen=True):
     """A run of equal attention layers: `sizes` by option, `uses` as after --with."""
 
     count: int
@@ -26,8 +26,7 @@ class LayerSpec:
     sizes: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Struct, frozen=True):
     """A model's attention layers in order, runs of equal ones together."""
 
     name: str

@@ -7,15 +7,15 @@ family's row (it shapes the attention), in HARMLESS (it does not), or it is refu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 REQUIRED = "required"
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Struct, frozen=True):
     """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `flag`, `share` (0 < x <= 1),
     `types`, `table`; or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
     """
@@ -24,8 +24,7 @@ class Field:
     default: Any = REQUIRED  # None: may be absent or null
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Struct, frozen=True):
     """`sizes`: option <- field, or a function of the config where a field has a default of its own; `uses`: modifiers, each
     with the field that switches it on, or "" for always; `windows`: how the sliding window is spread over the layers.
     """

@@ -13,10 +13,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
+
+from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.language.modify import apply
@@ -25,8 +26,7 @@ from attnmath.language.syntax import Program
 Sizes = dict[str, int | float | str]
 
 
-@dataclass(frozen=True)
-class Modifier:
+class Modifier(Struct, frozen=True):
     """A rewrite of a few lines, with its options and where it comes from."""
 
     name: str
@@ -81,8 +81,7 @@ def get(name: str) -> Modifier:
     return Modifier(name, title.strip().rstrip("."), " ".join(about.split()), module.SOURCE, module.lines)
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(Struct, frozen=True):
     """A modifier with the options it is used with; prints as it is written after --with."""
 
     modifier: Modifier

@@ -7,7 +7,7 @@ from attnmath.errors import LanguageError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes
 
-SOURCE = "DeepSeek-AI 2024, arXiv:2405.04434, appendix B"
+SOURCE = "DeepSeek-AI 2024, DeepSeek-V2-Lite, config.json: q_lora_rank null"
 
 
 def lines(page: Program) -> tuple[str, Sizes]:

@@ -10,8 +10,10 @@ All of it is duck-typed: Python integers (exact at any size), float64 arrays (sw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from attnmath.errors import InputError, LanguageError
 from attnmath.language.arith import Number, prod
@@ -20,8 +22,7 @@ from attnmath.language.ops import OPS
 from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Op, Part, Program, Ref, Shift, letters, ops, refs, settled, terms
 
 
-@dataclass(frozen=True)
-class Flops:
+class Flops(Struct, frozen=True):
     """Floating-point operations by what they belong to; they add up to the layer's total."""
 
     projections: Number = 0  # products with learned weights
@@ -45,8 +46,7 @@ class Flops:
         )
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """One equation and what it costs."""
 
     equation: Equation
@@ -67,6 +67,7 @@ class Space:
             if getattr(getattr(v, "dtype", None), "kind", "f") in "iub":
                 raise InputError(f"{n} is an array of integers, which wrap silently; give float64 (exact up to 2^53)")
         self.program, self.sizes = program, sizes
+        self._known: dict[tuple[str, ...], Number] = {}
 
     @cached_property
     def masks(self) -> dict[tuple[str, str], Mask]:
@@ -87,7 +88,13 @@ class Space:
 
     def tuples(self, found: Iterable[str]) -> Number:
         """How many index tuples exist: the product of the lengths, pairs under a mask counted as pairs."""
-        rest = list(dict.fromkeys(found))
+        names = tuple(dict.fromkeys(found))
+        if names not in self._known:
+            self._known[names] = self._tuples(names)
+        return self._known[names]
+
+    def _tuples(self, found: tuple[str, ...]) -> Number:
+        rest = list(found)
         for d in rest:
             if "|" in d:
                 total: Number = 0
@@ -206,7 +213,7 @@ def core(program: Program) -> tuple[Equation, ...]:
 
 def unmasked(program: Program) -> Program:
     """The same page with every pair in existence: what dense code computes."""
-    return Program(program.equations, {pair: MaskExpr("full") for pair in program.sees})
+    return replace(program, sees={pair: MaskExpr("full") for pair in program.sees})
 
 
 def parameters(program: Program, sizes: Mapping[str, Number]) -> Number:

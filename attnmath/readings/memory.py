@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from attnmath.errors import Unknown
 from attnmath.language.arith import Number, maximum, prod
@@ -25,8 +26,7 @@ def in_bytes(total_bits: Number) -> Number:
     return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
 
 
-@dataclass(frozen=True)
-class Cached:
+class Cached(Struct, frozen=True):
     """A tensor that is read before the new tokens: numbers per cached token, and how many tokens are kept.
 
     `tokens` None is a state: `per_token` numbers in all, whatever the context.
@@ -86,15 +86,20 @@ class Core:
         outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
+        self._known: dict[tuple[str, bool], Number] = {}
 
     def bytes(self, names: Iterable[str], seen: bool = False) -> Number:
         """The size of tensors; with `seen`, of keys only those that some query sees."""
         total: Number = 0
         for n in names:
-            index = self.index[n]
-            whole = self.space.elements(tuple(i for i in index if not (seen and self._keys(i))))
-            total = total + prod([whole, *(self._seen(i) for i in index if seen and self._keys(i))]) * self.bits[n]
-        return in_bytes(total)
+            if (n, seen) not in self._known:
+                self._known[n, seen] = in_bytes(self._elements(self.index[n], seen) * self.bits[n])
+            total = total + self._known[n, seen]
+        return total
+
+    def _elements(self, index: tuple[Index, ...], seen: bool) -> Number:
+        keys = [i for i in index if seen and self._keys(i)]
+        return prod([self.space.elements(tuple(i for i in index if i not in keys)), *map(self._seen, keys)])
 
     def _keys(self, i: Index) -> bool:
         return any(k == i for _, k in self.space.masks)
@@ -128,10 +133,11 @@ class Core:
     @property
     def peak(self) -> Number:
         """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run."""
+        last = {r.name: now for now, e in enumerate(self.equations) for a in e.alts for r in refs(a)}
+        last |= dict.fromkeys(self.outputs, len(self.equations))
+        born = dict.fromkeys(self.inputs, 0) | {e.out.name: now for now, e in enumerate(self.equations)}
+        live = (tuple(n for n in born if born[n] <= now <= last.get(n, now)) for now in range(len(self.equations)))
         best: Number = 0
-        for now, e in enumerate(self.equations):
-            later = {r.name for f in self.equations[now:] for a in f.alts for r in refs(a)}
-            done = {f.out.name for f in self.equations[:now]}
-            live = [n for n in self.index if (n in later and n in {*done, *self.inputs}) or n == e.out.name or (n in done and n in self.outputs)]
-            best = maximum(best, self.bytes(live))
+        for names in dict.fromkeys(live):
+            best = maximum(best, self.bytes(names))
         return best

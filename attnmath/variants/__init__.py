@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.language.letters import LETTERS, needed
@@ -30,8 +31,7 @@ MAX_BYTES = 64_000
 FIELDS = ("title", "source", "about", "extends")
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """A page: its forms (the first is the definition, the others compute the same) and where it comes from."""
 
     name: str

@@ -1,0 +1,54 @@
+"""`attnmath equations`."""
+
+from __future__ import annotations
+
+import click
+
+from attnmath import layers
+from attnmath.cli import options, render
+from attnmath.errors import InputError
+from attnmath.reporting.equations import data
+
+
+@click.command("equations", short_help="What a variant computes, line by line.")
+@click.argument("name", required=False)
+@click.option("--variant", metavar="NAME|FILE.attn", help="The same as the argument.")
+@options.layer_options
+@click.option("--window", is_flag=True, help="Intersect the mask with a sliding window of w keys.")
+@click.option("--form", metavar="NAME", help="One of the variant's forms only.")
+@options.format_option("markdown", "latex")
+def command(name: str | None, variant: str | None, with_: tuple[str, ...], mask: str | None, window: bool, form: str | None, format_: str, as_json: bool) -> None:
+    """What a variant computes, line by line, with the shape of every tensor and what each letter stands for.
+
+    A term sums over the letters that the left side does not name.
+
+    \b
+    attnmath equations gqa
+    attnmath equations mla --form absorbed --with rope
+    attnmath equations gqa --format latex
+    """
+    format_ = options.chosen(format_, as_json)
+    if (name is None) == (variant is None):
+        raise InputError("name one variant: attnmath equations gqa")
+    layer = layers.build(name or variant or "", with_, mask, window)
+    layer.form(form)
+    found = data(layer, form)
+    if format_ == "json":
+        render.as_json({"schema": "attnmath.equations/1", **found})
+    elif format_ == "text":
+        render.page(_text(found))
+    else:
+        from attnmath.reporting import render as fill
+
+        click.echo(fill({"markdown": "equations.md", "latex": "equations.tex"}[format_], found), nl=False)
+
+
+def _text(found: dict[str, object]) -> list[str]:
+    out = [render.strong(f"{found['variant']}: {found['title']}"), str(found["source"]), *([str(found["about"])] if found["about"] else [])]
+    forms = found["forms"]
+    assert isinstance(forms, list)
+    for form in forms:
+        out += ["", *([f"form {form['name']}:"] if len(forms) > 1 else []), *form["text"]]
+    rows = found["legend"]
+    assert isinstance(rows, list)
+    return [*out, "", *render.columns([(r["letter"], r["meaning"], r["set_by"]) for r in rows])]

@@ -1,0 +1,25 @@
+"""The equations of a layer as plain data for the templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnmath.layers import Layer
+from attnmath.readings.text import PRINTED, latex_lines, legend, lines
+
+
+def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
+    """Title, source, forms (each with its equations as text and as LaTeX) and legend."""
+    names = [form] if form else list(layer.forms)
+    pages = {n: layer.form(n) for n in names}
+    rows = dict.fromkeys(row for p in pages.values() for row in legend(p))
+    with_ = f" with {', '.join(map(str, layer.uses))}" if layer.uses else ""
+    return {
+        "variant": layer.variant.name,
+        "with": [str(u) for u in layer.uses],
+        "title": layer.variant.title + with_,
+        "source": "; ".join([layer.variant.source, *(f"{u.modifier.name}: {u.modifier.source}" for u in layer.uses)]),
+        "about": layer.variant.about,
+        "forms": [{"name": n, "text": lines(p), "latex": latex_lines(p), "tensors": {k: [str(i) for i in v] for k, v in p.tensors.items()}} for n, p in pages.items()],
+        "legend": [{"letter": n, "printed": PRINTED.get(n, n if len(n) == 1 else rf"\mathrm{{{n}}}"), "meaning": m, "set_by": s} for n, m, s in rows],
+    }

@@ -1,0 +1,203 @@
+"""The JSON documents of the verbs, as types: what `attnmath schema` prints comes from here, and tests hold every example to it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import schema
+
+from attnmath.cost import Cost
+from attnmath.errors import Unknown
+
+
+class CostDocument(Cost, frozen=True, kw_only=True):
+    """`attnmath cost --json`: FLOPs, bytes and seconds; totals cover the batch; with a model, all its attention layers."""
+
+    schema: Literal["attnmath.cost/1"]
+
+
+class CostRows(Struct):
+    """`attnmath cost --json` with several sizes: a row each."""
+
+    schema: Literal["attnmath.cost/1"]
+    rows: list[CostDocument]
+
+
+class Compare(Struct):
+    """`attnmath compare --json`: a row per variant and size."""
+
+    schema: Literal["attnmath.compare/1"]
+    rows: list[CostDocument]
+
+
+class Part(Struct):
+    """An equation or a tensor, and its share."""
+
+    what: str
+    value: float
+
+
+class Explain(Struct):
+    """`attnmath cost --explain KEY --json`: one number traced."""
+
+    schema: Literal["attnmath.explain/1"]
+    key: str
+    value: Any
+    unit: str
+    meaning: str
+    formula: str
+    substitution: str
+    source: str
+    regime: list[str]
+    parts: list[Part]
+
+
+class Form(Struct):
+    """One set of equations, in the language and in LaTeX."""
+
+    name: str
+    text: list[str]
+    latex: list[str]
+    tensors: dict[str, list[str]]
+
+
+class Legend(Struct):
+    """What a letter stands for."""
+
+    letter: str
+    printed: str
+    meaning: str
+    set_by: str
+
+
+class Equations(Struct, rename={"with_": "with"}):
+    """`attnmath equations --json`."""
+
+    schema: Literal["attnmath.equations/1"]
+    variant: str
+    with_: list[str]
+    title: str
+    source: str
+    about: str
+    forms: list[Form]
+    legend: list[Legend]
+
+
+class Variant(Struct):
+    """A variant, its forms and the options that set its sizes."""
+
+    name: str
+    title: str
+    source: str
+    about: str
+    forms: list[str]
+    options: list[str]
+    equations: dict[str, list[str]]
+    tensors: dict[str, list[str]]
+
+
+class Variants(Struct):
+    """`attnmath variants --json`."""
+
+    schema: Literal["attnmath.variants/1"]
+    variants: list[Variant]
+
+
+class Modifier(Struct):
+    """A modifier; `options` with their defaults."""
+
+    name: str
+    title: str
+    about: str
+    source: str
+    options: dict[str, Any]
+
+
+class Modifiers(Struct):
+    """`attnmath modifiers --json`."""
+
+    schema: Literal["attnmath.modifiers/1"]
+    modifiers: list[Modifier]
+
+
+class Figure(Struct):
+    """A figure; its unit is in its name."""
+
+    value: float
+    sources: list[str]
+    note: str
+
+
+class Gpu(Struct):
+    """An accelerator with its figures, each with its sources."""
+
+    name: str
+    title: str
+    vendor: str
+    figures: dict[str, Figure]
+
+
+class Gpus(Struct):
+    """`attnmath gpus --json`."""
+
+    schema: Literal["attnmath.gpus/1"]
+    gpus: list[Gpu]
+
+
+class FileFigure(Struct, forbid_unknown_fields=True):
+    """A figure in a GPU file: a value, and a source: words, a key of [sources], or several that agree."""
+
+    value: float
+    source: str | list[str]
+    note: str | UnsetType = UNSET
+
+
+class FileGpu(Struct, forbid_unknown_fields=True):
+    """A table of a GPU file; hbm_bytes_per_s and at least one matrix rate are required."""
+
+    hbm_bytes_per_s: FileFigure
+    tensor_flop_per_s: dict[str, FileFigure]
+    title: str | UnsetType = UNSET
+    vendor: str | UnsetType = UNSET
+    processors: FileFigure | UnsetType = UNSET
+    clock_hz: FileFigure | UnsetType = UNSET
+    hbm_bytes: FileFigure | UnsetType = UNSET
+    l2_bytes: FileFigure | UnsetType = UNSET
+    llc_bytes: FileFigure | UnsetType = UNSET
+    exp_per_clock: FileFigure | UnsetType = UNSET
+    power_w: FileFigure | UnsetType = UNSET
+
+
+SCHEMAS: dict[str, Any] = {
+    "cost": CostDocument | CostRows,
+    "compare": Compare,
+    "explain": Explain,
+    "equations": Equations,
+    "variants": Variants,
+    "modifiers": Modifiers,
+    "gpus": Gpus,
+    "gpu-file": dict[str, FileGpu | dict[str, str]],
+}
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a verb's output or of a file; Unknown, with the nearest names, if there is none.
+
+    >>> json_schema("gpus")["$ref"]
+    '#/$defs/Gpus'
+    """
+    if name not in SCHEMAS:
+        raise Unknown("schema", name, SCHEMAS)
+    found = schema(SCHEMAS[name]) if not isinstance(SCHEMAS[name], type(CostDocument | CostRows)) else _either(SCHEMAS[name])
+    for own in found.get("$defs", {}).values():
+        for hidden in ("readings", "gpu_file"):
+            own.get("properties", {}).pop(hidden, None)
+    return found
+
+
+def _either(union: Any) -> dict[str, Any]:
+    """A schema per alternative: msgspec has none for a union of documents."""
+    parts = [schema(x) for x in union.__args__]
+    defs = {k: v for p in parts for k, v in p["$defs"].items()}
+    return {"anyOf": [{"$ref": p["$ref"]} for p in parts], "$defs": defs}
