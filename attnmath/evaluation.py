@@ -136,7 +136,7 @@ def _sizes(layer: Layer, page: Program, program: Program, arrays: Mapping[str, A
     local = {n: v for n, v in given.items() if n not in LETTERS}
     known = {n: v for n, v in given.items() if n in LETTERS}
     sizes, _ = layer.sizes(known, page=program)
-    return {**sizes, **{n: v for n, v in local.items() if n not in sizes}}
+    return {offset: given[offset], **sizes, **{n: v for n, v in local.items() if n not in sizes}}
 
 
 def _past_tokens(page: Program, past: Mapping[str, Array]) -> int:

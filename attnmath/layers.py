@@ -30,6 +30,9 @@ class Layer(Struct, frozen=True):
     forms: Mapping[str, Program]
     local: Mapping[str, int | float | str]
 
+    def __repr__(self) -> str:
+        return f"<Layer {self.variant.name} with {', '.join(map(str, self.uses)) or 'nothing'}, {self.mask}>"
+
     def form(self, name: str | None = None) -> Program:
         """One form; the definition if none is named."""
         self.variant.form(name)
@@ -47,7 +50,7 @@ class Layer(Struct, frozen=True):
 
     def letters(self, pages: Iterable[Program]) -> tuple[str, ...]:
         """Every letter that these pages mention, or that a modifier's size they mention is computed from."""
-        found = dict.fromkeys(n for p in pages for n in p.names)
+        found = dict.fromkeys(n for p in pages for n in (*p.names, *_positions(p)))
         for name, value in self.local.items():
             if name in found and isinstance(value, str):
                 x = expression(value)
@@ -71,6 +74,12 @@ class Layer(Struct, frozen=True):
                 values[name] = number(expression(value), values) if isinstance(value, str) else value
         _consistent(values)
         return values, {k: v for k, v in assumed.items() if k not in own}
+
+
+def _positions(page: Program) -> tuple[str, ...]:
+    """A mask over positions needs to know where the queries stand: at the end of the keys."""
+    mask = page.sees.get(PAIR)
+    return ("past",) if mask and mask.name != "full" and "kept" not in page.names else ()
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
@@ -114,6 +123,8 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
         raise InputError(f"{variant} has no mask between queries and keys; --mask and --window have no use here")
     if own is None:
         return program
+    if "kept" in program.names and (window or (chosen and chosen.name != "full")):
+        raise InputError(f"{variant}: queries and memory have no positions in common, so no --mask but full and no --window has a meaning")
     slides = named("window", (Num("w"),))
     if chosen:
         own = both(chosen, slides) if "w" in own.names else chosen

@@ -154,6 +154,9 @@ class Program(Struct, frozen=True):
     def __str__(self) -> str:
         return "\n".join([*map(str, self.equations), *(f"{q} sees {k}: {mask}" for (q, k), mask in self.sees.items())])
 
+    def __repr__(self) -> str:
+        return f"<Program of {', '.join(self.defined)}>"
+
     @property
     def defined(self) -> dict[str, Equation]:
         """The tensors that an equation defines, in order."""

@@ -81,7 +81,7 @@ def formula(
 def _resolved(x: sp.Expr, at: Mapping[sp.Symbol, int]) -> sp.Expr:
     """Every Min and Max as the argument that it is at this point."""
 
-    def branch(pick: Any) -> Any:
-        return lambda *args: pick(args, key=lambda a: a.subs(at))
+    def branch(pick: Any, sign: int) -> Any:  # of equals, the one with more symbols: a constant is equal by chance
+        return lambda *args: pick(args, key=lambda a: (a.subs(at), sign * len(a.free_symbols)))
 
-    return x.replace(sp.Max, branch(max)).replace(sp.Min, branch(min))
+    return x.replace(sp.Max, branch(max, 1)).replace(sp.Min, branch(min, -1))

@@ -40,6 +40,9 @@ class Variant(Struct, frozen=True):
     about: str
     forms: Mapping[str, Program]
 
+    def __repr__(self) -> str:
+        return f"<Variant {self.name}: {', '.join(self.forms)}>"
+
     @property
     def program(self) -> Program:
         """The definition."""

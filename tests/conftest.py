@@ -1,0 +1,40 @@
+"""What tests share: vectors of independent implementations, and random layers small enough to walk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+FOLDERS = [ROOT / "tests" / "vectors", Path(os.environ.get("ATTNMATH_VECTORS", SHARED / "vectors"))]
+
+settings.register_profile("default", deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("thorough", deadline=None, max_examples=600, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def load_vector(name: str):
+    """(arrays, sidecar) of a vector; skips, saying so, where it is not at hand."""
+    for folder in FOLDERS:
+        if (folder / f"{name}.npz").exists():
+            return dict(np.load(folder / f"{name}.npz")), json.loads((folder / f"{name}.json").read_text())
+    pytest.skip(f"vector {name} is not at hand")
+
+
+@pytest.fixture
+def vector():
+    return load_vector
+
+
+def shared(*parts: str) -> Path:
+    """A path in the folder beside the repository; skips where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"../shared/{'/'.join(parts)} is not at hand")
+    return path

@@ -1,0 +1,372 @@
+"""A second opinion on a page of equations, which shares no code with the package.
+
+It reads the printed text with Python's own parser, computes one element at a time in plain floats, on demand and with no
+order of evaluation, and tallies every operation that it really performs. Slow on purpose, obvious on purpose.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+
+MASKS = {  # when query position i sees key position j; p: tokens before the new ones
+    "full": lambda i, j, p: True,
+    "causal": lambda i, j, p: j <= i,
+    "causal_top_left": lambda i, j, p: j <= i - p,
+    "before": lambda i, j, p: j < i,
+    "window": lambda i, j, p, w: i - w < j <= i,
+    "prefix": lambda i, j, p, k: j <= i or j < k,
+    "first": lambda i, j, p, k: j < k,
+    "chunked": lambda i, j, p, c: j <= i and i // c == j // c,
+}
+
+
+def sees(text: str, i: int, j: int, sizes: dict) -> bool:
+    """Whether the pair exists, by reading the mask's text."""
+    p = sizes.get("past", 0)
+    names = {n: (lambda *a, f=f: f(i, j, p, *a)) if f.__code__.co_argcount > 3 else f(i, j, p) for n, f in MASKS.items()}
+    return bool(eval(text, {"__builtins__": {}}, {**sizes, **names}))
+
+
+def _python(text: str) -> str:
+    """An expression of the language as a Python expression."""
+    out, k = "", 0
+    while k < len(text):
+        if m := re.match(r"([A-Za-z][A-Za-z0-9']*)\[", text[k:]):
+            end = _closing(text, k + m.end() - 1)
+            out += f"R({m[1]!r}, {text[k + m.end() : end]!r})"
+            k = end + 1
+        elif m := re.match(r"([a-z0-9]+)((?:_[a-z0-9']+)+)\(", text[k:]):
+            out += f"F({m[1]!r}, {m[2][1:].split('_')!r}, "
+            k += m.end()
+        elif m := re.match(r"(sqrt|exp|log|cos|tanh|sigmoid|relu|max2|lt|eq)\(", text[k:]):
+            out += f"F({m[1]!r}, [], "
+            k += m.end()
+        elif m := re.match(r"@([a-z][a-z0-9']*)", text[k:]):
+            out += f"P({m[1]!r})"
+            k += m.end()
+        elif m := re.match(r"\d+\.?\d*(e-?\d+)?", text[k:]):
+            out += m[0]
+            k += m.end()
+        elif m := re.match(r"[A-Za-z][A-Za-z0-9']*", text[k:]):
+            out += f"N({m[0]!r})"
+            k += m.end()
+        else:
+            out += "**" if text[k] == "^" else text[k]
+            k += 1
+    return out
+
+
+def _closing(text: str, at: int) -> int:
+    depth = 0
+    for k in range(at, len(text)):
+        depth += {"[": 1, "]": -1}.get(text[k], 0)
+        if not depth:
+            return k
+    raise ValueError(text)
+
+
+def _items(text: str) -> list[str]:
+    """Indices separated by blanks outside of brackets."""
+    out, depth = [""], 0
+    for c in text:
+        depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(c, 0)
+        if c == " " and not depth:
+            out.append("")
+        else:
+            out[-1] += c
+    return [x for x in out if x]
+
+
+def _split(text: str, at: str) -> list[str]:
+    out, depth = [""], 0
+    for c in text:
+        depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(c, 0)
+        if c == at and not depth:
+            out.append("")
+        else:
+            out[-1] += c
+    return [x.strip() for x in out]
+
+
+class Walk:
+    """A page at given sizes and inputs (dictionaries of index tuple -> float); `past` likewise, with how many rows it has.
+
+    `cost[tensor]` are the operations that computing it took, `exps[tensor]` the exponentials, `touched` the inputs read.
+    """
+
+    def __init__(self, text: str, sizes: dict, inputs: dict, past: dict | None = None):
+        self.sizes, self.inputs, self.past = sizes, inputs, past or {}
+        self.masks, self.made = {}, {}
+        for line in text.splitlines():
+            if " sees " in line:
+                pair, mask = line.split(": ")
+                self.masks[tuple(pair.split(" sees "))] = mask
+            elif " = " in line:
+                left, right = line.split(" = ", 1)
+                name, index = left.split("[", 1)
+                alts = [ast.parse(_python(a), mode="eval").body for a in _split(right, "|")]
+                self.made[name] = (_items(index.rstrip()[:-1]), alts)
+        self.values, self.cost, self.exps, self.touched = {}, Counter(), Counter(), defaultdict(set)
+        self.memo, self.current = {}, []
+
+    # -- lengths and index arithmetic
+
+    def length(self, index: str) -> int:
+        if "|" in index and not index.startswith("("):
+            return sum(self.length(p) for p in _split(index, "|"))
+        if index.startswith("("):
+            return math.prod(self.length(p) for p in _items(index[1:-1]))
+        return self.sizes[re.match(r"[a-z][a-z0-9']*", index)[0]]
+
+    def places(self, index: list[str]):
+        return itertools.product(*(range(self.length(i)) for i in index))
+
+    def bind(self, index: list[str], place: tuple) -> tuple[dict, int]:
+        """The letters of a left side at one place, and which alternative writes there."""
+        env, part = {}, 0
+        for i, x in zip(index, place):
+            if "|" in i:
+                for part, p in enumerate(_split(i, "|")):
+                    if x < self.length(p):
+                        i = p
+                        break
+                    x -= self.length(p)
+            if i.startswith("("):
+                for digit in reversed(_items(i[1:-1])):
+                    env[digit] = x % self.sizes[digit]
+                    x //= self.sizes[digit]
+            else:
+                env[i] = x
+        return env, part
+
+    def at(self, index: str, env: dict):
+        """The place that an index names; None where it cannot be bound (a part that is not meant here)."""
+        if "|" in index and not index.startswith("("):
+            offset = 0
+            for p in _split(index, "|"):
+                if all(d in env for d in self.names(p)):
+                    return offset + self.at(p, env)
+                offset += self.length(p)
+            return None
+        if index.startswith("("):
+            x = 0
+            for digit in _items(index[1:-1]):
+                d = self.at(digit, env)
+                if not 0 <= d < self.length(digit):
+                    return -1
+                x = x * self.length(digit) + d
+            return x
+        if "[" in index:
+            name, inner = index[:-1].split("[", 1)
+            return int(self.element(name, tuple(self.at(i, env) for i in _items(inner))))
+        base, *moves = re.findall(r"[a-z0-9']+|[+-]", index)
+        x = env[base]
+        for sign, by in zip(moves[::2], moves[1::2]):
+            step = int(by) if by.isdigit() else env[by] if by in env else self.sizes[by]
+            x += step if sign == "+" else -step
+        return x
+
+    def names(self, index: str) -> list[str]:
+        found = re.findall(r"[a-z][a-z0-9']*(?![\[A-Za-z0-9'])", re.sub(r"[A-Za-z][A-Za-z0-9']*\[", " ", index))
+        return [d for d in found if d in self.sizes and d not in ("past", "kept")]
+
+    # -- elements
+
+    def element(self, name: str, place: tuple) -> float:
+        """One element; outside of a tensor there is 0, or the past."""
+        rows = self.past.get(name, (None, 0, {}))
+        axis, n, old = rows
+        if any(x is None for x in place):
+            raise ValueError(f"{name}{place}")
+        if axis is not None and place[axis] < 0:
+            return old.get((*place[:axis], place[axis] + n, *place[axis + 1 :]), 0.0)
+        if any(x < 0 for x in place):
+            return 0.0
+        if name in self.inputs:
+            self.touched[name].add(place)
+            return self.inputs[name].get(place, 0.0)
+        index, alts = self.made[name]
+        if any(x >= self.length(i) for x, i in zip(place, index)):
+            return 0.0
+        if (name, place) not in self.values:
+            self.values[name, place] = None
+            self.current.append(name)
+            env, part = self.bind(index, place)
+            self.values[name, place] = self.sum_of_terms(alts[part if len(alts) > 1 else 0], env)
+            self.current.pop()
+        if self.values[name, place] is None:
+            raise RecursionError(f"{name}{place} needs itself")
+        return self.values[name, place]
+
+    def exists(self, env: dict) -> bool:
+        for (q, k), mask in self.masks.items():
+            ks = k.split()
+            if q in env and all(x in env for x in ks):
+                j = 0
+                for x in ks:
+                    j = j * self.sizes[x] + env[x]
+                if not sees(mask, env[q] + (self.sizes.get("past", 0) if q == "t" else 0), j, self.sizes):
+                    return False
+        return True
+
+    def tally(self, n: int = 1):
+        self.cost[self.current[-1]] += n
+
+    def sum_of_terms(self, node: ast.AST, env: dict) -> float:
+        """Every term sums over what is not bound yet; a table of positions is free."""
+        if not self.exists(env):
+            return 0.0
+        free = not _tensors(node)
+        before = self.cost[self.current[-1]]
+        plain, summing = [], []
+        for sign, factors in _terms(node):
+            over = [d for d in dict.fromkeys(d for _, f in factors for d in self.letters(f)) if d not in env]
+            (summing if over else plain).append((sign, factors, over))
+        total, started = 0.0, False
+        for sign, factors, _ in plain:
+            value = sign * self.product(factors, env)
+            if started:
+                self.tally()
+            total, started = total + value, True
+        for sign, factors, over in summing:
+            for values in itertools.product(*(range(self.sizes[d]) for d in over)):
+                inner = {**env, **dict(zip(over, values))}
+                if self.exists(inner):
+                    total += sign * self.product(factors, inner)
+                    self.tally()
+        if free:
+            self.cost[self.current[-1]] = before
+        return total
+
+    def product(self, factors: list, env: dict) -> float:
+        value = None
+        for up, f in factors:
+            x = self.node(f, env)
+            if value is None:
+                value = x if up else 1 / x
+            else:
+                value = value * x if up else value / x
+                self.tally()
+        return value
+
+    # -- expressions: each function once per tuple of its own letters
+
+    def letters(self, node: ast.AST) -> list[str]:
+        if isinstance(node, ast.Call):
+            kind = node.func.id
+            first = ast.literal_eval(node.args[0])
+            if kind == "R":
+                inner = " ".join(i for i in _items(node.args[1].value) if not ("|" in i and not i.startswith("(")))
+                return self.names(inner)
+            if kind == "P":
+                return [first]
+            if kind == "N":
+                return []
+            over = ast.literal_eval(node.args[1])
+            found = [d for a in node.args[2:] for d in self.letters(a)]
+            return found if first == "softmax" else [d for d in found if d not in over]
+        return [d for child in ast.iter_child_nodes(node) for d in self.letters(child)]
+
+    def node(self, node: ast.AST, env: dict) -> float:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.UnaryOp):
+            return -self.node(node.operand, env)
+        if isinstance(node, ast.Call) and node.func.id == "N":
+            name = ast.literal_eval(node.args[0])
+            return math.pi if name == "pi" else self.sizes[name]
+        if isinstance(node, ast.Call) and node.func.id == "P":
+            name = ast.literal_eval(node.args[0])
+            return env[name] + (self.sizes.get("past", 0) if name == "t" else 0)
+        if isinstance(node, ast.Call) and node.func.id == "R":
+            name, index = (ast.literal_eval(a) for a in node.args)
+            return self.element(name, tuple(self.at(i, env) for i in _items(index)))
+        key = (id(node), tuple(sorted((d, env[d]) for d in set(self.letters(node)) if d in env)), self.current[-1])
+        if key not in self.memo:
+            cost, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
+            self.memo[key] = self.function(node, env)
+            if not _tensors(node):
+                self.cost[self.current[-1]], self.exps[self.current[-1]] = cost, exps
+        return self.memo[key]
+
+    def function(self, node: ast.AST, env: dict) -> float:
+        if isinstance(node, ast.BinOp):
+            a, b = self.node(node.left, env), self.node(node.right, env)
+            self.tally()
+            return {ast.Add: lambda: a + b, ast.Sub: lambda: a - b, ast.Mult: lambda: a * b, ast.Div: lambda: a / b, ast.Pow: lambda: float(a) ** b}[type(node.op)]()
+        name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
+        if not over:
+            args = [self.node(a, env) for a in node.args[2:]]
+            self.tally()
+            self.exps[self.current[-1]] += name in ("exp", "log", "cos", "tanh", "sigmoid")
+            return {"sqrt": math.sqrt, "exp": math.exp, "log": math.log, "cos": math.cos, "tanh": math.tanh,
+                    "sigmoid": lambda x: 1 / (1 + math.exp(-x)), "relu": lambda x: max(x, 0.0), "max2": max,
+                    "lt": lambda x, y: float(x < y), "eq": lambda x, y: float(x == y)}[name](*args)
+        return self.along(node, name, over, env)
+
+    def along(self, node: ast.AST, name: str, over: list[str], env: dict) -> float:
+        outer = {k: v for k, v in env.items() if k not in over}
+        rows = []
+        for values in itertools.product(*(range(self.sizes[d]) for d in over)):
+            inner = {**outer, **dict(zip(over, values))}
+            if self.exists(inner):
+                rows.append((values, self.node(node.args[2], inner)))
+        if name == "softmax":
+            return self.softmax(node, rows, tuple(env[d] for d in over), outer)
+        if name == "max":
+            self.tally(len(rows))
+            return max((x for _, x in rows), default=0.0)
+        self.tally(len(rows))  # mean: one addition fewer, and a division
+        return sum(x for _, x in rows) / (len(rows) if name == "mean" else 1)
+
+    def softmax(self, node: ast.AST, rows: list, place: tuple, outer: dict) -> float:
+        key = (id(node), "row", tuple(sorted((d, outer[d]) for d in set(self.letters(node)) if d in outer)), self.current[-1])
+        if key not in self.memo:
+            if not rows:
+                self.memo[key] = {}
+                return 0.0
+            top = -math.inf
+            for _, x in rows:
+                top = max(top, x)
+                self.tally()
+            powers, total = {}, 0.0
+            for at, x in rows:
+                powers[at] = math.exp(x - top)
+                total += powers[at]
+                self.tally(3)  # subtract, exponential, add
+                self.exps[self.current[-1]] += 1
+            self.memo[key] = {at: e / total for at, e in powers.items()}
+            self.tally(len(rows))
+        return self.memo[key].get(place, 0.0)
+
+    def run(self, only: set[str] | None = None) -> dict:
+        """Every element of every tensor: name -> {place: value}."""
+        out = {}
+        for name, (index, _) in self.made.items():
+            if name not in self.inputs and (only is None or name in only):
+                out[name] = {place: self.element(name, place) for place in self.places(index)}
+        return out
+
+
+def _tensors(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call) and n.func.id == "R" for n in ast.walk(node))
+
+
+def _terms(node: ast.AST, sign: int = 1) -> list:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
+        return _terms(node.left, sign) + _terms(node.right, sign if isinstance(node.op, ast.Add) else -sign)
+    if isinstance(node, ast.UnaryOp):
+        return _terms(node.operand, -sign)
+    return [(sign, _factors(node, True))]
+
+
+def _factors(node: ast.AST, up: bool) -> list:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _factors(node.left, up) + _factors(node.right, up)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _factors(node.left, up) + _factors(node.right, not up)
+    return [(up, node)]

@@ -1,0 +1,165 @@
+"""Masks: closed forms against booleans, for one mask, for unions and intersections, in prefill, chunked prefill and decode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import sees
+
+from attnmath.errors import AttnmathError, LanguageError
+from attnmath.language.masks import MASKS, Mask, Piece, build_text
+from attnmath.language.parse import mask
+
+SIZES = st.integers(1, 9)
+
+
+@st.composite
+def texts(draw, depth=2):
+    """A mask expression over every name in the registry."""
+    if depth and draw(st.booleans()):
+        a, b = draw(texts(depth=depth - 1)), draw(texts(depth=depth - 1))
+        return f"({a}) {draw(st.sampled_from('&|'))} ({b})"
+    name = draw(st.sampled_from(sorted(MASKS)))
+    sizes = ", ".join(str(draw(SIZES)) for _ in MASKS[name].args)
+    return f"{name}({sizes})" if sizes else name
+
+
+def dense(text, t, n, past):
+    """By the oracle's own predicates."""
+    return np.array([[sees(text, i, j, {"past": past}) for j in range(n)] for i in range(past, past + t)]).reshape(t, n)
+
+
+def built(text, past):
+    try:
+        return build_text(text, past=past)
+    except LanguageError as error:
+        assert "one must divide the other" in str(error)
+        return None
+
+
+@given(texts(), st.integers(1, 9), st.integers(0, 9))
+def test_every_mask_is_counted_exactly(text, t, past):
+    n = t + past
+    m, want = built(text, past), dense(text, t, n, past)
+    if m is None:
+        return
+    assert m.pairs(t, n, past) == want.sum()
+    i, j = np.arange(past, n)[:, None], np.arange(n)[None]
+    assert (np.broadcast_to(m.dense(i, j), (t, n)) == want).all()
+
+
+@given(texts(), st.integers(1, 9), st.integers(0, 9))
+def test_keys_seen_are_counted_exactly(text, t, past):
+    n = t + past
+    m, want = built(text, past), dense(text, t, n, past)
+    if m is None:
+        return
+    try:
+        got = m.keys_seen(t, n, past)
+    except LanguageError as error:
+        assert "leaves out the diagonal" in str(error)
+        return
+    seen_by = [dense(text, t, n, past).any(0)] if len(m.pieces) < 2 else [want.any(0)]
+    assert got == seen_by[0].sum()
+
+
+@given(texts(), st.integers(1, 20))
+def test_span_is_what_the_newest_query_sees(text, n):
+    m = built(text, 0)
+    if m is None:
+        return
+    newest = dense(text, n, n, 0)[-1].sum()
+    if "chunked" in text:  # its chunk may have begun as long ago as it can
+        assert m.span(n) >= newest
+    else:
+        assert m.span(n) == newest
+
+
+def test_a_chunk_is_held_whole():
+    assert [build_text("chunked(4)").span(n) for n in (1, 3, 4, 5, 100)] == [1, 3, 4, 4, 4]
+
+
+@given(texts(), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_arrays_are_counted_like_integers(text, lengths):
+    m = built(text, 0)
+    if m is None:
+        return
+    n = np.array(lengths, float)
+    got = np.broadcast_to(m.pairs(n, n, 0), n.shape)
+    assert got.tolist() == [m.pairs(k, k, 0) for k in lengths]
+
+
+def test_rectangles_in_both_alignments():
+    """torch aligns a causal mask to the upper left, flash-attention since 2.1 to the lower right."""
+    for t in range(1, 8):
+        for n in range(t, 8):
+            past = n - t
+            assert build_text("causal_top_left", past=past).pairs(t, n, past) == np.tri(t, n).sum()
+            assert build_text("causal").pairs(t, n, past) == np.tri(t, n, past).sum()
+
+
+def test_closed_forms_of_the_field():
+    """variants by their usual formulas: window n w - w (w - 1) / 2, chunks n (c + 1) / 2, prefix n (n + 1) / 2 + p (p - 1) / 2."""
+    n = 8192
+    assert build_text("causal").pairs(n, n) == n * (n + 1) // 2
+    assert build_text("window(4096)").pairs(n, n) == n * 4096 - 4096 * 4095 // 2
+    assert build_text("chunked(1024)").pairs(n, n) == n * 1025 // 2
+    assert build_text("prefix(512)").pairs(n, n) == n * (n + 1) // 2 + 512 * 511 // 2
+    assert build_text("window(4096) | first(4)").span(10**30) == 4100
+
+
+def test_sizes_of_thirty_digits():
+    n = 10**30
+    assert build_text("causal & window(4096) | first(4)").pairs(1, n, n - 1) == 4100
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("prefix:512", "prefix(512)"),
+        ("causal-top-left", "causal_top_left"),
+        ("causal & causal", "causal"),
+        ("full & window(w)", "window(w)"),
+        ("(window(4) | first(2)) & causal", "(window(4) | first(2)) & causal"),
+        ("window(2 * w + 1)", "window(2 * w + 1)"),
+    ],
+)
+def test_masks_print_as_they_are_written(text, printed):
+    assert str(mask(text)) == printed
+    assert mask(printed) == mask(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("casual", "unknown mask 'casual': did you mean 'causal'"),
+        ("window", r"mask window takes 1 size: write window\(w\)"),
+        ("causal(3)", "mask causal takes 0 sizes: write causal"),
+        ("window(0)", "0 is no length; it takes a whole number of at least 1"),
+        ("window(2.5)", "2.5 is no length"),
+        ("causal &", "expected the name of a mask, found the end of the line"),
+        ("causal causal", "expected the end of the line, found 'causal'"),
+        ("(" * 60 + "causal", "nested more than 40 deep"),
+        ("window(x)", "'x' is neither a tensor"),
+        ("chunked(4) & chunked(6)", "one must divide the other"),
+    ],
+)
+def test_messages(text, message):
+    with pytest.raises(AttnmathError, match=message):
+        build_text(text).pairs(4, 4)
+
+
+def test_latex_of_masks():
+    assert mask("causal & window(w)").latex() == r"j \le i \land i - w < j \le i"
+    assert mask("window(4) | first(2)").latex() == r"\left(i - 4 < j \le i \lor j < 2\right)"
+
+
+def test_too_many_pieces_are_refused():
+    with pytest.raises(LanguageError, match="pieces; at most 64"):
+        build_text(" | ".join(f"window({k})" for k in range(1, 80)))
+
+
+def test_empty_intersections_vanish():
+    assert Mask((Piece(lo=3, hi=5),)) & Mask((Piece(hi=2),)) == Mask(())

@@ -1,0 +1,231 @@
+"""Outputs of implementations that nobody here wrote, to the tolerances that their sidecars state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import attnmath as am
+
+
+def close(got, want, meta, what):
+    err = np.abs(np.asarray(got) - want).max()
+    allowed = meta["tolerance"]["abs"] + meta["tolerance"]["rel"] * np.abs(want).max()
+    assert err <= allowed, f"{what} is off by {err:.2e}"
+
+
+def grouped(z, meta):
+    """Q, K, V as the page of gqa lays them out, from whichever layout the source has."""
+    q, k, v = z["in.q"], z["in.k"], z["in.v"]
+    if meta["hyper"].get("layout") != "bthd":
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    b, t, h, d = q.shape
+    g = k.shape[2]
+    return {"Q": q.reshape(b, t, g, h // g, d), "K": k, "V": v}
+
+
+def ungrouped(o, meta):
+    b, t, g, r, e = o.shape
+    o = o.reshape(b, t, g * r, e)
+    return o if meta["hyper"].get("layout") == "bthd" else o.swapaxes(1, 2)
+
+
+CORES = {  # vector: (mask, window)
+    "mha_full__torch_sdpa": ("full", None),
+    "mha_causal__torch_sdpa": ("causal", None),
+    "gqa_causal__torch_sdpa": (None, None),
+    "mqa_causal__torch_sdpa": (None, None),
+    "causal_topleft_rect__torch_sdpa": ("causal-top-left", None),
+    "causal_bottomright_rect__torch_sdpa": ("causal", None),
+    "fa_causal_bottomright__flashattn_ref": ("causal", None),
+    "flash_tiled_causal__ring_flash": ("causal", None),
+    "chunked_local_causal__torch_flex": ("chunked:4", None),
+    "prefix_lm__torch_flex": ("prefix:5", None),
+    "sliding_window_causal__torch_flex": (None, 4),
+    "sink_window_streaming__torch_flex": ("causal & (window(4) | first(2))", None),
+}
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_cores(name, vector):
+    z, meta = vector(name)
+    mask, window = CORES[name]
+    ins = grouped(z, meta)
+    if name.startswith("flash_tiled"):  # its heads are grouped the other way round, head h on key head h mod g
+        b, t, g, r, d = ins["Q"].shape
+        ins["Q"] = z["in.q"].reshape(b, t, r, g, d).swapaxes(2, 3)
+    out = am.evaluate("gqa", ins, mask=mask, window=window)
+    o = out["O"].swapaxes(2, 3) if name.startswith("flash_tiled") else out["O"]
+    close(ungrouped(o, meta), z["out.o"], meta, "o")
+    if "out.p" in z:
+        b, g, r, t, n = out["A"].shape
+        close(out["A"].reshape(b, g * r, t, n), z["out.p"], meta, "p")
+
+
+def test_padding_as_booleans(vector):
+    z, meta = vector("mha_padding_mask__torch_sdpa")
+    ins = {n.upper(): z[f"in.{n}"].swapaxes(1, 2) for n in "qkv"}
+    close(am.evaluate("mha", ins, mask=z["in.mask"])["O"].swapaxes(1, 2), z["out.o"], meta, "o")
+
+
+def test_cross_with_values_of_their_own_width(vector):
+    z, meta = vector("cross_attention__torch_sdpa")
+    ins = {n.upper(): z[f"in.{n}"].swapaxes(1, 2) for n in "qkv"}
+    close(am.evaluate("cross", ins)["O"].swapaxes(1, 2), z["out.o"], meta, "o")
+
+
+def heads(z, name, *shape):
+    return z[f"w.{name}.weight"].T.reshape(*shape)
+
+
+def rotation(z, layout="half"):
+    """The source's own cos and sin (computed in float32 there) as the table that a rotation multiplies with."""
+    cos, sin = z["in.position_embeddings.0"][0], z["in.position_embeddings.1"][0]
+    pairs = cos.shape[-1] // 2
+    cos, sin = cos[:, :pairs], sin[:, :pairs]
+    return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+
+
+def module(z, meta, variant, uses, ins, window=None):
+    out = am.evaluate(variant, {"X": z["in.x"], **ins}, modifiers=uses, window=window)
+    close(out["Y"], z["out.o"], meta, "o")
+    p = out["A"]
+    close(p.reshape(p.shape[0], -1, *p.shape[-2:]), z["out.core.p"], meta, "p")
+    return out
+
+
+def gqa_weights(z, m=24, g=2, r=2, d=8):
+    return {"WQ": heads(z, "q_proj", m, g, r, d), "WK": heads(z, "k_proj", m, g, d), "WV": heads(z, "v_proj", m, g, d), "WO": heads(z, "o_proj", g, r, d, m)}
+
+
+@pytest.mark.parametrize(("name", "window"), [("gqa_rope__hf", None), ("sliding_window_rope__hf", 4)])
+def test_llama_and_mistral(name, window, vector):
+    z, meta = vector(name)
+    module(z, meta, "gqa", ["rope"], {**gqa_weights(z), "ROT": rotation(z)}, window)
+
+
+def test_qwen3(vector):
+    z, meta = vector("qk_norm_qwen3__hf")
+    ins = {**gqa_weights(z), "ROT": rotation(z), "WQN": z["w.q_norm.weight"], "WkN": z["w.k_norm.weight"]}
+    module(z, meta, "gqa", ["norm", "rope"], ins)
+
+
+def test_lfm2(vector):
+    z, meta = vector("lfm2_gqa__hf")
+    z["w.o_proj.weight"] = z["w.out_proj.weight"]
+    ins = {**gqa_weights(z, d=6), "ROT": rotation(z), "WQN": z["w.q_layernorm.weight"], "WkN": z["w.k_layernorm.weight"]}
+    eps = meta["hyper"].get("eps", 1e-5)
+    module(z, meta, "gqa", [f"norm:eps={eps}", "rope"], ins)
+
+
+def mla_weights(z, h=3, d=5, p=4, e=7, l=6, queries=True):
+    kvb, kva = z["w.kv_b_proj.weight"].reshape(h, d + e, l), z["w.kv_a_proj_with_mqa.weight"]
+    out = {"WDKV": kva[:l].T, "WKR": kva[l:].T, "WNKV": z["w.kv_a_layernorm.weight"], "WO": heads(z, "o_proj", h, e, 24)}
+    out |= {"WUK": kvb[:, :d].transpose(2, 0, 1), "WUV": kvb[:, d:].transpose(2, 0, 1)}
+    qb = z["w.q_b_proj.weight" if queries else "w.q_proj.weight"]
+    qb = qb.reshape(h, d + p, -1)
+    out |= {"WUQ": qb[:, :d].transpose(2, 0, 1), "WQR": qb[:, d:].transpose(2, 0, 1)}
+    return out | ({"WDQ": z["w.q_a_proj.weight"].T, "WNQ": z["w.q_a_layernorm.weight"]} if queries else {})
+
+
+@pytest.mark.parametrize("form", ["expanded", "absorbed"])
+def test_deepseek_v3(form, vector):
+    z, meta = vector("mla__hf")
+    out = am.evaluate("mla", {"X": z["in.x"], "ROT": rotation(z), **mla_weights(z)}, modifiers=["rope:layout=interleaved"], form=form)
+    close(out["Y"], z["out.o"], meta, "o")
+    close(out["A"], z["out.core.p"], meta, "p")
+
+
+@pytest.mark.parametrize("form", ["expanded", "absorbed"])
+def test_kimi_without_a_query_latent(form, vector):
+    z, meta = vector("mla_nope_kimi__hf")
+    out = am.evaluate("mla", {"X": z["in.x"], **mla_weights(z, queries=False)}, modifiers=["direct-queries"], form=form)
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+@pytest.mark.parametrize("form", ["expanded", "absorbed"])
+def test_deepseeks_own_code_prefill_then_decode(form, vector):
+    """inference/model.py of DeepSeek-V3: six tokens, then one with the cache; its frequencies are a table of cos and sin."""
+    z, meta = vector("mla_naive__deepseek_v3_repo")
+    h, d, p, e, l, q = 3, 6, 4, 7, 6, 8
+    qb, kvb, kva = z["w.wq_b.weight"].reshape(h, d + p, q), z["w.wkv_b.weight"].reshape(h, d + e, l), z["w.wkv_a.weight"]
+    cos, sin = z["out.freqs"][..., 0], z["out.freqs"][..., 1]
+    rot = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+    weights = {"WDQ": z["w.wq_a.weight"].T, "WNQ": z["w.q_norm.weight"], "WUQ": qb[:, :d].transpose(2, 0, 1), "WQR": qb[:, d:].transpose(2, 0, 1),
+               "WDKV": kva[:l].T, "WKR": kva[l:].T, "WNKV": z["w.kv_norm.weight"], "WUK": kvb[:, :d].transpose(2, 0, 1),
+               "WUV": kvb[:, d:].transpose(2, 0, 1), "WO": z["w.wo.weight"].T.reshape(h, e, 12)}
+    step = lambda a, b, cache: am.evaluate("mla", {"X": z["in.x"][:, a:b], "ROT": rot[a:b], **weights}, modifiers=["rope:layout=interleaved"], cache=cache, form=form)
+    first = step(0, 6, None)
+    second = step(6, 7, first.cache)
+    close(np.concatenate([first["Y"], second["Y"]], 1), z["out.o"], meta, "o")
+    assert second.cache["aKV"].shape == (2, 7, l)
+
+
+def test_onnxruntime_with_a_past(vector):
+    z, meta = vector("ort_gqa_past__onnxruntime")
+    split = lambda x, n: x.reshape(1, 3, n, 8)
+    ins = {"Q": split(z["in.query"], 4).reshape(1, 3, 2, 2, 8), "k": split(z["in.key"], 2), "v": split(z["in.value"], 2)}
+    cache = {"k": z["in.past_key"].swapaxes(1, 2), "v": z["in.past_value"].swapaxes(1, 2)}
+    out = am.evaluate("gqa", ins, cache=cache)
+    close(out["O"].reshape(1, 3, 32), z["out.o"], meta, "o")
+    assert out["O"].dtype == np.float32
+    for n, key in (("k", "key"), ("v", "value")):
+        np.testing.assert_array_equal(out.cache[n].swapaxes(1, 2), z[f"out.present_{key}"])
+
+
+def torch_mha(z, h, width):
+    """nn.MultiheadAttention's weights: y = x W^T + b."""
+    d = width // h
+    q, k, v = (z[f"w.{n}_proj_weight"] for n in "qkv") if "w.q_proj_weight" in z else np.split(z["w.in_proj_weight"], 3)
+    bq, bk, bv = np.split(z["w.in_proj_bias"], 3)
+    shape = lambda w: w.T.reshape(-1, h, d)
+    return {"WQ": shape(q), "WK": shape(k), "WV": shape(v), "WO": z["w.out_proj.weight"].T.reshape(h, d, width),
+            "BQ": bq.reshape(h, d), "Bk": bk.reshape(h, d), "Bv": bv.reshape(h, d), "BY": z["w.out_proj.bias"]}
+
+
+def test_torch_module_self_with_padding(vector):
+    z, meta = vector("mha_module_self__torch_mha")
+    keep = np.broadcast_to(~z["in.key_padding_mask"][:, None], (2, 5, 5))
+    out = am.evaluate("mha", {"X": z["in.query"], **torch_mha(z, 3, 12)}, modifiers=["bias:on=Q+k+v+Y"], mask=keep)
+    close(out["Y"], z["out.o"], meta, "o")
+    close(out["A"], z["out.weights"], meta, "p")
+
+
+def test_torch_module_cross_with_keys_and_values_of_two_widths(vector):
+    """Keys from inputs of width 10, values from inputs of width 6: one memory of width 16, each reading its own part."""
+    z, meta = vector("mha_module_cross_kdim__torch_mha")
+    w = torch_mha(z, 3, 12)
+    w["WK"] = np.concatenate([w["WK"], np.zeros((6, 3, 4))])
+    w["WV"] = np.concatenate([np.zeros((10, 3, 4)), w["WV"]])
+    memory = np.concatenate([z["in.key"], z["in.value"]], -1)
+    out = am.evaluate("cross", {"X": z["in.query"], "E": memory, **w}, modifiers=["bias:on=Q+k+v+Y"])
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+def biased(z, names, h, transposed=True):
+    out = {}
+    for letter, name in names.items():
+        w = z[f"w.{name}.weight"].T if transposed else z[f"w.{name}.weight"]
+        out |= {f"W{letter.upper()}": w.reshape(w.shape[0], h, -1), f"B{letter}": z[f"w.{name}.bias"].reshape(h, -1)}
+    return out
+
+
+def test_bart_cross(vector):
+    z, meta = vector("bart_cross__hf")
+    ins = biased(z, {"Q": "q_proj", "k": "k_proj", "v": "v_proj"}, 3) | {"WO": heads(z, "out_proj", 3, 8, 24), "BY": z["w.out_proj.bias"], "E": z["in.key_value_states"]}
+    module(z, meta, "cross", ["bias:on=Q+k+v+Y"], ins)
+
+
+def test_bert(vector):
+    z, meta = vector("bert_self__hf")
+    ins = {"X": z["in.x"], **biased(z, {"Q": "query", "k": "key", "v": "value"}, 3)}
+    out = am.evaluate("mha", ins, modifiers=["bias"], mask=z["in.core.mask_keep"] if "in.core.mask_keep" in z else z["in.attention_mask_keep"])
+    close(out["O"].reshape(2, 10, 24), z["out.o"], meta, "o")
+    close(out["A"], z["out.core.p"], meta, "p")
+
+
+def test_gpt2(vector):
+    z, meta = vector("gpt2_causal__hf")
+    ws, bs = np.split(z["w.c_attn.weight"], 3, 1), np.split(z["w.c_attn.bias"], 3)
+    ins = {f"W{n}": w.reshape(24, 3, 8) for n, w in zip("QKV", ws)} | {f"B{n}": b.reshape(3, 8) for n, b in zip("Qkv", bs)}
+    module(z, meta, "mha", ["bias:on=Q+k+v+Y"], ins | {"WO": z["w.c_proj.weight"].reshape(3, 8, 24), "BY": z["w.c_proj.bias"]})
