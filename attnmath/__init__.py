@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _VERBS = {
-    "cost": "attnmath.cost",
+    "cost": "attnmath.costs",
     "formula": "attnmath.readings.symbolic",
     "evaluate": "attnmath.evaluation",
     "variant": "attnmath.variants:get",
@@ -21,7 +21,7 @@ _VERBS = {
 __all__ = ["AttnmathError", "cost", "evaluate", "formula", "gpu", "model", "variant"]
 
 if TYPE_CHECKING:
-    from attnmath.cost import cost as cost
+    from attnmath.costs import cost as cost
     from attnmath.errors import AttnmathError as AttnmathError
     from attnmath.evaluation import evaluate as evaluate
     from attnmath.hardware import get as gpu
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
     module, _, inside = _VERBS[name].partition(":")
     value = getattr(import_module(module), inside or name)
-    globals()[name] = value  # also in place of a submodule of the same name
+    globals()[name] = value
     return value
 
 

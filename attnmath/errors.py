@@ -34,7 +34,8 @@ def nearest(name: str, known: Iterable[str], plural: str) -> str:
 
     names = sorted(known)
     shown = ", ".join(names) or "none"
-    near = get_close_matches(name[:80].lower(), names, 2, 0.5)
+    folded = {n.lower(): n for n in reversed(names)}
+    near = [folded[n] for n in get_close_matches(name[:80].lower(), folded, 2, 0.5)]
     if not near:
         return f"the {plural} are {shown}"
     return f"did you mean {' or '.join(map(repr, near))}? The {plural} are {shown}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from msgspec.structs import replace
 
 from attnmath import modifiers as mods
@@ -71,7 +70,9 @@ def evaluate(
     past = {n: _checked(n, x, page) for n, x in (cache or {}).items()}
     program, missing = computable(page, arrays)
     if not any(e.alts for e in program.equations):
-        raise InputError(f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}")
+        raise InputError(
+            f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}"
+        )
     sizes = _sizes(layer, page, program, arrays, past, window)
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
     out = run(program, sizes, arrays, past, masks)
@@ -80,7 +81,8 @@ def evaluate(
 
 def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, tuple[str, ...]]]:
     """(the page without what is given and without what cannot be computed from it, what each of the latter lacks)."""
-    have, lacking = set(have), {n: (n,) for n in page.inputs if n not in set(have)}
+    have = set(have)
+    lacking: dict[str, tuple[str, ...]] = {n: (n,) for n in page.inputs if n not in have}
     kept = []
     pending = [e for e in page.equations if e.alts and e.out.name not in have]
     recursive = {e.out.name for e in pending}
@@ -92,7 +94,7 @@ def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, t
         elif reads <= have | recursive:
             kept.append(e)
             have.add(e.out.name)
-    return replace(page, equations=tuple(kept)), {n: lacks for n, lacks in lacking.items()}
+    return replace(page, equations=tuple(kept)), lacking
 
 
 def _checked(name: str, x: Array, page: Program) -> Array:
@@ -107,7 +109,14 @@ def _checked(name: str, x: Array, page: Program) -> Array:
     return x
 
 
-def _sizes(layer: Layer, page: Program, program: Program, arrays: Mapping[str, Array], past: Mapping[str, Array], window: int | None) -> dict[str, Any]:
+def _sizes(
+    layer: Layer,
+    page: Program,
+    program: Program,
+    arrays: Mapping[str, Array],
+    past: Mapping[str, Array],
+    window: int | None,
+) -> dict[str, Any]:
     """Every letter's size, read off the shapes; contradictions are named."""
     found: dict[str, tuple[int, str]] = {}
     errors: list[str] = []
@@ -130,7 +139,9 @@ def _sizes(layer: Layer, page: Program, program: Program, arrays: Mapping[str, A
         given["n"] = given[new] + before
     given[offset] = before if past else max(0, given.get("n", 0) - given.get(new, 0))
     if past and given.get("n") != given.get(new, 0) + before:
-        raise InputError(f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}")
+        raise InputError(
+            f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
+        )
     if window is not None:
         given["w"] = window
     local = {n: v for n, v in given.items() if n not in LETTERS}
@@ -144,8 +155,8 @@ def _past_tokens(page: Program, past: Mapping[str, Array]) -> int:
     for name, x in past.items():
         index = page.tensors[name]
         axis = next((k for k, i in enumerate(index) if i in ("t", "s")), None)
-        if axis is None:
-            raise InputError(f"{name} has no index of new tokens, so it cannot be continued from a cache")
+        if axis is None or not any(isinstance(i, Shift) for r in _reads(page, name) for i in r.index):
+            raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
         lengths[name] = x.shape[axis]
     grows = {n: k for n, k in lengths.items() if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)}
     if len(set(grows.values())) > 1:

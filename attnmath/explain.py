@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnmath.cost import Cost
+from attnmath.costs import Cost
 from attnmath.errors import Unknown
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
@@ -71,10 +71,27 @@ def _over_layers(cost: Cost, key: str) -> Explanation:
         return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
     one = [_read(run.cost, key) for run in cost.layers]
     most = key.startswith("memory")
-    join = ("max(" + ", ".join(e.substitution for e in one) + ")") if most else " + ".join(f"{r.count}*({e.substitution})" for r, e in zip(cost.layers, one))
-    parts = tuple((f"{r.count} x {r.cost.variant}: {e.formula}", e.value * (1 if most else r.count)) for r, e in zip(cost.layers, one))
+    join = (
+        ("max(" + ", ".join(e.substitution for e in one) + ")")
+        if most
+        else " + ".join(f"{r.count}*({e.substitution})" for r, e in zip(cost.layers, one))
+    )
+    parts = tuple(
+        (f"{r.count} x {r.cost.variant}: {e.formula}", e.value * (1 if most else r.count))
+        for r, e in zip(cost.layers, one)
+    )
     formula = "the largest of the layers'" if most else cost.formulas[key]
-    return Explanation(key, cost[key], row.unit, row.meaning, formula, join, tuple(dict.fromkeys(c for e in one for c in e.regime)), parts, row.source)
+    return Explanation(
+        key,
+        cost[key],
+        row.unit,
+        row.meaning,
+        formula,
+        join,
+        tuple(dict.fromkeys(c for e in one for c in e.regime)),
+        parts,
+        row.source,
+    )
 
 
 def _parts(key: str, r: Reading, cost: Cost) -> Iterable[Part]:
@@ -99,12 +116,22 @@ def _by_convention(r: Reading, name: str) -> Iterable[Part]:
 
 def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
     if name == "compulsory":
-        return [*((f"{n}, read", r.core.bytes([n], seen=True)) for n in r.core.inputs), *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs)]
+        return [
+            *((f"{n}, read", r.core.bytes([n], seen=True)) for n in r.core.inputs),
+            *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs),
+        ]
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
 
 
 def _cached(r: Reading, _: str) -> Iterable[Part]:
-    return [(f"{c.tensor}, {'a state' if c.tokens is None else f'{c.tokens:,} tokens'} of {c.per_token:,} elements", _bytes(c, r)) for c in r.caches if c.tokens is not None]
+    return [
+        (
+            f"{c.tensor}, {'a state' if c.tokens is None else f'{c.tokens:,} tokens'} of {c.per_token:,} elements",
+            _bytes(c, r),
+        )
+        for c in r.caches
+        if c.tokens is not None
+    ]
 
 
 def _bytes(c: Any, r: Reading) -> int:
@@ -143,8 +170,17 @@ def _derived(cost: Cost, key: str) -> Explanation:
         rates = {"tensor_flop_per_s": gpu.tensor_flop_per_s[dtype], "hbm_bytes_per_s": gpu.figures["hbm_bytes_per_s"]}
         rates |= {n: gpu.figures[n] for n in ("processors", "clock_hz", "exp_per_clock") if gpu.exp_rate}
         rates |= {"l2_bytes": gpu.figures["l2_bytes"]} if cost.l2 == "warm" else {}
-        parts = [(f"{n}{f'.{dtype}' if n == 'tensor_flop_per_s' else ''} of {gpu.name}: {'; '.join(f.sources)}", f.value) for n, f in rates.items()]
-        shown = _times(cost, gpu, dtype) if key in ("time_bound_s.fused", "bound") else f"{rates['tensor_flop_per_s'].value} / {rates['hbm_bytes_per_s'].value}" if key == "ridge" else ""
+        parts = [
+            (f"{n}{f'.{dtype}' if n == 'tensor_flop_per_s' else ''} of {gpu.name}: {'; '.join(f.sources)}", f.value)
+            for n, f in rates.items()
+        ]
+        shown = (
+            _times(cost, gpu, dtype)
+            if key in ("time_bound_s.fused", "bound")
+            else f"{rates['tensor_flop_per_s'].value} / {rates['hbm_bytes_per_s'].value}"
+            if key == "ridge"
+            else ""
+        )
     if value is None:
         source = source if not cost.gpu else "not known"
         source = source or row.rule
@@ -162,7 +198,9 @@ def _times(cost: Cost, gpu: Any, dtype: str) -> str:
 
 def _terms(cost: Cost, bound: Any, gpu: Any, dtype: str) -> str:
     b = bound(gpu, dtype, cost.flops.matmul, cost.exps, cost.hbm_bytes.compulsory, cost.l2 == "warm")
-    return ", ".join(f"{unit} {t:.4g} s" for unit, t in (("tensor", b.tensor_s), ("exp", b.exp_s), ("hbm", b.hbm_s)) if t is not None)
+    return ", ".join(
+        f"{unit} {t:.4g} s" for unit, t in (("tensor", b.tensor_s), ("exp", b.exp_s), ("hbm", b.hbm_s)) if t is not None
+    )
 
 
 def _setting(cost: Cost, key: str) -> Explanation:
@@ -172,9 +210,36 @@ def _setting(cost: Cost, key: str) -> Explanation:
         raise Unknown("key", key, keys(cost))
     if name in cost.inputs:
         letter = LETTERS.get(OPTIONS.get(name.replace("_", "-"), ""))
-        meaning = letter.meaning if letter else {"mask": "which key a query sees", "dtype": "how activations are stored", "kv_dtype": "how the cache is stored", "layers": "attention layers of the model"}.get(name, name)
+        meaning = (
+            letter.meaning
+            if letter
+            else {
+                "mask": "which key a query sees",
+                "dtype": "how activations are stored",
+                "kv_dtype": "how the cache is stored",
+                "layers": "attention layers of the model",
+            }.get(name, name)
+        )
         how = "assumed" if name in cost.assumed else "given"
         default = letter.default if letter and isinstance(letter.default, (int, str)) else letter.why if letter else ""
-        return Explanation(f"inputs.{name}", cost.inputs[name], "", meaning, f"default: {default}" if default else "", "", (), (), how)
+        return Explanation(
+            f"inputs.{name}", cost.inputs[name], "", meaning, f"default: {default}" if default else "", "", (), (), how
+        )
     value = getattr(cost, "with_" if key == "with" else key)
-    return Explanation(key, value, "", {"variant": "the attention variant", "with": "modifiers on it", "phase": "prefill or decode", "form": "which equations of the variant", "gpu": "the accelerator"}[key], "", "", (), (), cost.source)
+    return Explanation(
+        key,
+        value,
+        "",
+        {
+            "variant": "the attention variant",
+            "with": "modifiers on it",
+            "phase": "prefill or decode",
+            "form": "which equations of the variant",
+            "gpu": "the accelerator",
+        }[key],
+        "",
+        "",
+        (),
+        (),
+        cost.source,
+    )

@@ -54,7 +54,9 @@ def read_json(path: str) -> dict[str, Any]:
     text = read_text(path)
     _shallow(text, path)
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, text, path), parse_constant=lambda c: _refuse(path, c))
+        value = json.loads(
+            text, object_pairs_hook=lambda pairs: _once(pairs, text, path), parse_constant=lambda c: _refuse(path, c)
+        )
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: no valid JSON: {error.msg} (column {error.colno})") from None
     except (RecursionError, ValueError) as error:

@@ -24,7 +24,9 @@ class Reading:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reading) and all(getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype"))
+        return isinstance(other, Reading) and all(
+            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype")
+        )
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -88,29 +90,88 @@ class Key(Struct, frozen=True):
 MAC = "a multiply-add is 2 FLOP"
 FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4.1"
 KEYS: dict[str, Key] = {
-    "flops.total": Key("FLOP", "all floating-point operations of the layer", lambda r: r.flops.total, MAC, ("flops.projections", "flops.core", "flops.other")),
+    "flops.total": Key(
+        "FLOP",
+        "all floating-point operations of the layer",
+        lambda r: r.flops.total,
+        MAC,
+        ("flops.projections", "flops.core", "flops.other"),
+    ),
     "flops.projections": Key("FLOP", "products with learned weights", lambda r: r.flops.projections, MAC),
-    "flops.core": Key("FLOP", "the fused region, where queries meet keys", lambda r: r.flops.core, MAC, ("flops.matmul", "flops.softmax")),
-    "flops.matmul": Key("FLOP", "matrix products between queries, keys and values, over the pairs that the mask allows", lambda r: r.flops.matmul, MAC),
+    "flops.core": Key(
+        "FLOP",
+        "the fused region, where queries meet keys",
+        lambda r: r.flops.core,
+        MAC,
+        ("flops.matmul", "flops.softmax"),
+    ),
+    "flops.matmul": Key(
+        "FLOP",
+        "matrix products between queries, keys and values, over the pairs that the mask allows",
+        lambda r: r.flops.matmul,
+        MAC,
+    ),
     "flops.softmax": Key(
-        "FLOP", "scaling and softmax, over the pairs that the mask allows", lambda r: r.flops.softmax,
+        "FLOP",
+        "scaling and softmax, over the pairs that the mask allows",
+        lambda r: r.flops.softmax,
         "the table of operations: 1 to scale; softmax 5 (compare, subtract, exponential, add, divide)",
     ),
-    "flops.other": Key("FLOP", "what lies outside both: rotary, norms, biases", lambda r: r.flops.other, "the table of operations; a rotation is counted as 8 a pair (a 2x2 product in multiply-adds), of which 6 are real"),
+    "flops.other": Key(
+        "FLOP",
+        "what lies outside both: rotary, norms, biases",
+        lambda r: r.flops.other,
+        "the table of operations; a rotation is counted as 8 a pair (a 2x2 product in multiply-adds), of which 6 are real",
+    ),
     "flops_by_convention.exact": Key("FLOP", "flops.matmul: the pairs that exist", lambda r: r.flops.matmul, MAC),
-    "flops_by_convention.dense": Key("FLOP", "the same with every query against every key, masks ignored", lambda r: r.dense.matmul, f"{FA2}: 4 x seqlen^2 x head dim x heads"),
-    "flops_by_convention.causal_half": Key("FLOP", "dense / 2, as kernels' causal benchmarks report", lambda r: r.dense.matmul / 2 if not isinstance(r.dense.matmul, int) else r.dense.matmul // 2, f"{FA2}: the dense count divided by 2 for a causal mask"),
-    "flops_by_convention.torch": Key("FLOP", "every matrix product of the layer, masks ignored", lambda r: r.dense.matmul + r.dense.projections, "PyTorch, torch/utils/flop_counter.py: 2 m n k per product, element-wise work not counted"),
+    "flops_by_convention.dense": Key(
+        "FLOP",
+        "the same with every query against every key, masks ignored",
+        lambda r: r.dense.matmul,
+        f"{FA2}: 4 x seqlen^2 x head dim x heads",
+    ),
+    "flops_by_convention.causal_half": Key(
+        "FLOP",
+        "dense / 2, as kernels' causal benchmarks report",
+        lambda r: r.dense.matmul / 2 if not isinstance(r.dense.matmul, int) else r.dense.matmul // 2,
+        f"{FA2}: the dense count divided by 2 for a causal mask",
+    ),
+    "flops_by_convention.torch": Key(
+        "FLOP",
+        "every matrix product of the layer, masks ignored",
+        lambda r: r.dense.matmul + r.dense.projections,
+        "PyTorch, torch/utils/flop_counter.py: 2 m n k per product, element-wise work not counted",
+    ),
     "exps": Key("exponentials", "exponentials: one per allowed pair and head", lambda r: r.exps),
     "parameters": Key("parameters", "learned numbers of the layer", lambda r: r.parameters),
-    "kv_cache_bytes": Key("bytes", "what is read before the new tokens, at the end of this step, for the batch; capped by a window", lambda r: r.cache_bytes(False)),
-    "kv_cache_bytes_per_token": Key("bytes", "the cache's growth by one token of one sequence, no window full yet", lambda r: r.cache_bytes(True)),
+    "kv_cache_bytes": Key(
+        "bytes",
+        "what is read before the new tokens, at the end of this step, for the batch; capped by a window",
+        lambda r: r.cache_bytes(False),
+    ),
+    "kv_cache_bytes_per_token": Key(
+        "bytes", "the cache's growth by one token of one sequence, no window full yet", lambda r: r.cache_bytes(True)
+    ),
     "state_bytes": Key("bytes", "what a step remembers that does not grow with the context", lambda r: r.state_bytes),
-    "memory_bytes.unfused": Key("bytes", "peak of live tensors of the core if its equations run one by one", lambda r: r.core.peak),
-    "memory_bytes.fused": Key("bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused),
-    "hbm_bytes.compulsory": Key("bytes", "the core's inputs and outputs once each, of keys and values what some query sees: no kernel moves less", lambda r: r.core.compulsory),
-    "hbm_bytes.fused": Key("bytes", "what the schedule's loops move with no cache behind them", None, "not read yet: schedules come later"),
-    "hbm_bytes.unfused": Key("bytes", "every equation of the core on its own: intermediates are written and read again, in full", lambda r: r.core.unfused),
+    "memory_bytes.unfused": Key(
+        "bytes", "peak of live tensors of the core if its equations run one by one", lambda r: r.core.peak
+    ),
+    "memory_bytes.fused": Key(
+        "bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused
+    ),
+    "hbm_bytes.compulsory": Key(
+        "bytes",
+        "the core's inputs and outputs once each, of keys and values what some query sees: no kernel moves less",
+        lambda r: r.core.compulsory,
+    ),
+    "hbm_bytes.fused": Key(
+        "bytes", "what the schedule's loops move with no cache behind them", None, "not read yet: schedules come later"
+    ),
+    "hbm_bytes.unfused": Key(
+        "bytes",
+        "every equation of the core on its own: intermediates are written and read again, in full",
+        lambda r: r.core.unfused,
+    ),
 }
 
 
@@ -125,12 +186,36 @@ class Derived(Struct, frozen=True):
 
 ROOFLINE = "Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785"
 DERIVED: dict[str, Derived] = {
-    "intensity.compulsory": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.compulsory", ROOFLINE),
-    "intensity.fused": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.fused", ROOFLINE),
-    "intensity.unfused": Derived("FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.unfused", ROOFLINE),
-    "ridge": Derived("FLOP/byte", "the intensity above which matrix products bind and not memory", "tensor_flop_per_s / hbm_bytes_per_s", ROOFLINE),
-    "time_bound_s.fused": Derived("s", "lower bound on the core's time: the slowest unit at its peak rate", "max(flops.matmul / tensor_flop_per_s, exps / exp_rate, hbm_bytes.compulsory / hbm_bytes_per_s)", ROOFLINE),
-    "time_bound_s.unfused": Derived("s", "lower bound if the core's equations run one by one: the sum of each one's bound", "sum over the core's equations of max(their matmul / tensor_flop_per_s, exps / exp_rate, bytes / hbm_bytes_per_s)", ROOFLINE),
+    "intensity.compulsory": Derived(
+        "FLOP/byte",
+        "arithmetic intensity over the traffic of that name",
+        "flops.matmul / hbm_bytes.compulsory",
+        ROOFLINE,
+    ),
+    "intensity.fused": Derived(
+        "FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.fused", ROOFLINE
+    ),
+    "intensity.unfused": Derived(
+        "FLOP/byte", "arithmetic intensity over the traffic of that name", "flops.matmul / hbm_bytes.unfused", ROOFLINE
+    ),
+    "ridge": Derived(
+        "FLOP/byte",
+        "the intensity above which matrix products bind and not memory",
+        "tensor_flop_per_s / hbm_bytes_per_s",
+        ROOFLINE,
+    ),
+    "time_bound_s.fused": Derived(
+        "s",
+        "lower bound on the core's time: the slowest unit at its peak rate",
+        "max(flops.matmul / tensor_flop_per_s, exps / exp_rate, hbm_bytes.compulsory / hbm_bytes_per_s)",
+        ROOFLINE,
+    ),
+    "time_bound_s.unfused": Derived(
+        "s",
+        "lower bound if the core's equations run one by one: the sum of each one's bound",
+        "sum over the core's equations of max(their matmul / tensor_flop_per_s, exps / exp_rate, bytes / hbm_bytes_per_s)",
+        ROOFLINE,
+    ),
     "time_s": Derived("s", "the time model's estimate", "not computed yet: null until there is a time model"),
     "bound": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
 }

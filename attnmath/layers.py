@@ -85,7 +85,10 @@ def _positions(page: Program) -> tuple[str, ...]:
 def _consistent(sizes: Mapping[str, Number]) -> None:
     t, n = sizes.get("t"), sizes.get("n")
     if "past" in sizes and isinstance(t, int) and isinstance(n, int) and n < t:
-        raise InputError(f"--context {n:,} is less than --seq {t:,}: the context counts the new tokens too (only cross-attention may have less)")
+        raise InputError(
+            f"--context {n:,} is less than --seq {t:,}: "
+            "the context counts the new tokens too (only cross-attention may have less)"
+        )
     for name, value in sizes.items():
         if isinstance(value, int) and value < 0:
             raise InputError(f"{name} would be {value}: the sizes do not fit each other")
@@ -113,7 +116,9 @@ def build(
             forms[name], sizes = u.apply(forms[name])
             for key, value in sizes.items():
                 if local.setdefault(key, value) != value:
-                    raise LanguageError(f"modifier {u}: {key} is {local[key]} already, now {value}; two modifiers disagree")
+                    raise LanguageError(
+                        f"modifier {u}: {key} is {local[key]} already, now {value}; two modifiers disagree"
+                    )
     return Layer(page, applied, forms, local)
 
 
@@ -124,7 +129,9 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
     if own is None:
         return program
     if "kept" in program.names and (window or (chosen and chosen.name != "full")):
-        raise InputError(f"{variant}: queries and memory have no positions in common, so no --mask but full and no --window has a meaning")
+        raise InputError(
+            f"{variant}: queries and memory have no positions in common, so no --mask but full and no --window has a meaning"
+        )
     slides = named("window", (Num("w"),))
     if chosen:
         own = both(chosen, slides) if "w" in own.names else chosen

@@ -1,4 +1,4 @@
-"""The JSON documents of the verbs, as types: what `attnmath schema` prints comes from here, and tests hold every example to it."""
+"""The JSON documents of the verbs, as types: the source of what `attnmath schema` prints; tests hold every example to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import schema
 
-from attnmath.cost import Cost
+from attnmath.costs import Cost
 from attnmath.errors import Unknown
 
 
@@ -189,7 +189,11 @@ def json_schema(name: str) -> dict[str, Any]:
     """
     if name not in SCHEMAS:
         raise Unknown("schema", name, SCHEMAS)
-    found = schema(SCHEMAS[name]) if not isinstance(SCHEMAS[name], type(CostDocument | CostRows)) else _either(SCHEMAS[name])
+    found = (
+        schema(SCHEMAS[name])
+        if not isinstance(SCHEMAS[name], type(CostDocument | CostRows))
+        else _either(SCHEMAS[name])
+    )
     for own in found.get("$defs", {}).values():
         for hidden in ("readings", "gpu_file"):
             own.get("properties", {}).pop(hidden, None)

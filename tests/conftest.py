@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 FOLDERS = [ROOT / "tests" / "vectors", Path(os.environ.get("ATTNMATH_VECTORS", SHARED / "vectors"))]
 
-settings.register_profile("default", deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "default", deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 settings.register_profile("thorough", deadline=None, max_examples=600, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -27,7 +27,9 @@ MASKS = {  # when query position i sees key position j; p: tokens before the new
 def sees(text: str, i: int, j: int, sizes: dict) -> bool:
     """Whether the pair exists, by reading the mask's text."""
     p = sizes.get("past", 0)
-    names = {n: (lambda *a, f=f: f(i, j, p, *a)) if f.__code__.co_argcount > 3 else f(i, j, p) for n, f in MASKS.items()}
+    names = {
+        n: (lambda *a, f=f: f(i, j, p, *a)) if f.__code__.co_argcount > 3 else f(i, j, p) for n, f in MASKS.items()
+    }
     return bool(eval(text, {"__builtins__": {}}, {**sizes, **names}))
 
 
@@ -297,15 +299,30 @@ class Walk:
         if isinstance(node, ast.BinOp):
             a, b = self.node(node.left, env), self.node(node.right, env)
             self.tally()
-            return {ast.Add: lambda: a + b, ast.Sub: lambda: a - b, ast.Mult: lambda: a * b, ast.Div: lambda: a / b, ast.Pow: lambda: float(a) ** b}[type(node.op)]()
+            return {
+                ast.Add: lambda: a + b,
+                ast.Sub: lambda: a - b,
+                ast.Mult: lambda: a * b,
+                ast.Div: lambda: a / b,
+                ast.Pow: lambda: float(a) ** b,
+            }[type(node.op)]()
         name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
         if not over:
             args = [self.node(a, env) for a in node.args[2:]]
             self.tally()
             self.exps[self.current[-1]] += name in ("exp", "log", "cos", "tanh", "sigmoid")
-            return {"sqrt": math.sqrt, "exp": math.exp, "log": math.log, "cos": math.cos, "tanh": math.tanh,
-                    "sigmoid": lambda x: 1 / (1 + math.exp(-x)), "relu": lambda x: max(x, 0.0), "max2": max,
-                    "lt": lambda x, y: float(x < y), "eq": lambda x, y: float(x == y)}[name](*args)
+            return {
+                "sqrt": math.sqrt,
+                "exp": math.exp,
+                "log": math.log,
+                "cos": math.cos,
+                "tanh": math.tanh,
+                "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+                "relu": lambda x: max(x, 0.0),
+                "max2": max,
+                "lt": lambda x, y: float(x < y),
+                "eq": lambda x, y: float(x == y),
+            }[name](*args)
         return self.along(node, name, over, env)
 
     def along(self, node: ast.AST, name: str, over: list[str], env: dict) -> float:
@@ -324,7 +341,12 @@ class Walk:
         return sum(x for _, x in rows) / (len(rows) if name == "mean" else 1)
 
     def softmax(self, node: ast.AST, rows: list, place: tuple, outer: dict) -> float:
-        key = (id(node), "row", tuple(sorted((d, outer[d]) for d in set(self.letters(node)) if d in outer)), self.current[-1])
+        key = (
+            id(node),
+            "row",
+            tuple(sorted((d, outer[d]) for d in set(self.letters(node)) if d in outer)),
+            self.current[-1],
+        )
         if key not in self.memo:
             if not rows:
                 self.memo[key] = {}

@@ -53,16 +53,24 @@ def test_categories_are_what_the_factors_say(case):
         elif step.name in ("S", "P", "O") and "n" in re.findall(r"[a-z]", right + left):
             kind = "matmul"
         for category in ("projections", "matmul", "softmax", "other"):
-            assert getattr(step.flops, category) == (step.flops.total if category == kind else 0), (step.equation, category)
+            assert getattr(step.flops, category) == (step.flops.total if category == kind else 0), (
+                step.equation,
+                category,
+            )
 
 
 @given(cases(), st.sampled_from(["bf16", "fp8", "fp32"]), st.sampled_from(["bf16", "fp8", "int4"]))
 def test_formulas_equal_integers(case, dtype, kv_dtype):
     layer, form, sizes = case
-    given_ = {k: v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option} | ({"kept": "n"} if sizes.get("kept") else {})
+    given_ = {k: v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option} | (
+        {"kept": "n"} if sizes.get("kept") else {}
+    )
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(given_, at.symbol)
-    numbers, formulas = Reading(layer.form(form), sizes, dtype, kv_dtype), Reading(layer.form(form), symbols, dtype, kv_dtype)
+    numbers, formulas = (
+        Reading(layer.form(form), sizes, dtype, kv_dtype),
+        Reading(layer.form(form), symbols, dtype, kv_dtype),
+    )
     for key, row in KEYS.items():
         if row.read is None:
             continue
@@ -70,7 +78,10 @@ def test_formulas_equal_integers(case, dtype, kv_dtype):
         text = str(got)
         value = got.value if isinstance(got, Formula) else got
         assert want == value or (kv_dtype == "int4" and abs(want - value) < 8), (key, text)
-        assert eval(text, {"floor": lambda x: x.__floor__()}, dict(at.values)) == pytest.approx(value, rel=1e-12), (key, text)
+        assert eval(text, {"floor": lambda x: x.__floor__()}, dict(at.values)) == pytest.approx(value, rel=1e-12), (
+            key,
+            text,
+        )
 
 
 def keyed(layer, form, sizes, key, **more):
@@ -80,7 +91,20 @@ def keyed(layer, form, sizes, key, **more):
     return dict(modifiers=[str(u) for u in layer.uses], mask=mask, form=form, **options)
 
 
-@given(cases(), st.sampled_from(["flops.core", "flops.total", "flops.matmul", "kv_cache_bytes", "hbm_bytes.compulsory", "memory_bytes.unfused", "parameters"]))
+@given(
+    cases(),
+    st.sampled_from(
+        [
+            "flops.core",
+            "flops.total",
+            "flops.matmul",
+            "kv_cache_bytes",
+            "hbm_bytes.compulsory",
+            "memory_bytes.unfused",
+            "parameters",
+        ]
+    ),
+)
 def test_sympy_agrees_with_the_formulas_of_cost(case, key):
     layer, form, sizes = case
     if any("chunked" in m for m in str(layer.mask).split()) or any("window:" in str(u) for u in layer.uses):
@@ -91,9 +115,37 @@ def test_sympy_agrees_with_the_formulas_of_cost(case, key):
     names = {n: sp.Symbol(n, integer=True, positive=True) for n in LETTERS}
     text = sp.sympify(eval(c.formulas[key], {}, names))
     values = {names[k]: v for k, v in sizes.items() if k in LETTERS}
-    on_a_border = any(eval(cond.replace(">=", "=="), {}, dict(sizes)) for cond in c.regime.get(key, []))  # two formulas hold there
+    on_a_border = (
+        sizes["t"] == 1
+        or sizes["n"] == sizes["t"]
+        or any(eval(cond.replace(">=", "=="), {}, dict(sizes)) for cond in c.regime.get(key, []))
+    )  # two formulas hold there
     assert on_a_border or sp.simplify(f - text) == 0, (c.formulas[key], f)
     assert f.subs(values) == c[key]
+
+
+@given(
+    cases(["gqa"]),
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.integers(1, 8),
+    st.sampled_from(["flops.core", "kv_cache_bytes", "hbm_bytes.compulsory", "memory_bytes.unfused"]),
+)
+def test_a_formula_holds_wherever_its_regime_does(case, t, past, w, key):
+    """Found at one point, tried at others: where the conditions hold, the formula is the count."""
+    layer, form, sizes = case
+    context = {"n": sizes["n"]} if "n" in sizes else {}
+    given_ = {k: v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option} | context
+    at = Point({}, {"n": "t"})
+    symbols, _ = layer.sizes(given_, at.symbol)
+    f = KEYS[key].read(Reading(layer.form(form), symbols, "bf16", "bf16"))
+    elsewhere = {**given_, "t": t, "n": t + past} | ({"w": w} if "w" in given_ else {})
+    if isinstance(f, Formula) and all(
+        eval(c, {"floor": lambda x: x.__floor__()}, dict(elsewhere)) for c in f.conditions
+    ):
+        there, _ = layer.sizes(elsewhere)
+        want = KEYS[key].read(Reading(layer.form(form), there, "bf16", "bf16"))
+        assert eval(str(f), {"floor": lambda x: x.__floor__()}, dict(elsewhere)) == want, (str(f), f.conditions)
 
 
 @pytest.mark.parametrize("mask", ["chunked:3", "chunked:8192", "chunked(4) | first(2)"])
@@ -163,10 +215,22 @@ def test_published_figures():
     ("name", "layer", "sizes"),
     [
         ("cross_attention__torch_sdpa", ("cross", [], None, None), {"b": 2, "t": 5, "n": 9, "h": 3, "d": 8, "e": 6}),
-        ("mla__hf", ("mla", [], None, "expanded"), {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "q": 10, "m": 24}),
+        (
+            "mla__hf",
+            ("mla", [], None, "expanded"),
+            {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "q": 10, "m": 24},
+        ),
         ("gqa_rope__hf", ("gqa", ["rope"], None, None), {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24}),
-        ("qk_norm_qwen3__hf", ("gqa", ["norm", "rope"], None, None), {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24}),
-        ("sliding_window_rope__hf", ("sliding-window", ["rope"], None, None), {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24, "w": 4}),
+        (
+            "qk_norm_qwen3__hf",
+            ("gqa", ["norm", "rope"], None, None),
+            {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24},
+        ),
+        (
+            "sliding_window_rope__hf",
+            ("sliding-window", ["rope"], None, None),
+            {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24, "w": 4},
+        ),
     ],
 )
 def test_torch_convention_is_what_torch_counts(name, layer, sizes, vector):
@@ -199,7 +263,10 @@ def test_compulsory_bytes_are_what_a_walk_touches(case):
 
 def test_caches_are_found():
     llama = variants.get("gqa").program
-    assert [(c.per_token, c.tokens) for c in caches(llama, {"b": 1, "t": 1, "n": 100, "past": 99, "g": 8, "d": 128, "e": 128})] == [(1024, 100), (1024, 100)]
+    assert [
+        (c.per_token, c.tokens)
+        for c in caches(llama, {"b": 1, "t": 1, "n": 100, "past": 99, "g": 8, "d": 128, "e": 128})
+    ] == [(1024, 100), (1024, 100)]
     conv = program("Y[b t m] = X[b t-k m] * W[m k]")
     assert [(c.per_token, c.tokens) for c in caches(conv, {"b": 1, "t": 9, "m": 5, "k": 4})] == [(3 * 5, None)]
     recurrent = program("H[b t d e] = H[b t-1 d e] + k[b t d] * v[b t e]\nO[b t e] = q[b t d] * H[b t d e]")
@@ -213,13 +280,28 @@ def test_two_masks_on_one_query_are_refused():
 
 
 PROGRAMS = {  # what the language can say beyond the variants: recursion, solve, convolution, groups, parts, gathers
-    "recurrence": ("H[b t d e] = a[b t] * H[b t-1 d e] + k[b t d] * v[b t e]\nO[b t e] = q[b t d] * H[b t d e]", dict(b=2, t=4, d=2, e=3)),
+    "recurrence": (
+        "H[b t d e] = a[b t] * H[b t-1 d e] + k[b t d] * v[b t e]\nO[b t e] = q[b t d] * H[b t d e]",
+        dict(b=2, t=4, d=2, e=3),
+    ),
     "triangular solve": ("U[b i e] = B[b i e] - N[b i l] * U[b l e]\ni sees l: before", dict(b=2, i=4, l=4, e=2)),
     "convolution": ("Y[b t m] = X[b t-k m] * W[m k]", dict(b=2, t=5, m=2, k=3)),
-    "chunks": ("S[b c i j] = q[b (c i) d] * k[b (c j) d]\nO[b (c i) d] = S[b c i j] * k[b (c j) d]\ni sees j: causal", dict(b=1, c=2, i=3, j=3, d=2)),
-    "two parts": ("S[t n|s] = Q[t d] * K[n d] | Q[t d] * Z[s d]\nA[t n|s] = softmax_(n|s) S[t n|s]\nO[t d] = A[t n|s] * K[n d] + A[t n|s] * Z[s d]\nt sees n: causal", dict(t=3, n=3, s=2, d=2)),
-    "joined terms": ("S[t n] = Q[t d] * K[n d] + P[t e] * R[n e] + B[t n] - C[n]\nt sees n: window(2)", dict(t=4, n=4, d=2, e=3)),
-    "functions": ("Y[b t m] = X[b t m] * (1 + W[m]) / sqrt(mean_m(X[b t m] * X[b t m]) + eps) * sigmoid(G[b t m])", dict(b=2, t=2, m=3, eps=1e-6)),
+    "chunks": (
+        "S[b c i j] = q[b (c i) d] * k[b (c j) d]\nO[b (c i) d] = S[b c i j] * k[b (c j) d]\ni sees j: causal",
+        dict(b=1, c=2, i=3, j=3, d=2),
+    ),
+    "two parts": (
+        "S[t n|s] = Q[t d] * K[n d] | Q[t d] * Z[s d]\nA[t n|s] = softmax_(n|s) S[t n|s]\nO[t d] = A[t n|s] * K[n d] + A[t n|s] * Z[s d]\nt sees n: causal",
+        dict(t=3, n=3, s=2, d=2),
+    ),
+    "joined terms": (
+        "S[t n] = Q[t d] * K[n d] + P[t e] * R[n e] + B[t n] - C[n]\nt sees n: window(2)",
+        dict(t=4, n=4, d=2, e=3),
+    ),
+    "functions": (
+        "Y[b t m] = X[b t m] * (1 + W[m]) / sqrt(mean_m(X[b t m] * X[b t m]) + eps) * sigmoid(G[b t m])",
+        dict(b=2, t=2, m=3, eps=1e-6),
+    ),
     "read out of order": ("Y[t] = 2 * Z[t]\nZ[t] = X[t] + X[t-1]", dict(t=4)),
 }
 
@@ -230,7 +312,11 @@ def test_the_language_is_counted_and_computed_as_the_walk_does(name):
     page = program(text)
     rng = np.random.default_rng(0)
     space = Space(page, sizes)
-    inputs = {n: rng.standard_normal([int(space._axis(i)) for i in index]) for n, index in page.tensors.items() if n in page.inputs}
+    inputs = {
+        n: rng.standard_normal([int(space._axis(i)) for i in index])
+        for n, index in page.tensors.items()
+        if n in page.inputs
+    }
     from attnmath.readings.evaluate import run
 
     out = run(page, sizes, inputs)
@@ -255,7 +341,11 @@ def test_two_parts_of_one_axis():
     weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     np.testing.assert_allclose(out["O"], weights @ np.concatenate([k, z]), atol=1e-12)
     pairs = 6 + 3 * 2  # causal keys, and every slot
-    assert {s.name: s.flops.total for s in count(page, sizes)} == {"S": 2 * 2 * pairs, "A": 5 * pairs, "O": 2 * 2 * pairs}
+    assert {s.name: s.flops.total for s in count(page, sizes)} == {
+        "S": 2 * 2 * pairs,
+        "A": 5 * pairs,
+        "O": 2 * 2 * pairs,
+    }
 
 
 def test_gathers():

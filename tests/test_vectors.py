@@ -95,7 +95,12 @@ def module(z, meta, variant, uses, ins, window=None):
 
 
 def gqa_weights(z, m=24, g=2, r=2, d=8):
-    return {"WQ": heads(z, "q_proj", m, g, r, d), "WK": heads(z, "k_proj", m, g, d), "WV": heads(z, "v_proj", m, g, d), "WO": heads(z, "o_proj", g, r, d, m)}
+    return {
+        "WQ": heads(z, "q_proj", m, g, r, d),
+        "WK": heads(z, "k_proj", m, g, d),
+        "WV": heads(z, "v_proj", m, g, d),
+        "WO": heads(z, "o_proj", g, r, d, m),
+    }
 
 
 @pytest.mark.parametrize(("name", "window"), [("gqa_rope__hf", None), ("sliding_window_rope__hf", 4)])
@@ -113,14 +118,24 @@ def test_qwen3(vector):
 def test_lfm2(vector):
     z, meta = vector("lfm2_gqa__hf")
     z["w.o_proj.weight"] = z["w.out_proj.weight"]
-    ins = {**gqa_weights(z, d=6), "ROT": rotation(z), "WQN": z["w.q_layernorm.weight"], "WkN": z["w.k_layernorm.weight"]}
+    ins = {
+        **gqa_weights(z, d=6),
+        "ROT": rotation(z),
+        "WQN": z["w.q_layernorm.weight"],
+        "WkN": z["w.k_layernorm.weight"],
+    }
     eps = meta["hyper"].get("eps", 1e-5)
     module(z, meta, "gqa", [f"norm:eps={eps}", "rope"], ins)
 
 
 def mla_weights(z, h=3, d=5, p=4, e=7, l=6, queries=True):
     kvb, kva = z["w.kv_b_proj.weight"].reshape(h, d + e, l), z["w.kv_a_proj_with_mqa.weight"]
-    out = {"WDKV": kva[:l].T, "WKR": kva[l:].T, "WNKV": z["w.kv_a_layernorm.weight"], "WO": heads(z, "o_proj", h, e, 24)}
+    out = {
+        "WDKV": kva[:l].T,
+        "WKR": kva[l:].T,
+        "WNKV": z["w.kv_a_layernorm.weight"],
+        "WO": heads(z, "o_proj", h, e, 24),
+    }
     out |= {"WUK": kvb[:, :d].transpose(2, 0, 1), "WUV": kvb[:, d:].transpose(2, 0, 1)}
     qb = z["w.q_b_proj.weight" if queries else "w.q_proj.weight"]
     qb = qb.reshape(h, d + p, -1)
@@ -131,7 +146,9 @@ def mla_weights(z, h=3, d=5, p=4, e=7, l=6, queries=True):
 @pytest.mark.parametrize("form", ["expanded", "absorbed"])
 def test_deepseek_v3(form, vector):
     z, meta = vector("mla__hf")
-    out = am.evaluate("mla", {"X": z["in.x"], "ROT": rotation(z), **mla_weights(z)}, modifiers=["rope:layout=interleaved"], form=form)
+    out = am.evaluate(
+        "mla", {"X": z["in.x"], "ROT": rotation(z), **mla_weights(z)}, modifiers=["rope:layout=interleaved"], form=form
+    )
     close(out["Y"], z["out.o"], meta, "o")
     close(out["A"], z["out.core.p"], meta, "p")
 
@@ -148,13 +165,32 @@ def test_deepseeks_own_code_prefill_then_decode(form, vector):
     """inference/model.py of DeepSeek-V3: six tokens, then one with the cache; its frequencies are a table of cos and sin."""
     z, meta = vector("mla_naive__deepseek_v3_repo")
     h, d, p, e, l, q = 3, 6, 4, 7, 6, 8
-    qb, kvb, kva = z["w.wq_b.weight"].reshape(h, d + p, q), z["w.wkv_b.weight"].reshape(h, d + e, l), z["w.wkv_a.weight"]
+    qb, kvb, kva = (
+        z["w.wq_b.weight"].reshape(h, d + p, q),
+        z["w.wkv_b.weight"].reshape(h, d + e, l),
+        z["w.wkv_a.weight"],
+    )
     cos, sin = z["out.freqs"][..., 0], z["out.freqs"][..., 1]
     rot = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
-    weights = {"WDQ": z["w.wq_a.weight"].T, "WNQ": z["w.q_norm.weight"], "WUQ": qb[:, :d].transpose(2, 0, 1), "WQR": qb[:, d:].transpose(2, 0, 1),
-               "WDKV": kva[:l].T, "WKR": kva[l:].T, "WNKV": z["w.kv_norm.weight"], "WUK": kvb[:, :d].transpose(2, 0, 1),
-               "WUV": kvb[:, d:].transpose(2, 0, 1), "WO": z["w.wo.weight"].T.reshape(h, e, 12)}
-    step = lambda a, b, cache: am.evaluate("mla", {"X": z["in.x"][:, a:b], "ROT": rot[a:b], **weights}, modifiers=["rope:layout=interleaved"], cache=cache, form=form)
+    weights = {
+        "WDQ": z["w.wq_a.weight"].T,
+        "WNQ": z["w.q_norm.weight"],
+        "WUQ": qb[:, :d].transpose(2, 0, 1),
+        "WQR": qb[:, d:].transpose(2, 0, 1),
+        "WDKV": kva[:l].T,
+        "WKR": kva[l:].T,
+        "WNKV": z["w.kv_norm.weight"],
+        "WUK": kvb[:, :d].transpose(2, 0, 1),
+        "WUV": kvb[:, d:].transpose(2, 0, 1),
+        "WO": z["w.wo.weight"].T.reshape(h, e, 12),
+    }
+    step = lambda a, b, cache: am.evaluate(
+        "mla",
+        {"X": z["in.x"][:, a:b], "ROT": rot[a:b], **weights},
+        modifiers=["rope:layout=interleaved"],
+        cache=cache,
+        form=form,
+    )
     first = step(0, 6, None)
     second = step(6, 7, first.cache)
     close(np.concatenate([first["Y"], second["Y"]], 1), z["out.o"], meta, "o")
@@ -164,7 +200,11 @@ def test_deepseeks_own_code_prefill_then_decode(form, vector):
 def test_onnxruntime_with_a_past(vector):
     z, meta = vector("ort_gqa_past__onnxruntime")
     split = lambda x, n: x.reshape(1, 3, n, 8)
-    ins = {"Q": split(z["in.query"], 4).reshape(1, 3, 2, 2, 8), "k": split(z["in.key"], 2), "v": split(z["in.value"], 2)}
+    ins = {
+        "Q": split(z["in.query"], 4).reshape(1, 3, 2, 2, 8),
+        "k": split(z["in.key"], 2),
+        "v": split(z["in.value"], 2),
+    }
     cache = {"k": z["in.past_key"].swapaxes(1, 2), "v": z["in.past_value"].swapaxes(1, 2)}
     out = am.evaluate("gqa", ins, cache=cache)
     close(out["O"].reshape(1, 3, 32), z["out.o"], meta, "o")
@@ -179,8 +219,16 @@ def torch_mha(z, h, width):
     q, k, v = (z[f"w.{n}_proj_weight"] for n in "qkv") if "w.q_proj_weight" in z else np.split(z["w.in_proj_weight"], 3)
     bq, bk, bv = np.split(z["w.in_proj_bias"], 3)
     shape = lambda w: w.T.reshape(-1, h, d)
-    return {"WQ": shape(q), "WK": shape(k), "WV": shape(v), "WO": z["w.out_proj.weight"].T.reshape(h, d, width),
-            "BQ": bq.reshape(h, d), "Bk": bk.reshape(h, d), "Bv": bv.reshape(h, d), "BY": z["w.out_proj.bias"]}
+    return {
+        "WQ": shape(q),
+        "WK": shape(k),
+        "WV": shape(v),
+        "WO": z["w.out_proj.weight"].T.reshape(h, d, width),
+        "BQ": bq.reshape(h, d),
+        "Bk": bk.reshape(h, d),
+        "Bv": bv.reshape(h, d),
+        "BY": z["w.out_proj.bias"],
+    }
 
 
 def test_torch_module_self_with_padding(vector):
@@ -212,14 +260,23 @@ def biased(z, names, h, transposed=True):
 
 def test_bart_cross(vector):
     z, meta = vector("bart_cross__hf")
-    ins = biased(z, {"Q": "q_proj", "k": "k_proj", "v": "v_proj"}, 3) | {"WO": heads(z, "out_proj", 3, 8, 24), "BY": z["w.out_proj.bias"], "E": z["in.key_value_states"]}
+    ins = biased(z, {"Q": "q_proj", "k": "k_proj", "v": "v_proj"}, 3) | {
+        "WO": heads(z, "out_proj", 3, 8, 24),
+        "BY": z["w.out_proj.bias"],
+        "E": z["in.key_value_states"],
+    }
     module(z, meta, "cross", ["bias:on=Q+k+v+Y"], ins)
 
 
 def test_bert(vector):
     z, meta = vector("bert_self__hf")
     ins = {"X": z["in.x"], **biased(z, {"Q": "query", "k": "key", "v": "value"}, 3)}
-    out = am.evaluate("mha", ins, modifiers=["bias"], mask=z["in.core.mask_keep"] if "in.core.mask_keep" in z else z["in.attention_mask_keep"])
+    out = am.evaluate(
+        "mha",
+        ins,
+        modifiers=["bias"],
+        mask=z["in.core.mask_keep"] if "in.core.mask_keep" in z else z["in.attention_mask_keep"],
+    )
     close(out["O"].reshape(2, 10, 24), z["out.o"], meta, "o")
     close(out["A"], z["out.core.p"], meta, "p")
 
@@ -227,5 +284,13 @@ def test_bert(vector):
 def test_gpt2(vector):
     z, meta = vector("gpt2_causal__hf")
     ws, bs = np.split(z["w.c_attn.weight"], 3, 1), np.split(z["w.c_attn.bias"], 3)
-    ins = {f"W{n}": w.reshape(24, 3, 8) for n, w in zip("QKV", ws)} | {f"B{n}": b.reshape(3, 8) for n, b in zip("Qkv", bs)}
-    module(z, meta, "mha", ["bias:on=Q+k+v+Y"], ins | {"WO": z["w.c_proj.weight"].reshape(3, 8, 24), "BY": z["w.c_proj.bias"]})
+    ins = {f"W{n}": w.reshape(24, 3, 8) for n, w in zip("QKV", ws)} | {
+        f"B{n}": b.reshape(3, 8) for n, b in zip("Qkv", bs)
+    }
+    module(
+        z,
+        meta,
+        "mha",
+        ["bias:on=Q+k+v+Y"],
+        ins | {"WO": z["w.c_proj.weight"].reshape(3, 8, 24), "BY": z["w.c_proj.bias"]},
+    )

@@ -34,7 +34,9 @@ class Verbs(click.Group):
         command: click.Command = import_module(f"attnmath.cli.{name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS:
             from attnmath.errors import Unknown
 
@@ -87,7 +89,9 @@ def run(args: list[str]) -> int:
     except Exception as error:
         if os.environ.get("ATTNMATH_DEBUG"):
             raise
-        return _refuse(f"internal error, please report it: {type(error).__name__}: {error} (ATTNMATH_DEBUG=1 shows where)")
+        return _refuse(
+            f"internal error, please report it: {type(error).__name__}: {error} (ATTNMATH_DEBUG=1 shows where)"
+        )
 
 
 def _refuse(message: str) -> int:

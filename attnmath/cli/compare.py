@@ -8,7 +8,7 @@ import click
 
 from attnmath import layers, variants
 from attnmath.cli import options
-from attnmath.cost import cost
+from attnmath.costs import cost
 from attnmath.errors import InputError
 
 
@@ -31,14 +31,23 @@ def command(names: tuple[str, ...], more: tuple[str, ...], format_: str, as_json
     """
     from attnmath.cli import render
 
-    chosen = list(dict.fromkeys((*names, *more))) or [n for n in variants.names() if n != "sliding-window" or values.get("window")]
+    chosen = list(dict.fromkeys((*names, *more))) or [
+        n for n in variants.names() if n != "sliding-window" or values.get("window")
+    ]
     if values["with_"] and not (names or more):
         raise InputError("name the variants that --with is to modify")
     rows = list(options.each_row(values))
     sizes = set(options.taken({k: v for k, v in values.items() if v is not None})[0])
-    useful = {n: {o.replace("-", "_") for o in layers.options_of(layers.build(n, values["with_"], values["mask"]))} for n in chosen}
+    useful = {
+        n: {o.replace("-", "_") for o in layers.options_of(layers.build(n, values["with_"], values["mask"]))}
+        for n in chosen
+    }
     nowhere = [s for s in sizes if not any(s in own for own in useful.values())]
     if nowhere:
-        raise InputError(f"--{', --'.join(s.replace('_', '-') for s in sorted(nowhere))} has no use for any of {', '.join(chosen)}")
-    costs = [cost(n, **{k: v for k, v in row.items() if k not in sizes or k in useful[n]}) for row in rows for n in chosen]
+        raise InputError(
+            f"--{', --'.join(s.replace('_', '-') for s in sorted(nowhere))} has no use for any of {', '.join(chosen)}"
+        )
+    costs = [
+        cost(n, **{k: v for k, v in row.items() if k not in sizes or k in useful[n]}) for row in rows for n in chosen
+    ]
     render.comparison(costs, options.chosen(format_, as_json))

@@ -7,19 +7,36 @@ from typing import Any
 import click
 
 from attnmath.cli import options
-from attnmath.cost import cost
+from attnmath.costs import cost
 
 
 @click.command("cost", short_help="What a layer costs.")
 @click.option("--variant", metavar="NAME|FILE.attn", help="The attention variant; `attnmath variants` lists them.")
-@click.option("--model", metavar="config.json|DIR", help="All attention layers of a model instead, from its config.json.")
+@click.option(
+    "--model", metavar="config.json|DIR", help="All attention layers of a model instead, from its config.json."
+)
 @options.layer_options
-@click.option("--form", metavar="NAME", help="Which of the variant's equivalent sets of equations [the one with the fewest FLOPs].")
+@click.option(
+    "--form",
+    metavar="NAME",
+    help="Which of the variant's equivalent sets of equations [the one with the fewest FLOPs].",
+)
 @options.size_options
 @options.dtype_options
-@click.option("--explain", metavar="KEY", help="One number's equation, substitution and source: flops.matmul, hbm_bytes.compulsory, ...")
-@click.option("--assume-ignored", metavar="FIELD", multiple=True, help="With --model: go on without a field that is not understood.")
-@click.option("--verbose", is_flag=True, help="Also the equations' costs one by one, and the conventions with their sources.")
+@click.option(
+    "--explain",
+    metavar="KEY",
+    help="One number's equation, substitution and source: flops.matmul, hbm_bytes.compulsory, ...",
+)
+@click.option(
+    "--assume-ignored",
+    metavar="FIELD",
+    multiple=True,
+    help="With --model: go on without a field that is not understood.",
+)
+@click.option(
+    "--verbose", is_flag=True, help="Also the equations' costs one by one, and the conventions with their sources."
+)
 @options.format_option("csv", "markdown")
 def command(explain: str | None, verbose: bool, format_: str, as_json: bool, **values: Any) -> None:
     """What one attention layer costs: operations, bytes, cache, memory, and on a GPU a lower bound on time.

@@ -17,7 +17,16 @@ from attnmath.reporting.equations import data
 @click.option("--window", is_flag=True, help="Intersect the mask with a sliding window of w keys.")
 @click.option("--form", metavar="NAME", help="One of the variant's forms only.")
 @options.format_option("markdown", "latex")
-def command(name: str | None, variant: str | None, with_: tuple[str, ...], mask: str | None, window: bool, form: str | None, format_: str, as_json: bool) -> None:
+def command(
+    name: str | None,
+    variant: str | None,
+    with_: tuple[str, ...],
+    mask: str | None,
+    window: bool,
+    form: str | None,
+    format_: str,
+    as_json: bool,
+) -> None:
     """What a variant computes, line by line, with the shape of every tensor and what each letter stands for.
 
     A term sums over the letters that the left side does not name.
@@ -44,7 +53,11 @@ def command(name: str | None, variant: str | None, with_: tuple[str, ...], mask:
 
 
 def _text(found: dict[str, object]) -> list[str]:
-    out = [render.strong(f"{found['variant']}: {found['title']}"), str(found["source"]), *([str(found["about"])] if found["about"] else [])]
+    out = [
+        render.strong(f"{found['variant']}: {found['title']}"),
+        str(found["source"]),
+        *([str(found["about"])] if found["about"] else []),
+    ]
     forms = found["forms"]
     assert isinstance(forms, list)
     for form in forms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnmath.cli.render import Row, as_json, columns, exact, page, pretty, scaled, strong
-from attnmath.cost import Cost
+from attnmath.costs import Cost
 from attnmath.explain import Explanation, explain
 
 
@@ -22,7 +22,12 @@ def show(costs: list[Cost], key: str, format_: str) -> None:
 def _document(e: Explanation) -> dict[str, Any]:
     parts = [{"what": what, "value": value} for what, value in e.parts]
     fields = ("key", "value", "unit", "meaning", "formula", "substitution", "source")
-    return {"schema": "attnmath.explain/1", **{f: getattr(e, f) for f in fields}, "regime": list(e.regime), "parts": parts}
+    return {
+        "schema": "attnmath.explain/1",
+        **{f: getattr(e, f) for f in fields},
+        "regime": list(e.regime),
+        "parts": parts,
+    }
 
 
 def _lines(c: Cost, e: Explanation) -> list[str]:

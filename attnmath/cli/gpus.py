@@ -32,11 +32,24 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
         elif format_ == "markdown":
             render.markdown([("figure", "value", "source", "note"), *rows], (1,))
         else:
-            render.page([render.strong(f"{found[0].name}: {found[0].title}"), "", *render.columns([r[:2] for r in rows], (1,)), "", "sources"])
+            render.page(
+                [
+                    render.strong(f"{found[0].name}: {found[0].title}"),
+                    "",
+                    *render.columns([r[:2] for r in rows], (1,)),
+                    "",
+                    "sources",
+                ]
+            )
             render.page(f"  {r[0]}: {r[2]}{f' ({r[3]})' if r[3] else ''}" for r in rows)
     else:
         keys = ("bf16_flop_per_s", "hbm_bytes", "hbm_bytes_per_s", "l2_bytes")
-        render.listing([{"name": g.name, "title": g.title, **dict(zip(keys, _main(g)))} for g in found], ("name", "title", *keys), format_, (2, 3, 4, 5))
+        render.listing(
+            [{"name": g.name, "title": g.title, **dict(zip(keys, _main(g)))} for g in found],
+            ("name", "title", *keys),
+            format_,
+            (2, 3, 4, 5),
+        )
 
 
 def _figures(g: hardware.Gpu) -> list[tuple[str, hardware.Figure]]:
@@ -45,7 +58,10 @@ def _figures(g: hardware.Gpu) -> list[tuple[str, hardware.Figure]]:
 
 def _main(g: hardware.Gpu) -> list[Any]:
     own = dict(_figures(g))
-    return [f.value if (f := own.get(k)) else None for k in ("tensor_flop_per_s.bf16", "hbm_bytes", "hbm_bytes_per_s", "l2_bytes")]
+    return [
+        f.value if (f := own.get(k)) else None
+        for k in ("tensor_flop_per_s.bf16", "hbm_bytes", "hbm_bytes_per_s", "l2_bytes")
+    ]
 
 
 def _document(g: hardware.Gpu) -> dict[str, Any]:

@@ -21,13 +21,27 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     """
     format_ = options.chosen(format_, as_json)
     found = [modifiers.get(n) for n in ([name] if name else modifiers.names())]
-    rows = [{"name": m.name, "title": m.title, "about": m.about, "source": m.source, "options": m.options} for m in found]
+    rows = [
+        {"name": m.name, "title": m.title, "about": m.about, "source": m.source, "options": m.options} for m in found
+    ]
     if format_ == "json":
         render.as_json({"schema": "attnmath.modifiers/1", "modifiers": rows})
     elif name and format_ == "text":
         m = found[0]
-        render.page([render.strong(f"{m.name}: {m.title}"), m.source, m.about, "", "options: " + (", ".join(f"{k}={v}" for k, v in m.options.items()) or "none")])
+        render.page(
+            [
+                render.strong(f"{m.name}: {m.title}"),
+                m.source,
+                m.about,
+                "",
+                "options: " + (", ".join(f"{k}={v}" for k, v in m.options.items()) or "none"),
+            ]
+        )
         if m.lines.__doc__:
             render.page([m.lines.__doc__])
     else:
-        render.listing([{**r, "options": ",".join(f"{k}={v}" for k, v in m.options.items())} for r, m in zip(rows, found)], ("name", "title", "options", "source"), format_)
+        render.listing(
+            [{**r, "options": ",".join(f"{k}={v}" for k, v in m.options.items())} for r, m in zip(rows, found)],
+            ("name", "title", "options", "source"),
+            format_,
+        )

@@ -71,22 +71,39 @@ def _words(default: Any) -> str:
     """A default as a reader of the help writes it: the letters by their options."""
     if not isinstance(default, str) or len(default) > 6:
         return str(default)
-    return " ".join(f"--{LETTERS[x].option}" if x in LETTERS and LETTERS[x].option else x.replace("*", "x") for x in default.split())
+    return " ".join(
+        f"--{LETTERS[x].option}" if x in LETTERS and LETTERS[x].option else x.replace("*", "x") for x in default.split()
+    )
 
 
 def layer_options(f: F) -> F:
     """Modifiers and mask."""
-    f = click.option("--mask", metavar="MASK", help="full, causal, causal-top-left, prefix:512, chunked:8192, or with & and |.")(f)
-    return click.option("--with", "with_", metavar="NAME[:key=value,...]", multiple=True, help="A modifier; repeatable, applied in order.")(f)
+    f = click.option(
+        "--mask", metavar="MASK", help="full, causal, causal-top-left, prefix:512, chunked:8192, or with & and |."
+    )(f)
+    return click.option(
+        "--with",
+        "with_",
+        metavar="NAME[:key=value,...]",
+        multiple=True,
+        help="A modifier; repeatable, applied in order.",
+    )(f)
 
 
 def dtype_options(f: F) -> F:
     """How elements are stored, and on what they are computed."""
-    f = click.option("--l2", type=click.Choice(["cold", "warm"]), default="cold", help="warm: what fits into the L2 is there from the last run.")(f)
+    f = click.option(
+        "--l2",
+        type=click.Choice(["cold", "warm"]),
+        default="cold",
+        help="warm: what fits into the L2 is there from the last run.",
+    )(f)
     f = click.option("--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time.")(f)
     f = click.option("--kv-dtype", metavar="DTYPE", help="How the cache is stored [--dtype].")(f)
     f = click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [bf16].")(f)
-    return click.option("--phase", metavar="prefill|decode", default="prefill", help="decode: one new token against a context of --seq.")(f)
+    return click.option(
+        "--phase", metavar="prefill|decode", default="prefill", help="decode: one new token against a context of --seq."
+    )(f)
 
 
 def format_option(*more: str) -> Callable[[F], F]:
@@ -94,7 +111,9 @@ def format_option(*more: str) -> Callable[[F], F]:
 
     def add(f: F) -> F:
         f = click.option("--json", "as_json", is_flag=True, help="Short for --format json.")(f)
-        return click.option("--format", "format_", type=click.Choice(["text", "json", *more]), default="text", help="How to print it.")(f)
+        return click.option(
+            "--format", "format_", type=click.Choice(["text", "json", *more]), default="text", help="How to print it."
+        )(f)
 
     return add
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from attnmath.cost import Cost
+    from attnmath.costs import Cost
 
 Row = tuple[str, ...]
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -54,7 +54,11 @@ def pretty(formula: str) -> str:
     '2·b·h·t²'
     """
     out = formula.replace("**2", "²").replace("**3", "³").replace("*", "·").replace(">=", "≥").replace("<=", "≤")
-    return out if _utf8() else out.replace("·", "*").replace("²", "^2").replace("³", "^3").replace("≥", ">=").replace("≤", "<=")
+    return (
+        out
+        if _utf8()
+        else out.replace("·", "*").replace("²", "^2").replace("³", "^3").replace("≥", ">=").replace("≤", "<=")
+    )
 
 
 def _utf8() -> bool:
@@ -73,7 +77,10 @@ def strong(text: str) -> str:
 def columns(rows: Sequence[Row], right: Iterable[int] = ()) -> list[str]:
     """Rows as aligned lines; the columns in `right` are aligned to the right. Nothing is ever cut."""
     right, widths = set(right), [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(c.rjust(w) if k in right else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return [
+        "  ".join(c.rjust(w) if k in right else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]
 
 
 def page(lines: Iterable[str]) -> None:
@@ -149,15 +156,22 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
 )
 FLAT = (
     *(key for key, _ in SHOWN),
-    "flops_by_convention.exact", "hbm_bytes.fused", "intensity.compulsory", "intensity.unfused", "ridge",
-    "time_bound_s.fused", "time_bound_s.unfused", "time_s", "bound",
+    "flops_by_convention.exact",
+    "hbm_bytes.fused",
+    "intensity.compulsory",
+    "intensity.unfused",
+    "ridge",
+    "time_bound_s.fused",
+    "time_bound_s.unfused",
+    "time_s",
+    "bound",
 )
 
 
 def costs(found: list[Cost], format_: str, verbose: bool = False) -> None:
     """One cost, or a row each."""
     if format_ == "json":
-        from attnmath.cost import SCHEMA
+        from attnmath.costs import SCHEMA
 
         documents = [c.to_dict() for c in found]
         as_json(documents[0] if len(found) == 1 else {"schema": SCHEMA, "rows": documents})
@@ -182,12 +196,23 @@ def _markdown_rows(c: Cost) -> list[Row]:
     from attnmath.keys import KEYS
 
     title = f"**{c.variant}**, " + ", ".join(f"{k} {exact(v)}" for k, v in c.inputs.items())
-    return [(title, "", "", ""), *((label.strip(), exact(c[key]), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "") for key, label in SHOWN)]
+    return [
+        (title, "", "", ""),
+        *(
+            (label.strip(), exact(c[key]), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "")
+            for key, label in SHOWN
+        ),
+    ]
 
 
 def assumptions(found: list[Cost]) -> None:
     """What was not given and filled in, to stderr."""
-    shown = dict.fromkeys(f"{k.replace('_', '-')} {exact(v)}" for c in found for k, v in c.assumed.items() if k != "context" or len(found) == 1)
+    shown = dict.fromkeys(
+        f"{k.replace('_', '-')} {exact(v)}"
+        for c in found
+        for k, v in c.assumed.items()
+        if k != "context" or len(found) == 1
+    )
     if shown:
         note("assumed: " + ", ".join(shown))
 
@@ -200,7 +225,9 @@ def heading(c: Cost) -> str:
     form = f", {c.form}" if c.form else ""
     mask = f", {i['mask']}" if i.get("mask") else ""
     tokens = f"{exact(i['batch'])} x {exact(i['seq'])} new tokens, context {exact(i['context'])}"
-    return f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}" + (f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else "")
+    return f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}" + (
+        f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else ""
+    )
 
 
 def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
@@ -239,11 +266,21 @@ def _where(c: Cost) -> list[str]:
     from attnmath.language.letters import LETTERS
 
     runs = [run.cost for run in c.layers] or [c]
-    used = {x for run in runs for f in run.formulas.values() for x in LETTERS if f"*{x}" in f"*{f}".replace("(", "*").replace(" ", "*").replace("/", "*")}
+    used = {
+        x
+        for run in runs
+        for f in run.formulas.values()
+        for x in LETTERS
+        if f"*{x}" in f"*{f}".replace("(", "*").replace(" ", "*").replace("/", "*")
+    }
     out = []
     for n, run in enumerate(runs):
         symbols = run.readings[1].sizes
-        shown = [(x, symbols[x]) for x in LETTERS if x in symbols and x in used and LETTERS[x].option and str(symbols[x]) == x]
+        shown = [
+            (x, symbols[x])
+            for x in LETTERS
+            if x in symbols and x in used and LETTERS[x].option and str(symbols[x]) == x
+        ]
         names = ", ".join(f"{x} = {exact(v.value)} ({LETTERS[x].option})" for x, v in shown)
         head = f"layers[{n}], {c.layers[n].count} x {run.variant}: " if len(runs) > 1 else "where "
         out.append(head + names)
@@ -255,10 +292,22 @@ def _times(c: Cost) -> list[str]:
 
     rows: list[Row] = []
     if c.time_bound_s.fused is not None and c.time_bound_s.unfused is not None:
-        rows.append((f"lower bound on {c.gpu}", scaled(c.time_bound_s.fused, "s"), f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}"))
+        rows.append(
+            (
+                f"lower bound on {c.gpu}",
+                scaled(c.time_bound_s.fused, "s"),
+                f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}",
+            )
+        )
         rows.append(("  core step by step", scaled(c.time_bound_s.unfused, "s"), "the sum of each equation's bound"))
     if c.intensity.compulsory is not None:
-        rows.append(("intensity", f"{c.intensity.compulsory:,.4g} FLOP/byte", f"{DERIVED['intensity.compulsory'].rule}; ridge at {c.ridge:,.4g}"))
+        rows.append(
+            (
+                "intensity",
+                f"{c.intensity.compulsory:,.4g} FLOP/byte",
+                f"{DERIVED['intensity.compulsory'].rule}; ridge at {c.ridge:,.4g}",
+            )
+        )
     return [*columns(rows), "a bound is no estimate: no kernel is faster, real ones are slower"]
 
 
@@ -278,10 +327,21 @@ def _verbose(c: Cost) -> list[str]:
 def _row_lines(found: list[Cost]) -> list[str]:
     """Several sizes of one thing: a row each."""
     varied = [k for k in ("batch", "seq", "context") if len({c.inputs[k] for c in found}) > 1]
-    keys = ("flops.total", "flops.core", "kv_cache_bytes", "hbm_bytes.compulsory", *(("time_bound_s.fused", "bound") if found[0].gpu else ()))
+    keys = (
+        "flops.total",
+        "flops.core",
+        "kv_cache_bytes",
+        "hbm_bytes.compulsory",
+        *(("time_bound_s.fused", "bound") if found[0].gpu else ()),
+    )
     rows: list[Row] = [(*varied, *keys)]
     for c in found:
-        rows.append((*(exact(c.inputs[k]) for k in varied), *(scaled(c[k], "s") if k.startswith("time") else exact(c[k]) for k in keys)))
+        rows.append(
+            (
+                *(exact(c.inputs[k]) for k in varied),
+                *(scaled(c[k], "s") if k.startswith("time") else exact(c[k]) for k in keys),
+            )
+        )
     return [strong(heading(found[0]).partition(":")[0]), "", *columns(rows, range(len(rows[0])))]
 
 
@@ -293,9 +353,17 @@ def comparison(found: list[Cost], format_: str) -> None:
         csv([_flat(c) for c in found])
     else:
         several = len({(c.inputs["batch"], c.inputs["seq"], c.inputs["context"]) for c in found}) > 1
-        heads = [f"{c.variant}{f' {c.form}' if c.form else ''}" + (f" @{c.inputs['batch']}x{c.inputs['seq']}/{c.inputs['context']}" if several else "") for c in found]
+        heads = [
+            f"{c.variant}{f' {c.form}' if c.form else ''}"
+            + (f" @{c.inputs['batch']}x{c.inputs['seq']}/{c.inputs['context']}" if several else "")
+            for c in found
+        ]
         rows: list[Row] = [("", *heads)]
-        rows += [(label, *(exact(c[key]) for c in found)) for key, label in SHOWN if key != "state_bytes" or any(c.state_bytes for c in found)]
+        rows += [
+            (label, *(exact(c[key]) for c in found))
+            for key, label in SHOWN
+            if key != "state_bytes" or any(c.state_bytes for c in found)
+        ]
         if found[0].gpu:
             rows.append((f"lower bound on {found[0].gpu}", *(scaled(c.time_bound_s.fused or 0.0, "s") for c in found)))
             rows.append(("  bound by", *(str(c.bound) for c in found)))

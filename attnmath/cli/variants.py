@@ -21,10 +21,20 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     format_ = options.chosen(format_, as_json)
     found = [variants.get(n) for n in ([name] if name else variants.names())]
     rows = [
-        {"name": v.name, "title": v.title, "source": v.source, "about": v.about, "forms": list(v.forms), "options": list(v.options)} for v in found
+        {
+            "name": v.name,
+            "title": v.title,
+            "source": v.source,
+            "about": v.about,
+            "forms": list(v.forms),
+            "options": list(v.options),
+        }
+        for v in found
     ]
     if format_ == "json":
-        equations = [{"equations": {f: v.equations(f).splitlines() for f in v.forms}, "tensors": v.tensors} for v in found]
+        equations = [
+            {"equations": {f: v.equations(f).splitlines() for f in v.forms}, "tensors": v.tensors} for v in found
+        ]
         render.as_json({"schema": "attnmath.variants/1", "variants": [{**r, **e} for r, e in zip(rows, equations)]})
     elif name and format_ == "text":
         v = found[0]

@@ -51,7 +51,9 @@ class Gpu(Struct, frozen=True):
         132
         """
         if name not in self.figures:
-            raise InputError(f"{self.name} has no figure {name} ({FIGURES.get(name, name)}): no source was found for it")
+            raise InputError(
+                f"{self.name} has no figure {name} ({FIGURES.get(name, name)}): no source was found for it"
+            )
         return self.figures[name].value
 
     def tensor_rate(self, dtype: str) -> int | float:
@@ -61,7 +63,9 @@ class Gpu(Struct, frozen=True):
         989400000000000
         """
         if dtype not in self.tensor_flop_per_s:
-            raise InputError(f"{self.name} has no tensor_flop_per_s.{dtype}: {nearest(dtype, self.tensor_flop_per_s, 'dtypes that it has')}")
+            raise InputError(
+                f"{self.name} has no tensor_flop_per_s.{dtype}: {nearest(dtype, self.tensor_flop_per_s, 'dtypes that it has')}"
+            )
         return self.tensor_flop_per_s[dtype].value
 
     @property
@@ -91,7 +95,10 @@ def get(name: str) -> Gpu:
     table = _table(path)
     own = [n for n in table if n != "sources"]
     if not inside and len(own) != 1:
-        raise InputError(f"{path} holds {len(own)} accelerators; name one: {', '.join(f'{path}#{n}' for n in own) or 'a table [NAME] with its figures'}")
+        raise InputError(
+            f"{path} holds {len(own)} accelerators; name one: "
+            f"{', '.join(f'{path}#{n}' for n in own) or 'a table [NAME] with its figures'}"
+        )
     if inside and inside not in own:
         raise Unknown("GPU", inside, own, f"GPUs in {path}")
     return _read(inside or own[0], table, path)

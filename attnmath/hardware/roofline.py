@@ -6,7 +6,6 @@ compute roof for exponentials, which run in units of their own.
 
 from __future__ import annotations
 
-
 from msgspec import Struct
 
 from attnmath.hardware import Gpu
@@ -47,7 +46,9 @@ def bound(gpu: Gpu, dtype: str, matmul_flops: int, exps: int, hbm_bytes: int, l2
     """
     moved = max(0, hbm_bytes - int(gpu.figure("l2_bytes"))) if l2_warm else hbm_bytes
     rate = gpu.exp_rate
-    return Bound(matmul_flops / gpu.tensor_rate(dtype), exps / rate if rate else None, moved / gpu.figure("hbm_bytes_per_s"))
+    return Bound(
+        matmul_flops / gpu.tensor_rate(dtype), exps / rate if rate else None, moved / gpu.figure("hbm_bytes_per_s")
+    )
 
 
 def ridge(gpu: Gpu, dtype: str) -> float:

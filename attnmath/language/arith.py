@@ -85,7 +85,9 @@ def number(x: Expr, sizes: Mapping[str, Number]) -> Number:
             return x.value
         if x.value in sizes:
             return sizes[x.value]
-        raise LanguageError(f"{x.value!r} is neither a tensor (write {x.value}[...]) nor a size or option that is known here")
+        raise LanguageError(
+            f"{x.value!r} is neither a tensor (write {x.value}[...]) nor a size or option that is known here"
+        )
     if isinstance(x, Op) and x.name in _ARITHMETIC:
         return _ARITHMETIC[x.name](*(number(a, sizes) for a in x.args))
     raise LanguageError(f"`{x}` is no expression over sizes")

@@ -80,7 +80,7 @@ class Formula:
         return self + -self._lift(other)
 
     def __rsub__(self, other: Any) -> Formula:
-        return -self + other
+        return self._lift(other) + -self
 
     def __mul__(self, other: Any) -> Formula:
         out: dict[Monomial, tuple[int, int]] = {}
@@ -101,7 +101,8 @@ class Formula:
         return self * Formula({tuple((x, -p) for x, p in monomial): (b, a)}, self.point)
 
     def __rtruediv__(self, other: Any) -> Formula:
-        return self._lift(other) / self
+        lifted: Formula = self._lift(other)
+        return lifted / self
 
     def __floordiv__(self, other: Any) -> Formula:
         divisor = self._lift(other)

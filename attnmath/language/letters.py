@@ -46,7 +46,9 @@ LETTERS: dict[str, Letter] = {
     "m": Letter("model width", "d-model", "h * d"),
     "l": Letter("width of the latent that keys and values share", "kv-rank", 512, "512, as in DeepSeek-V2 and V3"),
     "q": Letter("width of the queries' latent", "q-rank", 1536, "1536, as in DeepSeek-V2 and V3"),
-    "p": Letter("width of the part of a query and key that carries the position", "rope-dim", 64, "64, as in DeepSeek-V2 and V3"),
+    "p": Letter(
+        "width of the part of a query and key that carries the position", "rope-dim", 64, "64, as in DeepSeek-V2 and V3"
+    ),
     "x": Letter("width of the memory that keys and values are made from", "memory-dim", "m"),
     "s": Letter("memory tokens encoded in this step: all at first, none afterwards", None, "n - kept"),
     "w": Letter("sliding window: the query's own key and the w - 1 before it", "window"),
@@ -86,7 +88,9 @@ def _mentioned(text: str) -> tuple[str, ...]:
 
 
 def resolve(
-    names: Iterable[str], given: Mapping[str, Number], lift: Callable[[str, Number], Number] = lambda letter, value: value
+    names: Iterable[str],
+    given: Mapping[str, Number],
+    lift: Callable[[str, Number], Number] = lambda letter, value: value,
 ) -> tuple[dict[str, Number], dict[str, Number]]:
     """(sizes of every letter that the names stand on, those that were filled in from defaults).
 

@@ -86,13 +86,14 @@ class Piece(Struct, frozen=True):
     def allows(self, i: Any, j: Any) -> Any:
         """Whether the pair exists: integers, or arrays that broadcast."""
         ok = (i >= self.i0) & (j >= self.j0)
-        for bound, holds in (
+        tests: tuple[tuple[Number, Callable[[Any], Any]], ...] = (
             (self.lo, lambda b: j - i >= b),
             (self.hi, lambda b: j - i <= b),
             (self.i1, lambda b: i < b),
             (self.j1, lambda b: j < b),
             (self.chunk, lambda b: i // b == j // b),
-        ):
+        )
+        for bound, holds in tests:
             if bound is not None:
                 ok = ok & holds(bound)
         return ok
@@ -211,13 +212,28 @@ class Named(Struct, frozen=True):
 
 MASKS: dict[str, Named] = {
     "full": Named((), r"\text{true}", "every pair", lambda past: (Piece(),)),
-    "causal": Named((), r"j \le i", "a key not after the query; queries stand at the end of the keys", lambda past: (Piece(hi=0),)),
+    "causal": Named(
+        (), r"j \le i", "a key not after the query; queries stand at the end of the keys", lambda past: (Piece(hi=0),)
+    ),
     "causal_top_left": Named(
-        (), r"j \le i - p", "the first new query sees the first key (torch's is_causal)", lambda past: (Piece(hi=-past),)
+        (),
+        r"j \le i - p",
+        "the first new query sees the first key (torch's is_causal)",
+        lambda past: (Piece(hi=-past),),
     ),
     "before": Named((), r"j < i", "a key strictly before the query", lambda past: (Piece(hi=-1),)),
-    "window": Named(("w",), r"i - {0} < j \le i", "the query's own key and the w - 1 before it", lambda past, w: (Piece(lo=1 - w, hi=0),)),
-    "prefix": Named(("k",), r"(j \le i \lor j < {0})", "causal, and everyone sees the first k keys", lambda past, k: (Piece(hi=0), Piece(j1=k))),
+    "window": Named(
+        ("w",),
+        r"i - {0} < j \le i",
+        "the query's own key and the w - 1 before it",
+        lambda past, w: (Piece(lo=1 - w, hi=0),),
+    ),
+    "prefix": Named(
+        ("k",),
+        r"(j \le i \lor j < {0})",
+        "causal, and everyone sees the first k keys",
+        lambda past, k: (Piece(hi=0), Piece(j1=k)),
+    ),
     "first": Named(("k",), r"j < {0}", "the first k keys", lambda past, k: (Piece(j1=k),)),
     "chunked": Named(
         ("c",),
@@ -236,7 +252,10 @@ class MaskExpr(Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.name in ("&", "|"):
-            shown = (f"({a})" if isinstance(a, MaskExpr) and a.name == "|" and self.name == "&" else str(a) for a in self.args)
+            shown = (
+                f"({a})" if isinstance(a, MaskExpr) and a.name == "|" and self.name == "&" else str(a)
+                for a in self.args
+            )
             return f" {self.name} ".join(shown)
         return f"{self.name}({', '.join(map(str, self.args))})" if self.args else self.name
 
@@ -259,8 +278,10 @@ class MaskExpr(Struct, frozen=True):
     def latex(self) -> str:
         """When the query at position i sees the key at position j."""
         if self.name in ("&", "|"):
-            return r" \land ".join(a.latex() for a in self.args if isinstance(a, MaskExpr)) if self.name == "&" else (
-                r"\left(" + r" \lor ".join(a.latex() for a in self.args if isinstance(a, MaskExpr)) + r"\right)"
+            return (
+                r" \land ".join(a.latex() for a in self.args if isinstance(a, MaskExpr))
+                if self.name == "&"
+                else (r"\left(" + r" \lor ".join(a.latex() for a in self.args if isinstance(a, MaskExpr)) + r"\right)")
             )
         filled = MASKS[self.name].latex
         for k, a in enumerate(self.args):

@@ -41,7 +41,9 @@ def apply(program: Program, text: str, where: str = "") -> Program:
         name = e.out.name
         if e.update:
             if name not in at:
-                raise LanguageError(f"`{line}` modifies {name}, which is not defined here: {nearest(name, at, 'tensors')}")
+                raise LanguageError(
+                    f"`{line}` modifies {name}, which is not defined here: {nearest(name, at, 'tensors')}"
+                )
             before, after = _behind(equations[at[name]], e, tensors)
             equations[at[name] : at[name] + 1] = before, after
             dims |= {before.out.name: tensors[name], name: tensors[name]}

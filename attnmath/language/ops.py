@@ -70,7 +70,9 @@ OPS: dict[str, Row] = {
     "-": Row("{0} - {1}", lambda np, a, b: a - b, ("g", "-g"), arity=_TWO),
     "*": Row(r"{0}\,{1}", lambda np, a, b: a * b, ("g * b", "g * a"), arity=_TWO),
     "/": Row(r"\frac{{{0}}}{{{1}}}", lambda np, a, b: a / b, ("g / b", "-(g * y / b)"), arity=_TWO),
-    "^": Row("{{{0}}}^{{{1}}}", lambda np, a, b: np.power(a * 1.0, b), ("g * b * a^(b - 1)", "g * y * log(a)"), arity=_TWO),
+    "^": Row(
+        "{{{0}}}^{{{1}}}", lambda np, a, b: np.power(a * 1.0, b), ("g * b * a^(b - 1)", "g * y * log(a)"), arity=_TWO
+    ),
     "neg": Row("-{0}", lambda np, a: -a, ("-g",), cost=0, why="a sign is folded into the next operation"),
     # scalar functions
     "exp": Row(r"e^{{{0}}}", lambda np, a: np.exp(a), ("g * y",), exps=1),
@@ -85,7 +87,9 @@ OPS: dict[str, Row] = {
     "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, arity=_TWO),
     # along an index (subscripted): pairs that do not exist take no part
     "sum": Row(r"\sum_{{{o}}} {0}", _sum, ("g",), along="drop"),
-    "mean": Row(r"\operatorname{{mean}}_{{{o}}} {0}", _mean, ("g / size_o",), along="drop", why="n - 1 additions and a division"),
+    "mean": Row(
+        r"\operatorname{{mean}}_{{{o}}} {0}", _mean, ("g / size_o",), along="drop", why="n - 1 additions and a division"
+    ),
     "max": Row(r"\max_{{{o}}} {0}", _max, ("g * eq(a, y)",), along="drop"),
     "softmax": Row(
         r"\operatorname{{softmax}}_{{{o}}} {0}",

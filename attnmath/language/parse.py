@@ -1,13 +1,13 @@
 """Text to values. One line is one equation; a `sees` line says which pairs exist; # starts a comment.
 
-    program    = { equation | sees | declaration }
-    equation   = ref "=" expr { "|" expr }              one expression per part of the left's n|s
-    sees       = index "sees" index ":" mask            repeated lines intersect
-    declaration = ref                                   an input whose first use is not plain
-    ref        = Name "[" { index } "]"
-    index      = t | t-1 | c+y-1 | n-past | (c i) | n|s | T[b t s] | last
-    expr       = + - * / ^, prefix -, op x, op_n x, op_n(x, y), @t, names, numbers
-    mask       = name | name(expr, ...) | mask & mask | mask "|" mask | (mask)
+program    = { equation | sees | declaration }
+equation   = ref "=" expr { "|" expr }              one expression per part of the left's n|s
+sees       = index "sees" index ":" mask            repeated lines intersect
+declaration = ref                                   an input whose first use is not plain
+ref        = Name "[" { index } "]"
+index      = t | t-1 | c+y-1 | n-past | (c i) | n|s | T[b t s] | last
+expr       = + - * / ^, prefix -, op x, op_n x, op_n(x, y), @t, names, numbers
+mask       = name | name(expr, ...) | mask & mask | mask "|" mask | (mask)
 """
 
 from __future__ import annotations
@@ -178,9 +178,13 @@ class _Line:
         low, high = row.arity
         if not low <= len(args) <= high:
             takes = str(low) if low == high else f"{low} to {high}"
-            raise LanguageError(f"{self.where}{name} takes {takes} argument{'s' * (high > 1)}, not {len(args)}\n    {self.text}")
+            raise LanguageError(
+                f"{self.where}{name} takes {takes} argument{'s' * (high > 1)}, not {len(args)}\n    {self.text}"
+            )
         if over and not row.along:
-            raise LanguageError(f"{self.where}{name} runs along no index: write {name}, without _{over[0]}\n    {self.text}")
+            raise LanguageError(
+                f"{self.where}{name} runs along no index: write {name}, without _{over[0]}\n    {self.text}"
+            )
         if row.along and not over:
             raise LanguageError(f"{self.where}write {name}_n, naming the index that it runs along\n    {self.text}")
         return Op(name, tuple(args), over)
@@ -244,7 +248,7 @@ def mask(text: str) -> MaskExpr:
     return _whole(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", plain), _Line.mask, f"mask {text[:200]!r}: ")
 
 
-def _whole(text: str, read: Callable[[_Line], object], where: str = "") -> "any":  # type: ignore[valid-type]
+def _whole(text: str, read: Callable[[_Line], object], where: str = "") -> any:  # type: ignore[valid-type]
     line = _Line(text, where)
     x = read(line)
     line.end()

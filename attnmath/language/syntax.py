@@ -1,12 +1,12 @@
 """What an equation is: frozen values, and the few walks over them that every reading shares.
 
-    S[b g r t n] = Q[b t g r d] * K[b n g d]        each term sums over what the left does not name
-    L[b g r t n] = S[b g r t n] / sqrt(d)           a bare name is a size or an option
-    H[b t d e]   = a[b t] * H[b t-1 d e] + ...      a recurrence refers to itself; outside is zero, or the past
-    O[b (c i) d] = ...                              (c i): one axis read or written as two
-    F[b n|c d]   = k[b n d] | z[b c d]              n|c: one axis made of two parts
-    G[b t s d]   = K[b T[b t s] d]                  an index may be a tensor of indices
-    t sees n: causal & window(w)                    pairs outside do not exist: not computed, not counted
+S[b g r t n] = Q[b t g r d] * K[b n g d]        each term sums over what the left does not name
+L[b g r t n] = S[b g r t n] / sqrt(d)           a bare name is a size or an option
+H[b t d e]   = a[b t] * H[b t-1 d e] + ...      a recurrence refers to itself; outside is zero, or the past
+O[b (c i) d] = ...                              (c i): one axis read or written as two
+F[b n|c d]   = k[b n d] | z[b c d]              n|c: one axis made of two parts
+G[b t s d]   = K[b T[b t s] d]                  an index may be a tensor of indices
+t sees n: causal & window(w)                    pairs outside do not exist: not computed, not counted
 """
 
 from __future__ import annotations
@@ -339,16 +339,22 @@ def check(p: Program) -> Program:
     made: dict[str, Equation] = {}
     for e in p.equations:
         if e.alts and e.out.name in made:
-            raise LanguageError(f"{e.out.name} is defined twice: `{made[e.out.name]}` and `{e}`; give the second another name")
+            raise LanguageError(
+                f"{e.out.name} is defined twice: `{made[e.out.name]}` and `{e}`; give the second another name"
+            )
         if e.alts:
             made[e.out.name] = e
     tensors = p.tensors
     for e in p.equations:
         for r in (r for a in e.alts for r in refs(a)):
             if len(r.index) != len(tensors[r.name]):
-                raise LanguageError(f"{r} in `{e}` has {len(r.index)} indices, but it is {Ref(r.name, tensors[r.name])}")
+                raise LanguageError(
+                    f"{r} in `{e}` has {len(r.index)} indices, but it is {Ref(r.name, tensors[r.name])}"
+                )
         if len(e.alts) > 1 and [len(i.parts) for i in e.out.index if isinstance(i, Cat)] != [len(e.alts)]:
-            raise LanguageError(f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s")
+            raise LanguageError(
+                f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s"
+            )
         if len(e.alts) == 1:
             _supplied(e)
     return p
@@ -360,5 +366,6 @@ def _supplied(e: Equation) -> None:
     free = [d for d in letters(e.out) if d not in known | parted]
     if free:
         raise LanguageError(
-            f"{', '.join(free)} only on the left of `{e}`: nothing on the right says what to put there (write 0 * @{free[0]} + ... to repeat)"
+            f"{', '.join(free)} only on the left of `{e}`: nothing on the right says what to put there "
+            f"(write 0 * @{free[0]} + ... to repeat)"
         )

@@ -57,12 +57,19 @@ def read(path: str, assume_ignored: tuple[str, ...] = ()) -> Model:
         found = "is missing" if "model_type" not in raw else f"is {str(kind)[:40]!r}, no text"
         raise InputError(f"{path}: model_type {found}; it says how to read the other fields: {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
-        raise InputError(f"{path}, line {line_of(read_text(path), 'model_type')}: {Unknown('model_type', kind, FAMILIES, 'families that are understood')}")
+        raise InputError(
+            f"{path}, line {line_of(read_text(path), 'model_type')}: "
+            f"{Unknown('model_type', kind, FAMILIES, 'families that are understood')}"
+        )
     family = FAMILIES[kind]
     config = _checked(raw, family, path, assume_ignored)
     runs = tuple(_runs(family, config))
-    name = os.path.basename(path.removesuffix("/config.json")) if path.endswith("config.json") else os.path.basename(path)
-    return Model(name.removesuffix(".json"), kind, runs, f"{os.path.basename(path)}, read as transformers 5.23.0 reads {kind}")
+    name = (
+        os.path.basename(path.removesuffix("/config.json")) if path.endswith("config.json") else os.path.basename(path)
+    )
+    return Model(
+        name.removesuffix(".json"), kind, runs, f"{os.path.basename(path)}, read as transformers 5.23.0 reads {kind}"
+    )
 
 
 def _checked(raw: Config, family: Family, path: str, ignored: tuple[str, ...]) -> dict[str, Any]:
@@ -107,9 +114,13 @@ KINDS: dict[str, Callable[[Any], str]] = {  # what is expected instead; empty if
     "flag": lambda v: "" if isinstance(v, bool) else "true or false",
     "true": lambda v: "" if v is True else "true: this family always has it",
     "false": lambda v: "" if v is False else "false: this family never has it",
-    "share": lambda v: "" if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v <= 1 else "a share, 0 < x <= 1",
+    "share": lambda v: (
+        "" if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v <= 1 else "a share, 0 < x <= 1"
+    ),
     "table": lambda v: "" if isinstance(v, dict) else "an object",
-    "types": lambda v: "" if isinstance(v, list) and all(x in LAYER_TYPES for x in v) else f"a list of {' and '.join(LAYER_TYPES)}",
+    "types": lambda v: (
+        "" if isinstance(v, list) and all(x in LAYER_TYPES for x in v) else f"a list of {' and '.join(LAYER_TYPES)}"
+    ),
 }
 
 
@@ -127,7 +138,9 @@ def _contradictions(c: Config) -> list[str]:
     if kv and heads % kv:
         errors.append(f"num_attention_heads = {heads} is not divisible by num_key_value_heads = {kv}")
     if "head_dim" in c and not c["head_dim"] and c["hidden_size"] % heads:
-        errors.append(f"hidden_size = {c['hidden_size']} is not divisible by num_attention_heads = {heads}, and there is no head_dim")
+        errors.append(
+            f"hidden_size = {c['hidden_size']} is not divisible by num_attention_heads = {heads}, and there is no head_dim"
+        )
     if c["num_hidden_layers"] > MAX_LAYERS:
         errors.append(f"num_hidden_layers = {c['num_hidden_layers']}; at most {MAX_LAYERS:,}")
     types = c.get("layer_types")

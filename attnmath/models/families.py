@@ -57,7 +57,7 @@ def _window_everywhere(c: Config) -> list[int | None]:
 
 
 def _window_by_layer(c: Config) -> list[int | None]:
-    """Qwen: none unless `use_sliding_window`; then the layers that `layer_types` names, else those from `max_window_layers` on."""
+    """Qwen: none unless `use_sliding_window`; then the layers in `layer_types`, else those from `max_window_layers` on."""
     n, w = c["num_hidden_layers"], c["sliding_window"] if c["use_sliding_window"] else None
     if c["layer_types"]:
         return [w if kind == "sliding_attention" else None for kind in c["layer_types"]]
@@ -96,10 +96,22 @@ _LLAMA = Family(
     _no_window,
 )
 _MISTRAL = Family("gqa", {**_SHAPE, "sliding_window": Field("size", None)}, _HEADS, ((_rope, ""),), _window_everywhere)
-_QWEN2 = Family("gqa", {**_SHAPE, **_WINDOWED, "attention_bias": Field("true", None)}, _HEADS, (("bias:on=Q+k+v", ""), (_rope, "")), _window_by_layer)
+_QWEN2 = Family(
+    "gqa",
+    {**_SHAPE, **_WINDOWED, "attention_bias": Field("true", None)},
+    _HEADS,
+    (("bias:on=Q+k+v", ""), (_rope, "")),
+    _window_by_layer,
+)
 _QWEN3 = Family(
     "gqa",
-    {**_SHAPE, **_WINDOWED, "attention_bias": Field("flag", False), "qkv_bias": Field("false", None), "use_qk_norm": Field("true", None)},
+    {
+        **_SHAPE,
+        **_WINDOWED,
+        "attention_bias": Field("flag", False),
+        "qkv_bias": Field("false", None),
+        "use_qk_norm": Field("true", None),
+    },
     _HEADS,
     (_BIAS, ("norm", ""), (_rope, "")),
     _window_by_layer,
@@ -153,25 +165,96 @@ FAMILIES: dict[str, Family] = {  # by model_type
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 HARMLESS = frozenset(  # fields that do not change what the attention layers compute, cache or cost
-    """
-    architectures model_type _name_or_path name_or_path transformers_version auto_map torch_dtype dtype is_encoder_decoder
-    is_decoder use_cache return_dict output_attentions output_hidden_states torchscript tie_word_embeddings
-    tie_encoder_decoder pruned_heads chunk_size_feed_forward use_bfloat16 problem_type finetuning_task task_specific_params
-    id2label label2id num_labels tokenizer_class prefix add_cross_attention cross_attention_hidden_size _attn_implementation
-    _attn_implementation_autoset attn_implementation
-
-    vocab_size bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
-    max_position_embeddings max_length max_sequence_length model_max_length
-
-    initializer_range attention_dropout hidden_dropout dropout resid_pdrop embd_pdrop output_router_logits
-    router_aux_loss_coef aux_loss_alpha seq_aux router_jitter_noise ep_size pretraining_tp
-
-    rope_theta rope_interleave original_max_position_embeddings rope_local_base_freq use_mrope
-
-    hidden_act hidden_activation intermediate_size mlp_bias rms_norm_eps norm_eps layer_norm_eps
-    num_experts num_local_experts n_routed_experts n_shared_experts num_experts_per_tok num_experts_per_token
-    moe_intermediate_size shared_expert_intermediate_size decoder_sparse_step mlp_only_layers norm_topk_prob
-    first_k_dense_replace moe_layer_freq n_group topk_group topk_method scoring_func routed_scaling_factor moe_router_dtype
-    num_nextn_predict_layers quantization_config
-    """.split()
+    [
+        "architectures",
+        "model_type",
+        "_name_or_path",
+        "name_or_path",
+        "transformers_version",
+        "auto_map",
+        "torch_dtype",
+        "dtype",
+        "is_encoder_decoder",
+        "is_decoder",
+        "use_cache",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "torchscript",
+        "tie_word_embeddings",
+        "tie_encoder_decoder",
+        "pruned_heads",
+        "chunk_size_feed_forward",
+        "use_bfloat16",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "tokenizer_class",
+        "prefix",
+        "add_cross_attention",
+        "cross_attention_hidden_size",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "vocab_size",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "unk_token_id",
+        "decoder_start_token_id",
+        "max_position_embeddings",
+        "max_length",
+        "max_sequence_length",
+        "model_max_length",
+        "initializer_range",
+        "attention_dropout",
+        "hidden_dropout",
+        "dropout",
+        "resid_pdrop",
+        "embd_pdrop",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "aux_loss_alpha",
+        "seq_aux",
+        "router_jitter_noise",
+        "ep_size",
+        "pretraining_tp",
+        "rope_theta",
+        "rope_interleave",
+        "original_max_position_embeddings",
+        "rope_local_base_freq",
+        "use_mrope",
+        "hidden_act",
+        "hidden_activation",
+        "intermediate_size",
+        "mlp_bias",
+        "rms_norm_eps",
+        "norm_eps",
+        "layer_norm_eps",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "n_shared_experts",
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "norm_topk_prob",
+        "first_k_dense_replace",
+        "moe_layer_freq",
+        "n_group",
+        "topk_group",
+        "topk_method",
+        "scoring_func",
+        "routed_scaling_factor",
+        "moe_router_dtype",
+        "num_nextn_predict_layers",
+        "quantization_config",
+    ]
 )

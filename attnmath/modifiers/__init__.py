@@ -60,7 +60,9 @@ class Modifier(Struct, frozen=True):
             except ValueError:
                 out[key] = None
             if out[key] is None or not 0 <= out[key] < float("inf"):
-                raise InputError(f"{self.name}:{key}={text[:40]} is no {'whole number' if kind is int else 'number'} of at least 0")
+                raise InputError(
+                    f"{self.name}:{key}={text[:40]} is no {'whole number' if kind is int else 'number'} of at least 0"
+                )
         return out
 
 

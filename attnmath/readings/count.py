@@ -19,7 +19,23 @@ from attnmath.errors import InputError, LanguageError
 from attnmath.language.arith import Number, prod
 from attnmath.language.masks import Mask, MaskExpr
 from attnmath.language.ops import OPS
-from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Op, Part, Program, Ref, Shift, letters, ops, refs, settled, terms
+from attnmath.language.syntax import (
+    Cat,
+    Equation,
+    Expr,
+    Group,
+    Index,
+    Op,
+    Part,
+    Program,
+    Ref,
+    Shift,
+    letters,
+    ops,
+    refs,
+    settled,
+    terms,
+)
 
 
 class Flops(Struct, frozen=True):
@@ -42,7 +58,10 @@ class Flops(Struct, frozen=True):
 
     def __add__(self, more: Flops) -> Flops:
         return Flops(
-            self.projections + more.projections, self.matmul + more.matmul, self.softmax + more.softmax, self.other + more.other
+            self.projections + more.projections,
+            self.matmul + more.matmul,
+            self.softmax + more.softmax,
+            self.other + more.other,
         )
 
 
@@ -106,7 +125,9 @@ class Space:
         for (q, k), pairs in self.pairs.items():
             ks = k.split()
             if q in masked and all(x in found for x in ks):
-                raise LanguageError(f"two masks on {q} in one term have no exact count yet: {', '.join(f'{a} sees {b}' for a, b in self.pairs)}")
+                raise LanguageError(
+                    f"two masks on {q} in one term have no exact count yet: {', '.join(f'{a} sees {b}' for a, b in self.pairs)}"
+                )
             if q in rest and all(x in rest for x in ks):
                 rest = [x for x in rest if x != q and x not in ks]
                 masked.add(q)

@@ -16,7 +16,23 @@ from attnmath.language.arith import number
 from attnmath.language.masks import Mask
 from attnmath.language.ops import OPS
 from attnmath.language.order import ordered
-from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Part, Pos, Program, Ref, Shift, letters, settled, terms
+from attnmath.language.syntax import (
+    Cat,
+    Equation,
+    Expr,
+    Group,
+    Index,
+    Num,
+    Op,
+    Part,
+    Pos,
+    Program,
+    Ref,
+    Shift,
+    letters,
+    settled,
+    terms,
+)
 
 Array = Any  # numpy.ndarray
 Named = tuple[tuple[str, ...], Array]  # an array and the letters of its axes
@@ -45,7 +61,14 @@ def run(
 
 
 class _Machine:
-    def __init__(self, program: Program, sizes: Mapping[str, Any], tensors: Mapping[str, Array], past: Mapping[str, Array], masks: Mapping[tuple[str, str], Named]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        sizes: Mapping[str, Any],
+        tensors: Mapping[str, Array],
+        past: Mapping[str, Array],
+        masks: Mapping[tuple[str, str], Named],
+    ) -> None:
         self.program, self.sizes, self.tensors, self.past = program, sizes, dict(tensors), past
         self.pinned: dict[str, int] = {}
         self.given = masks
@@ -86,7 +109,17 @@ class _Machine:
         if isinstance(i, str):
             return self.along(i, order)
         if isinstance(i, Shift):
-            move = (s * (x if isinstance(x, int) else self.sizes[x] if x in self.sizes and x not in letters(i) else self.along(x, order)) for s, x in i.by)
+            move = (
+                s
+                * (
+                    x
+                    if isinstance(x, int)
+                    else self.sizes[x]
+                    if x in self.sizes and x not in letters(i)
+                    else self.along(x, order)
+                )
+                for s, x in i.by
+            )
             return self.along(i.base, order) + sum(move)
         if isinstance(i, Part):
             return sum(self.size(p) for p in i.cat.parts[: i.i]) + self.place(i.cat.parts[i.i], order)
@@ -216,7 +249,9 @@ class _Machine:
         parts = [p for p in parts if p[0]]
         w = self.weight(found)
         if w is not None:  # what does not exist is 0, also where a factor is infinite there
-            parts = [(o, np.where(_align(*w, o), v, np.zeros((), v.dtype)) if set(w[0]) <= set(o) else v) for o, v in parts]
+            parts = [
+                (o, np.where(_align(*w, o), v, np.zeros((), v.dtype)) if set(w[0]) <= set(o) else v) for o, v in parts
+            ]
             if not any(set(w[0]) <= set(o) for o, _ in parts):
                 parts.append((w[0], w[1].astype(self.dtype)))
         if not parts:
@@ -248,7 +283,9 @@ class _Machine:
     def write(self, name: str, index: tuple[Index, ...], y: Array, order: tuple[str, ...]) -> None:
         """Reading's dual: places outside are dropped, places named twice add up."""
         out = self.tensors[name]
-        places = [np.broadcast_to(n - 1 if i == "last" else self.place(i, order), y.shape) for i, n in zip(index, out.shape)]
+        places = [
+            np.broadcast_to(n - 1 if i == "last" else self.place(i, order), y.shape) for i, n in zip(index, out.shape)
+        ]
         ok = np.ones(y.shape, bool)
         for p, n in zip(places, out.shape):
             ok = ok & (p >= 0) & (p < n)

@@ -11,7 +11,17 @@ from attnmath.language.arith import Number, maximum, prod
 from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, refs
 from attnmath.readings.count import Space, core
 
-BITS: dict[str, int] = {"fp64": 64, "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+BITS: dict[str, int] = {
+    "fp64": 64,
+    "fp32": 32,
+    "tf32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "fp8": 8,
+    "int8": 8,
+    "fp4": 4,
+    "int4": 4,
+}
 
 
 def bits(dtype: str) -> int:
@@ -82,7 +92,9 @@ class Core:
         self.bits = {n: bits(kv_dtype if n in from_cache(program) else dtype) for n in program.tensors}
         self.index = program.tensors
         made = {e.out.name for e in self.equations}
-        read = dict.fromkeys(r.name for e in self.equations for a in e.alts for r in refs(a) if "b" in self.index[r.name])
+        read = dict.fromkeys(
+            r.name for e in self.equations for a in e.alts for r in refs(a) if "b" in self.index[r.name]
+        )
         outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
@@ -120,7 +132,14 @@ class Core:
 
     def step_bytes(self, e: Equation) -> Number:
         """What one equation moves on its own: every tensor it reads, and the one it writes, in full."""
-        return self.bytes(dict.fromkeys((e.out.name, *(r.name for a in e.alts for r in refs(a) if r.name in self.bits and "b" in self.index[r.name]))))
+        return self.bytes(
+            dict.fromkeys(
+                (
+                    e.out.name,
+                    *(r.name for a in e.alts for r in refs(a) if r.name in self.bits and "b" in self.index[r.name]),
+                )
+            )
+        )
 
     @property
     def unfused(self) -> Number:

@@ -12,7 +12,7 @@ import sympy as sp
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.cost import _cheapest, _check, _given_letters, _useful
+from attnmath.costs import _cheapest, _check, _given_letters, _useful
 from attnmath.errors import Unknown
 from attnmath.keys import KEYS, Reading
 from attnmath.language.letters import LETTERS, needed

@@ -7,7 +7,23 @@ from collections.abc import Iterable
 from attnmath.language.letters import LETTERS
 from attnmath.language.masks import MaskExpr
 from attnmath.language.ops import OPS
-from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Part, Pos, Program, Ref, Shift, letters, settled, terms
+from attnmath.language.syntax import (
+    Cat,
+    Equation,
+    Expr,
+    Group,
+    Index,
+    Num,
+    Op,
+    Part,
+    Pos,
+    Program,
+    Ref,
+    Shift,
+    letters,
+    settled,
+    terms,
+)
 
 
 def lines(program: Program) -> list[str]:
@@ -28,7 +44,10 @@ def lines(program: Program) -> list[str]:
 def legend(program: Program) -> list[tuple[str, str, str]]:
     """(letter, what it means, the option that sets it or what it follows from) for every letter on the page."""
     used = [n for n in LETTERS if n in program.names]
-    return [(n, LETTERS[n].meaning, f"--{LETTERS[n].option}" if LETTERS[n].option else f"= {LETTERS[n].default}") for n in used]
+    return [
+        (n, LETTERS[n].meaning, f"--{LETTERS[n].option}" if LETTERS[n].option else f"= {LETTERS[n].default}")
+        for n in used
+    ]
 
 
 # -- LaTeX
@@ -76,7 +95,9 @@ def _index(i: Index) -> str:
         plain = i.replace("'", r"^{\prime}")
         return PRINTED.get(i, plain if len(i.rstrip("'")) == 1 else rf"\mathrm{{{plain}}}")
     if isinstance(i, Shift):
-        return _index(i.base) + "".join(("+" if s > 0 else "-") + (str(x) if isinstance(x, int) else _index(x)) for s, x in i.by)
+        return _index(i.base) + "".join(
+            ("+" if s > 0 else "-") + (str(x) if isinstance(x, int) else _index(x)) for s, x in i.by
+        )
     if isinstance(i, Group):
         return rf"({' '.join(map(_index, i.parts))})"
     if isinstance(i, Cat):

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = (os.path.join(HERE, "templates"), os.path.join(os.path.dirname(HERE), "templates"))  # in a wheel; in a checkout
+FOLDERS = (
+    os.path.join(HERE, "templates"),
+    os.path.join(os.path.dirname(HERE), "templates"),
+)  # in a wheel; in a checkout
 
 
 def folder() -> str:
@@ -51,7 +54,12 @@ def _environment() -> SandboxedEnvironment:
     return env
 
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
 
 
 def tex(text: str) -> str:

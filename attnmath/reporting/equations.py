@@ -20,6 +20,22 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
         "title": layer.variant.title + with_,
         "source": "; ".join([layer.variant.source, *(f"{u.modifier.name}: {u.modifier.source}" for u in layer.uses)]),
         "about": layer.variant.about,
-        "forms": [{"name": n, "text": lines(p), "latex": latex_lines(p), "tensors": {k: [str(i) for i in v] for k, v in p.tensors.items()}} for n, p in pages.items()],
-        "legend": [{"letter": n, "printed": PRINTED.get(n, n if len(n) == 1 else rf"\mathrm{{{n}}}"), "meaning": m, "set_by": s} for n, m, s in rows],
+        "forms": [
+            {
+                "name": n,
+                "text": lines(p),
+                "latex": latex_lines(p),
+                "tensors": {k: [str(i) for i in v] for k, v in p.tensors.items()},
+            }
+            for n, p in pages.items()
+        ],
+        "legend": [
+            {
+                "letter": n,
+                "printed": PRINTED.get(n, n if len(n) == 1 else rf"\mathrm{{{n}}}"),
+                "meaning": m,
+                "set_by": s,
+            }
+            for n, m, s in rows
+        ],
     }

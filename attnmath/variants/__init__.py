@@ -1,13 +1,13 @@
 """One page of equations per variant, `NAME.attn`; a page joins by existing.
 
-    title:   Grouped-query attention
-    source:  Ainslie et al. 2023, arXiv:2305.13245, section 2.2
-    about:   what a reader should know first
-    extends: gqa                            optional: another variant, whose lines come first
+title:   Grouped-query attention
+source:  Ainslie et al. 2023, arXiv:2305.13245, section 2.2
+about:   what a reader should know first
+extends: gqa                            optional: another variant, whose lines come first
 
-    equations and masks                     common to all forms
-    form expanded:                          optional: the same function by other equations, indented under its name
-        equations
+equations and masks                     common to all forms
+form expanded:                          optional: the same function by other equations, indented under its name
+    equations
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _read(name: str, text: str, where: str) -> Variant:
     for at, row in enumerate(head.splitlines(), 1):
         key, colon, value = row.partition(":")
         if key.strip() in fields or key.strip() not in FIELDS or not colon:
-            raise LanguageError(f"{where}, line {at}: expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line, found {row[:60]!r}")
+            raise LanguageError(
+                f"{where}, line {at}: expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line, found {row[:60]!r}"
+            )
         fields[key.strip()] = value.strip()
     missing = [f for f in FIELDS[:2] if not fields.get(f)]
     if missing:
@@ -154,5 +156,7 @@ def _forms(body: str, where: str, first: int, extends: str | None) -> dict[str, 
             raise LanguageError(f"{where}: a page that extends another takes its forms")
         base = get(extends)
         return {k: apply(p, "\n".join(shared), where) for k, p in base.forms.items()}
-    texts = {k: "\n".join(a or b for a, b in zip(shared, rows)) for k, rows in own.items()} or {"definition": "\n".join(shared)}
+    texts = {k: "\n".join(a or b for a, b in zip(shared, rows)) for k, rows in own.items()} or {
+        "definition": "\n".join(shared)
+    }
     return {k: in_order(program("\n" * (first - 1) + text, where)) for k, text in texts.items()}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from attnmath import layers, modifiers as mods
+from attnmath import layers
+from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS, MAX_DIGITS, OPTIONS
-from attnmath.readings.count import Step
 from attnmath.readings.memory import bits
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _document(x: Any) -> Any:
 
 
 def _hidden(x: Any, name: str) -> bool:
-    return isinstance(x, Cost) and (name in ("gpu_file", "readings") or (name in ("model", "layers") and x.model is None))
+    return isinstance(x, Cost) and (
+        name in ("gpu_file", "readings") or (name in ("model", "layers") and x.model is None)
+    )
 
 
 def cost(
@@ -174,7 +176,9 @@ def cost(
     accelerator = _gpu(gpu)
     if model is not None:
         if variant is not None or mask is not None or form is not None or list(modifiers):
-            raise InputError("--model says which layers there are: --variant, --with, --mask and --form have no use beside it")
+            raise InputError(
+                "--model says which layers there are: --variant, --with, --mask and --form have no use beside it"
+            )
         return replace(_model_cost(model, given, settings, accelerator, l2, tuple(assume_ignored)), gpu_file=gpu)
     if variant is None:
         raise InputError("name a --variant, or a --model")
@@ -189,7 +193,11 @@ def _check(given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: st
     unknown = [k for k in given if k not in OPTIONS]
     errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
     if phase not in PHASES:
-        errors.append("--phase train needs the backward pass, which is not built yet" if phase == "train" else str(Unknown("phase", phase, PHASES)))
+        errors.append(
+            "--phase train needs the backward pass, which is not built yet"
+            if phase == "train"
+            else str(Unknown("phase", phase, PHASES))
+        )
     for name in (dtype, kv_dtype):
         try:
             bits(name or "bf16")
@@ -227,7 +235,9 @@ def _useful(layer: layers.Layer, given: Mapping[str, Any]) -> None:
             from attnmath import variants
 
             others = [n for n in variants.names() if option in variants.get(n).options]
-            errors.append(f"--{option} has no use for {layer.variant.name}; the variants that have: {', '.join(others) or 'none'}")
+            errors.append(
+                f"--{option} has no use for {layer.variant.name}; the variants that have: {', '.join(others) or 'none'}"
+            )
     if errors:
         raise InputError(together(errors))
 
@@ -243,7 +253,14 @@ def _given_letters(given: Mapping[str, int], phase: str, names: Iterable[str]) -
     return out
 
 
-def _layer_cost(layer: layers.Layer, given: Mapping[str, int], settings: Mapping[str, Any], form: str | None, gpu: Gpu | None, l2: str) -> Cost:
+def _layer_cost(
+    layer: layers.Layer,
+    given: Mapping[str, int],
+    settings: Mapping[str, Any],
+    form: str | None,
+    gpu: Gpu | None,
+    l2: str,
+) -> Cost:
     dtype = settings["dtype"] or "bf16"
     kv_dtype = settings["kv_dtype"] or dtype
     by_letter = _given_letters(given, settings["phase"], layer.names)
@@ -253,7 +270,7 @@ def _layer_cost(layer: layers.Layer, given: Mapping[str, int], settings: Mapping
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(by_letter, at.symbol)
     numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
-    n = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
+    n: dict[str, Any] = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
 
     def pick(prefix: str, *names: str) -> list[Any]:
         return [n[f"{prefix}.{x}"] for x in names]
@@ -325,8 +342,20 @@ def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
         inside = {e.out.name: e for e in numbers.core.equations}
         for s in numbers.steps:
             if s.name in inside:
-                unfused += times * bound(gpu, dtype, s.flops.matmul, s.exps, numbers.core.step_bytes(inside[s.name]), l2 == "warm").time_s
-    return replace(out, gpu=gpu.name, l2=l2, time_bound_s=Fusion(unfused, fused), bound=max(by_unit, key=lambda u: by_unit[u]), ridge=ridge(gpu, dtype))
+                unfused += (
+                    times
+                    * bound(
+                        gpu, dtype, s.flops.matmul, s.exps, numbers.core.step_bytes(inside[s.name]), l2 == "warm"
+                    ).time_s
+                )
+    return replace(
+        out,
+        gpu=gpu.name,
+        l2=l2,
+        time_bound_s=Fusion(unfused, fused),
+        bound=max(by_unit, key=lambda u: by_unit[u]),
+        ridge=ridge(gpu, dtype),
+    )
 
 
 def _over_layers(runs: list[LayerRun], key: str) -> str:
@@ -345,13 +374,17 @@ def part_count(whole: Cost, part: Cost) -> int:
     return next((run.count for run in whole.layers if run.cost is part), 1)
 
 
-def _model_cost(path: str, given: dict[str, int], settings: Mapping[str, Any], gpu: Gpu | None, l2: str, ignored: tuple[str, ...]) -> Cost:
+def _model_cost(
+    path: str, given: dict[str, int], settings: Mapping[str, Any], gpu: Gpu | None, l2: str, ignored: tuple[str, ...]
+) -> Cost:
     """The attention layers of a model, summed; the config gives every size but the batch and the tokens."""
     from attnmath.models import read
 
     fixed = [k for k in given if k not in ("batch", "seq", "context")]
     if fixed:
-        raise InputError(f"--{', --'.join(fixed)}: the model's config sets this; beside --model only --batch, --seq and --context are of use")
+        raise InputError(
+            f"--{', --'.join(fixed)}: the model's config sets this; beside --model only --batch, --seq and --context are of use"
+        )
     described = read(path, ignored)
     runs = []
     for run in described.runs:

@@ -1,0 +1,249 @@
+"""Evaluation: forms agree, decoding equals prefill, shapes are checked, rows without keys are 0, both precisions."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from layers import MODIFIERS, arrays, cases
+
+import attnmath as am
+from attnmath import layers, variants
+from attnmath.errors import AttnmathError, InputError, LanguageError
+from attnmath.language.ops import OPS
+from attnmath.language.parse import program
+from attnmath.readings.evaluate import run
+
+
+@given(cases())
+def test_forms_agree(case):
+    layer, form, sizes = case
+    inputs, past = {}, {}
+    for p in layer.forms.values():
+        more, old = arrays(p, sizes)
+        inputs, past = more | inputs, old | past
+    past = {n: x for n, (_, x) in past.items()}
+    outs = [
+        run(p, sizes, {n: x for n, x in inputs.items() if n in p.inputs}, past)[p.output] for p in layer.forms.values()
+    ]
+    for o in outs[1:]:
+        np.testing.assert_allclose(o, outs[0], atol=1e-10)
+
+
+CAUSAL = [n for n in variants.names() if "causal" in str(layers.build(n).mask)]
+
+
+@pytest.mark.parametrize(("name", "uses"), [(n, u) for n in CAUSAL for u in MODIFIERS.get(n, [[]])])
+@pytest.mark.parametrize("steps", [(1,) * 6, (4, 1, 1), (2, 3, 1)])
+def test_decoding_with_the_cache_equals_prefill(name, uses, steps):
+    layer = layers.build(name, uses)
+    sizes, _ = layer.sizes({"b": 2, "t": 6, "h": 4, "g": 2, "d": 4, "e": 3, "m": 5, "w": 3, "l": 3, "q": 3, "p": 2})
+    window = 3 if "w" in sizes and not any("window" in u for u in uses) else None
+    for form in layer.forms:
+        inputs, _ = arrays(layer.form(form), sizes)
+        whole = am.evaluate(name, inputs, modifiers=uses, form=form, window=window)
+        cache, parts, at = None, [], 0
+        for t in steps:
+            given_ = {n: x[:, at : at + t] if n == "X" else x for n, x in inputs.items()}
+            step = am.evaluate(name, given_, modifiers=uses, form=form, window=window, cache=cache)
+            cache, at = step.cache, at + t
+            parts.append(step["Y"])
+        np.testing.assert_allclose(np.concatenate(parts, 1), whole["Y"], atol=1e-10)
+        for n, x in whole.cache.items():
+            np.testing.assert_allclose(cache[n], x, atol=1e-12)
+
+
+def test_a_window_needs_no_more_cache_than_counted():
+    """Keys beyond the span that the count keeps change nothing; one fewer does."""
+    layer = layers.build("sliding-window")
+    sizes, _ = layer.sizes({"b": 1, "t": 1, "n": 9, "h": 2, "g": 1, "d": 4, "m": 3, "w": 4})
+    inputs, past = arrays(layer.form(), sizes)
+    old = {n: x for n, (_, x) in past.items()}
+    decode = lambda kept: am.evaluate(
+        "sliding-window", inputs, window=4, cache={n: x[:, -kept:] for n, x in old.items()}
+    )["Y"]
+    np.testing.assert_allclose(decode(3), decode(8), atol=1e-12)
+    assert np.abs(decode(2) - decode(8)).max() > 1e-6
+
+
+def test_cross_attention_encodes_its_memory_once():
+    layer = layers.build("cross")
+    sizes, _ = layer.sizes({"b": 2, "t": 3, "n": 5, "h": 2, "d": 4, "m": 3, "x": 6})
+    inputs, _ = arrays(layer.form(), sizes)
+    whole = am.evaluate("cross", inputs)
+    first = am.evaluate("cross", {**inputs, "X": inputs["X"][:, :1]})
+    rest = {n: x for n, x in inputs.items() if n != "E"} | {"X": inputs["X"][:, 1:], "E": inputs["E"][:, :0]}
+    second = am.evaluate("cross", rest, cache=first.cache)
+    np.testing.assert_allclose(np.concatenate([first["Y"], second["Y"]], 1), whole["Y"], atol=1e-12)
+    assert second.cache["k"].shape == (2, 5, 2, 4)
+
+
+def qkv(t=3, n=3, dtype=float):
+    rng = np.random.default_rng(0)
+    return {
+        "Q": rng.standard_normal((1, t, 2, 4)).astype(dtype),
+        "K": rng.standard_normal((1, n, 2, 4)).astype(dtype),
+        "V": rng.standard_normal((1, n, 2, 4)).astype(dtype),
+    }
+
+
+def test_a_query_without_a_key_gives_zero():
+    mask = np.array([[True, False, False], [False, False, False], [True, True, True]])
+    out = am.evaluate("mha", qkv(), mask=mask)
+    assert (out["O"][0, 1] == 0).all()
+    assert np.isfinite(out["O"]).all()
+    before = am.evaluate("mha", qkv(), mask="before")
+    assert (before["O"][0, 0] == 0).all()
+
+
+def test_very_large_scores_do_not_overflow():
+    x = qkv()
+    out = am.evaluate("mha", {**x, "Q": x["Q"] * 1e8})
+    assert np.isfinite(out["O"]).all()
+    np.testing.assert_allclose(out["A"].sum(-1), 1)
+
+
+def test_float32_stays_float32_and_is_near_float64():
+    double, single = am.evaluate("mha", qkv()), am.evaluate("mha", qkv(dtype=np.float32))
+    assert all(x.dtype == np.float32 for x in single.values())
+    assert 0 < np.abs(single["O"] - double["O"]).max() < 1e-6
+
+
+def test_it_starts_from_whatever_is_given():
+    layer = layers.build("gqa")
+    sizes, _ = layer.sizes({"b": 1, "t": 4, "h": 4, "g": 2, "d": 4, "m": 5})
+    inputs, _ = arrays(layer.form(), sizes)
+    whole = am.evaluate("gqa", inputs)
+    for start in (["Q", "K", "V"], ["A", "V"], ["L", "V"], ["Q", "k", "v"]):
+        np.testing.assert_allclose(am.evaluate("gqa", {n: whole[n] for n in start})["O"], whole["O"], atol=1e-12)
+    partial = am.evaluate("gqa", {"X": inputs["X"], "WQ": inputs["WQ"]})
+    assert set(partial) == {"X", "WQ", "Q"}
+    with pytest.raises(InputError, match="O was not computed: WK, WV not given"):
+        partial["O"]
+
+
+BAD = [
+    (dict(Q=np.ones((1, 3, 2))), {}, r"Q has 3 dimensions, shape \(1, 3, 2\); it is Q\[b t h d\]"),
+    (dict(Q=np.ones((1, 3, 2, 4), int)), {}, "Q holds int64; give float64 or float32"),
+    (dict(Qq=np.ones(3)), {}, "unknown tensor 'Qq': did you mean 'Q'"),
+    (dict(**{**qkv(), "V": np.ones((1, 5, 2, 4))}), {}, r"n is 3 in K\(1, 3, 2, 4\) but 5 in V\(1, 5, 2, 4\)"),
+    (dict(**{**qkv(), "V": np.ones((2, 3, 2, 4))}), {}, "b is 1 in Q"),
+    (qkv(), dict(mask=np.ones((3, 3))), "a mask array holds booleans"),
+    (qkv(), dict(mask=np.ones((4, 3), bool)), r"the mask has shape \(4, 3\); t n are \(3, 3\)"),
+    (qkv(), dict(mask=np.ones(3, bool)), r"\[t n\], \[b t n\] or \[b h t n\]"),
+    (qkv(), dict(mask=np.ones((1, 5, 3, 3), bool)), "the mask has 5 heads; there are 2"),
+    (qkv(), dict(form="absorbed"), "mha has one form only"),
+    (qkv(), dict(mask="casual"), "did you mean 'causal'"),
+    (qkv(4, 3), {}, "context 3 is less than --seq 4"),
+    ({}, {}, "nothing can be computed from nothing: mha needs X"),
+    (
+        dict(Q=np.ones((1, 2, 2, 4)), k=np.ones((1, 2, 2, 4)), v=np.ones((1, 2, 2, 4))),
+        dict(cache={"k": np.ones((1, 3, 2, 4)), "v": np.ones((1, 4, 2, 4))}),
+        "differ in their number of tokens",
+    ),
+    (
+        dict(Q=np.ones((1, 2, 2, 4)), k=np.ones((1, 2, 2, 4)), v=np.ones((1, 2, 2, 4))),
+        dict(cache={"k": np.ones((1, 3, 3, 4)), "v": np.ones((1, 3, 2, 4))}),
+        "does not continue",
+    ),
+    (
+        dict(Q=np.ones((1, 2, 2, 4)), k=np.ones((1, 2, 2, 4)), v=np.ones((1, 2, 2, 4))),
+        dict(cache={"Y": np.ones((1, 3, 3))}),
+        "nothing reads Y before the new tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tensors", "more", "message"), BAD)
+def test_what_does_not_fit_is_named(tensors, more, message):
+    with pytest.raises(AttnmathError, match=message):
+        am.evaluate("mha", tensors, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Y[t m] = X[t]", "m only on the left of `Y\\[t m\\] = X\\[t\\]`"),
+        ("A[t] = B[t]\nB[t] = A[t]", "A, B refer to each other without a step such as \\[t-1\\]"),
+        ("A[t] = A[t]", "A refers to itself without a step"),
+        ("A[t] = A[t-1] + A[t+1]", "it takes one index and one direction"),
+    ],
+)
+def test_pages_that_cannot_run(text, message):
+    with pytest.raises(LanguageError, match=message):
+        run(program(text), dict(t=3, m=2), dict(X=np.ones(3)))
+
+
+# -- the table of operations: every row's adjoint is the derivative
+
+
+def check_adjoint(name, over=""):
+    row = OPS[name]
+    rng = np.random.default_rng(1)
+    for k, text in enumerate(row.adjoint):
+        n = row.arity[1]
+        args = (
+            [rng.uniform(0.3, 2, (3, 4)) for _ in range(n)]
+            if not (row.along and n > 1)
+            else [rng.uniform(0.3, 2, (3, 4)), rng.uniform(0.3, 2, (3, 1))]
+        )
+        refs = ["A[t n]", "B[t n]" if not row.along else "B[t]"][:n]
+        written = ", ".join(refs)
+        left = "Y[t]" if row.along == "drop" else "Y[t n]"
+        call = (
+            f"{refs[0]} {name} {refs[1]}"
+            if not name.isalnum() and n == 2
+            else f"-{refs[0]}"
+            if name == "neg"
+            else f"{name}{over}({written})"
+        )
+        page = program(f"{left} = {call}\nt sees n: window(3)" if row.along else f"{left} = {call}")
+        sizes = {"t": 3, "n": 4, "past": 1}
+        ins = dict(zip("AB", args))
+        if row.along and n > 1:
+            ins["B"] = ins["B"][:, 0]
+        y = run(page, sizes, ins)["Y"]
+        ct = rng.standard_normal(y.shape)
+        words = {"a": "A[t n]", "b": refs[-1], "y": left, "g": left.replace("Y", "G"), "size_o": "n"}
+        body = re.sub(r"\b(a|b|y|g|size_o)\b", lambda m: words[m[1]], text).replace("_o(", f"{over}(")
+        body += " + 0 * A[t n]" if row.along == "drop" else ""
+        target = "D[t]" if (row.along and k == 1) else "D[t n]"
+        inputs = {**ins, "Y": y, "G": ct}
+        got = run(
+            program(f"{target} = {body}" + ("\nt sees n: window(3)" if row.along else "")),
+            sizes,
+            {n: x for n, x in inputs.items() if f"{n}[" in body},
+        )["D"]
+        which, h = "AB"[k], 1e-6
+        direction = rng.standard_normal(ins[which].shape)
+        f = lambda s: (run(page, sizes, {**ins, which: ins[which] + s * h * direction})["Y"] * ct).sum()
+        numeric = (f(1) - f(-1)) / (2 * h)
+        analytic = (np.broadcast_to(got, ins[which].shape) * direction).sum()
+        assert abs(numeric - analytic) < 1e-6 * max(1, abs(numeric)), (name, k)
+
+
+@pytest.mark.parametrize("name", [n for n, r in OPS.items() if r.adjoint])
+def test_every_adjoint_is_the_derivative(name):
+    check_adjoint(name, "_n" if OPS[name].along else "")
+
+
+def test_a_wrong_adjoint_is_caught(monkeypatch):
+    row = OPS["tanh"]
+    monkeypatch.setitem(
+        OPS, "tanh", type(row)(**{**{f: getattr(row, f) for f in row.__struct_fields__}, "adjoint": ("g * (1 - y)",)})
+    )
+    with pytest.raises(AssertionError):
+        check_adjoint("tanh")
+
+
+@given(st.sampled_from(sorted(OPS)))
+def test_every_row_is_whole(name):
+    row = OPS[name]
+    assert row.cost >= 0
+    assert row.exps in (0, 1)
+    assert row.along in ("", "keep", "drop")
+    assert len(row.adjoint) in (0, row.arity[1])
+    assert row.latex.format(*(["x"] * row.arity[1]), o="n")

@@ -1,0 +1,168 @@
+"""Tests of the tests: a deliberate fault in the code under test makes its oracle fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layers import walked
+from oracle import Walk, sees
+
+import attnmath as am
+from attnmath import layers
+from attnmath.language import masks, ops
+from attnmath.readings import count as counting
+from attnmath.readings import evaluate as evaluating
+from attnmath.readings import memory
+
+
+def case(name="gqa", uses=(), form=None, **sizes):
+    layer = layers.build(name, uses)
+    full, _ = layer.sizes(
+        {"b": 1, "t": 3, "n": 5, "h": 2, "g": 1, "d": 2, "e": 3, "m": 2, "l": 2, "q": 2, "p": 2, "w": 2, **sizes}
+    )
+    return layer.form(form), full
+
+
+def counts_agree(page, sizes):
+    walk, _, _ = walked(page, sizes)
+    return all(s.flops.total == walk.cost[s.name] and s.exps == walk.exps[s.name] for s in counting.count(page, sizes))
+
+
+def values_agree(page, sizes):
+    _, out, values = walked(page, sizes)
+    return all(
+        np.allclose(out[n], np.array(list(v.values())).reshape(out[n].shape), atol=1e-9) for n, v in values.items()
+    )
+
+
+PAGES = [("gqa", ["rope"], None), ("sliding-window", [], None), ("mla", [], "absorbed"), ("gqa", ["norm"], None)]
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), PAGES)
+def test_without_a_fault_all_agree(name, uses, form):
+    page, sizes = case(name, uses, form)
+    assert counts_agree(page, sizes)
+    assert values_agree(page, sizes)
+
+
+def replaced(row, **new):
+    return ops.Row(**{n: new.get(n, getattr(row, n)) for n in row.__struct_fields__})
+
+
+COUNT_FAULTS = {
+    "a multiply-add is one operation": lambda m: m.setattr(
+        counting,
+        "terms",
+        lambda x: [(s, n[:1], d) for s, n, d in __import__("attnmath.language.syntax", fromlist=["terms"]).terms(x)],
+    ),
+    "softmax costs four": lambda m: m.setitem(ops.OPS, "softmax", replaced(ops.OPS["softmax"], cost=4)),
+    "softmax has no exponential": lambda m: m.setitem(ops.OPS, "softmax", replaced(ops.OPS["softmax"], exps=0)),
+    "a causal mask leaves out the diagonal": lambda m: m.setitem(masks.MASKS, "causal", masks.MASKS["before"]),
+    "a window is one too wide": lambda m: m.setitem(
+        masks.MASKS, "window", masks.Named(("w",), "", "", lambda past, w: (masks.Piece(lo=-w, hi=0),))
+    ),
+    "the triangle is one short": lambda m: m.setattr(masks, "_triangle", lambda x: max(x, 0) * (max(x, 0) - 1) // 2),
+    "the past is forgotten": lambda m: m.setattr(counting.Space, "past", lambda self, q: 0),
+    "a root is free": lambda m: m.setitem(ops.OPS, "sqrt", replaced(ops.OPS["sqrt"], cost=0)),
+    "a mean is free": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], cost=0)),
+    "joined terms are charged": lambda m: m.setattr(counting, "max", lambda *a: 1, raising=False),
+}
+
+
+@pytest.mark.parametrize("fault", COUNT_FAULTS)
+def test_a_wrong_count_is_caught(fault, monkeypatch):
+    COUNT_FAULTS[fault](monkeypatch)
+    assert not all(counts_agree(*case(n, u, f)) for n, u, f in PAGES)
+
+
+VALUE_FAULTS = {
+    "softmax is not normalised": lambda m: m.setitem(
+        ops.OPS, "softmax", replaced(ops.OPS["softmax"], run=lambda np, xs, ax, w: np.where(w > 0, np.exp(xs[0]), 0))
+    ),
+    "the mask is forgotten": lambda m: m.setattr(masks.Mask, "dense", lambda self, i, j: (i == i) | (j == j)),
+    "positions start at zero": lambda m: m.setattr(evaluating._Machine, "offset", lambda self, q: 0),
+    "the cache is ignored": lambda m: m.setattr(
+        evaluating, "run", lambda p, s, t, past=None, masks=None, _r=evaluating.run: _r(p, s, t, {}, masks)
+    ),
+    "cosines are sines": lambda m: m.setitem(ops.OPS, "cos", replaced(ops.OPS["cos"], run=lambda np, a: np.sin(a))),
+    "a mean is a sum": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], run=ops.OPS["sum"].run)),
+}
+
+
+@pytest.mark.parametrize("fault", VALUE_FAULTS)
+def test_a_wrong_value_is_caught(fault, monkeypatch):
+    VALUE_FAULTS[fault](monkeypatch)
+    if fault == "the cache is ignored":
+        monkeypatch.setattr("layers.run", evaluating.run)
+    assert not all(values_agree(*case(n, u, f)) for n, u, f in PAGES)
+
+
+def test_bytes_that_ignore_the_window_are_caught(monkeypatch):
+    """Loading all keys of a window is no lower bound; the walk touches fewer."""
+    page, sizes = case("sliding-window", n=5, t=1, w=2)
+    inside = memory.Core(page, sizes, "bf16", "bf16")
+    walk, _, _ = walked(page, sizes, only=set(inside.outputs), given=inside.inputs)
+    assert inside.bytes(["K"], seen=True) == 2 * len(walk.touched["K"])
+    monkeypatch.setattr(masks.Mask, "keys_seen", lambda self, t, n, past=0: n)
+    assert memory.Core(page, sizes, "bf16", "bf16").bytes(["K"], seen=True) != 2 * len(walk.touched["K"])
+
+
+ROPE_FAULTS = {
+    "the wrong layout": "rope:layout=interleaved",
+    "half of the dimensions": "rope:dims=4",
+    "no rotation": None,
+}
+
+
+@pytest.mark.parametrize("fault", ROPE_FAULTS)
+def test_a_wrong_rotation_is_caught_by_the_vector(fault, vector):
+    from test_vectors import gqa_weights
+
+    z, meta = vector("gqa_rope__hf")
+    uses = [ROPE_FAULTS[fault]] if ROPE_FAULTS[fault] else []
+    out = am.evaluate("gqa", {"X": z["in.x"], **gqa_weights(z)}, modifiers=uses)
+    assert np.abs(out["Y"] - z["out.o"]).max() > 0.1
+    right = am.evaluate("gqa", {"X": z["in.x"], **gqa_weights(z)}, modifiers=["rope"])
+    assert np.abs(right["Y"] - z["out.o"]).max() < 1e-6  # the source's table of angles is float32
+
+
+@pytest.mark.parametrize(("mask", "window"), [("full", None), ("causal-top-left", None), ("causal", 3)])
+def test_a_wrong_mask_is_caught_by_the_vector(mask, window, vector):
+    from test_vectors import grouped, ungrouped
+
+    z, meta = vector("causal_bottomright_rect__torch_sdpa")
+    wrong = am.evaluate("gqa", grouped(z, meta), mask=mask, window=window)["O"]
+    assert np.abs(ungrouped(wrong, meta) - z["out.o"]).max() > 0.1
+
+
+def test_heads_grouped_the_other_way_round_are_caught(vector):
+    z, meta = vector("gqa_causal__torch_sdpa")
+    q, k, v = (z[f"in.{n}"].swapaxes(1, 2) for n in "qkv")
+    b, t, h, d = q.shape
+    wrong = am.evaluate("gqa", {"Q": q.reshape(b, t, h // 2, 2, d).swapaxes(2, 3), "K": k, "V": v})["O"]
+    assert np.abs(wrong.reshape(b, t, h, d).swapaxes(1, 2) - z["out.o"]).max() > 0.1
+
+
+def test_the_oracle_notices_a_recursion_that_needs_itself():
+    with pytest.raises(RecursionError, match="needs itself"):
+        Walk("A[t] = A[t] + X[t]", {"t": 2}, {"X": {(0,): 1.0, (1,): 2.0}}).run()
+
+
+def test_the_oracles_masks_are_its_own():
+    assert not sees("causal & window(2)", 3, 1, {})
+    assert sees("prefix(2)", 0, 1, {})
+
+
+def test_a_modifier_that_forgets_its_reader_is_caught(monkeypatch):
+    """If what read Q went on reading the unrotated one, the page would count the same but compute something else."""
+    from attnmath.language import modify
+
+    page, sizes = case("gqa", ["rope"])
+    text = str(page)
+    monkeypatch.setattr(
+        modify, "_behind", lambda old, new, taken: (old, modify.replace(new, out=modify.Ref("Qr", new.out.index)))
+    )
+    with pytest.raises(Exception):  # noqa: B017 - the page no longer holds together, or it reads the old tensor
+        broken, _ = case("gqa", ["rope"])
+        assert "S[b g r t n] = Q[" in str(broken) and "ROT" in str(broken)
+    assert "Q0[" in text
