@@ -35,7 +35,10 @@ def nearest(name: str, known: Iterable[str], plural: str) -> str:
     names = sorted(known)
     shown = ", ".join(names) or "none"
     folded = {n.lower(): n for n in reversed(names)}
-    near = [folded[n] for n in get_close_matches(name[:80].lower(), folded, 2, 0.5)]
+    wanted = name[:80].lower()
+    longer = [n for n in folded if len(wanted) > 1 and n.startswith(wanted)]
+    near = [folded[n] for n in [*longer, *get_close_matches(wanted, folded, 2, 0.5)]][:2]
+    near = list(dict.fromkeys(near))
     if not near:
         return f"the {plural} are {shown}"
     return f"did you mean {' or '.join(map(repr, near))}? The {plural} are {shown}"

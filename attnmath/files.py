@@ -12,17 +12,19 @@ MAX_BYTES = 4_000_000
 MAX_DEPTH = 64
 
 
-def read_text(path: str, most: int = MAX_BYTES) -> str:
+def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
     """A file's text; InputError if it is no readable UTF-8 file of at most `most` bytes."""
     try:
         if os.path.isdir(path):
             raise InputError(f"{path}: a directory, not a file")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"{path}: no regular file")
         with open(path, "rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path[:200]}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > most:
-        raise InputError(f"{path}: more than {most:,} bytes")
+        raise InputError(f"{path}: more than {most:,} bytes{'; ' if why else ''}{why}")
     if not data.strip():
         raise InputError(f"{path}: the file is empty")
     try:

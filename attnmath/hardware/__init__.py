@@ -77,10 +77,9 @@ class Gpu(Struct, frozen=True):
 
 def names() -> tuple[str, ...]:
     """The accelerators that are built in."""
-    return tuple(n for n in _table(GPUS) if n != "sources")
+    return tuple(n for n in _built_in() if n != "sources")
 
 
-@lru_cache
 def get(name: str) -> Gpu:
     """An accelerator by its name, or from a TOML file of one's own: FILE.toml, or FILE.toml#NAME if it holds several.
 
@@ -91,8 +90,8 @@ def get(name: str) -> Gpu:
         wanted = name.lower().replace("_", "-")
         if wanted not in names():
             raise Unknown("GPU", name, names(), "GPUs")
-        return _read(wanted, _table(GPUS), GPUS)
-    table = _table(path)
+        return _read(wanted, _built_in(), GPUS)
+    table = read_toml(path)
     own = [n for n in table if n != "sources"]
     if not inside and len(own) != 1:
         raise InputError(
@@ -105,8 +104,8 @@ def get(name: str) -> Gpu:
 
 
 @lru_cache
-def _table(path: str) -> dict[str, Any]:
-    return read_toml(path)
+def _built_in() -> dict[str, Any]:
+    return read_toml(GPUS)
 
 
 def _read(name: str, tables: dict[str, Any], path: str) -> Gpu:

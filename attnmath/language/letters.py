@@ -30,7 +30,7 @@ class Letter(Struct, frozen=True):
 
 
 def _kv_heads(sizes: Mapping[str, Any]) -> int:
-    h = sizes["h"]
+    h = getattr(sizes["h"], "value", sizes["h"])  # of a formula, what it is here
     return next(g for g in (8, 7, 6, 5, 4, 3, 2, 1) if h % g == 0) if isinstance(h, int) else 8
 
 

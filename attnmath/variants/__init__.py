@@ -19,6 +19,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
+from attnmath.files import read_text
 from attnmath.language.letters import LETTERS, needed
 from attnmath.language.modify import apply
 from attnmath.language.order import in_order
@@ -96,47 +97,62 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(f.removesuffix(SUFFIX) for f in os.listdir(HERE) if f.endswith(SUFFIX)))
 
 
-@lru_cache
 def get(name: str) -> Variant:
     """A variant by its name, or by the path of a page of one's own (anything that ends in .attn).
 
     Raises InputError if there is none, LanguageError (file, line, what was expected) if the page does not read.
     """
-    own = name.endswith(SUFFIX)
-    if not own and name not in names():
+    if name.endswith(SUFFIX):
+        return _read(os.path.basename(name).removesuffix(SUFFIX), name, name, ())
+    return _built_in(name)
+
+
+@lru_cache
+def _built_in(name: str) -> Variant:
+    if name not in names():
         raise Unknown("variant", name, names())
-    path = name if own else os.path.join(HERE, name + SUFFIX)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; a variant is one page")
-        text = data.decode()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: no text (not UTF-8)") from None
-    return _read(os.path.basename(name).removesuffix(SUFFIX), text, path if own else os.path.basename(path))
+    return _read(name, os.path.join(HERE, name + SUFFIX), name + SUFFIX, ())
 
 
-def _read(name: str, text: str, where: str) -> Variant:
+def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
+    """A page from its file; `above`: the pages that extend it."""
+    text = read_text(path, MAX_BYTES, "a variant is one page")
     head, _, body = text.partition("\n\n")
     fields: dict[str, str] = {}
     for at, row in enumerate(head.splitlines(), 1):
         key, colon, value = row.partition(":")
         if key.strip() in fields or key.strip() not in FIELDS or not colon:
-            raise LanguageError(
-                f"{where}, line {at}: expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line, found {row[:60]!r}"
-            )
+            expected = f"expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line"
+            raise LanguageError(f"{where}, line {at}: {expected}, found {row[:60]!r}")
         fields[key.strip()] = value.strip()
     missing = [f for f in FIELDS[:2] if not fields.get(f)]
     if missing:
         raise LanguageError(f"{where}: a page starts with {' and '.join(f + ':' for f in missing)}")
-    forms = _forms(body, where, len(head.splitlines()) + 2, fields.get("extends"))
+    base = _base(fields["extends"], where, (*above, path)) if "extends" in fields else None
+    forms = _forms(body, where, len(head.splitlines()) + 2, base)
+    for p in forms.values():
+        if unknown := [n for n in p.names if n not in LETTERS]:
+            raise LanguageError(f"{where}: {nearest_letter(unknown)}")
     return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms)
 
 
-def _forms(body: str, where: str, first: int, extends: str | None) -> dict[str, Program]:
+def nearest_letter(unknown: list[str]) -> str:
+    """What to say of names that no page may use."""
+    known = ", ".join(f"{n} ({row.meaning})" for n, row in LETTERS.items())
+    return f"{', '.join(map(repr, unknown))}: neither a letter of the registry nor a tensor (write NAME[...]); the letters are {known}"
+
+
+def _base(name: str, where: str, above: tuple[str, ...]) -> Variant:
+    """The variant that a page extends; a page of one's own may stand beside it."""
+    if not name.endswith(SUFFIX):
+        return _built_in(name)
+    path = os.path.join(os.path.dirname(above[-1]), name)
+    if path in above:
+        raise LanguageError(f"{where}: {name} extends itself: {' -> '.join(map(os.path.basename, (*above, path)))}")
+    return _read(os.path.basename(name).removesuffix(SUFFIX), path, path, above)
+
+
+def _forms(body: str, where: str, first: int, base: Variant | None) -> dict[str, Program]:
     """The page's forms: the lines at the margin belong to all, the indented ones to the form above them."""
     shared: list[str] = []
     own: dict[str, list[str]] = {}
@@ -151,10 +167,9 @@ def _forms(body: str, where: str, first: int, extends: str | None) -> dict[str, 
         shared.append("" if indented else row)
         for lines in own.values():
             lines.append(row if indented and lines is current else "")
-    if extends:
+    if base:
         if own:
             raise LanguageError(f"{where}: a page that extends another takes its forms")
-        base = get(extends)
         return {k: apply(p, "\n".join(shared), where) for k, p in base.forms.items()}
     texts = {k: "\n".join(a or b for a, b in zip(shared, rows)) for k, rows in own.items()} or {
         "definition": "\n".join(shared)

@@ -1,0 +1,267 @@
+"""The command line: answers, formats, exit codes, and documents that keep their schema."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+
+from attnmath.cli import VERBS, run
+from attnmath.explain import keys
+from attnmath.schemas import SCHEMAS, json_schema
+
+
+@pytest.fixture
+def call(capsys):
+    """(exit code, stdout, stderr) of a command line."""
+
+    def go(text: str | list[str]):
+        code = run(text.split() if isinstance(text, str) else text)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go
+
+
+GQA = "cost --seq 8192 --heads 32 --variant gqa"
+
+
+def test_the_headline(call):
+    code, out, err = call(GQA)
+    assert code == 0
+    assert "549,822,922,752" in out
+    assert "2·b·h·t·d·(t + 1)" in out
+    assert "assumed: batch 1, context 8,192, kv-heads 8, head-dim 128" in err
+    assert "assumed" not in out
+
+
+def test_json_is_what_the_contract_says(call):
+    code, out, _ = call(f"{GQA} --json --gpu h100-sxm")
+    d = json.loads(out)
+    assert code == 0
+    assert d["schema"] == "attnmath.cost/1"
+    assert {"variant", "with", "phase", "inputs", "assumed", "steps", "flops", "flops_by_convention", "exps", "parameters", "kv_cache_bytes",
+            "kv_cache_bytes_per_token", "state_bytes", "memory_bytes", "hbm_bytes", "intensity", "gpu", "time_bound_s", "time_s", "bound", "formulas"} <= set(d)
+    f = d["flops"]
+    assert f["total"] == f["projections"] + f["core"] + f["other"]
+    assert f["core"] == f["matmul"] + f["softmax"]
+    assert sum(s["flops"] for s in d["steps"]) == f["total"]
+    assert d["flops_by_convention"]["exact"] == f["matmul"]
+    assert d["time_s"] is None
+    assert d["bound"] == "tensor"
+    assert d["assumed"]["kv_heads"] == 8
+    assert "heads" not in d["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (f"{GQA} --json", "cost"),
+        (f"{GQA} --json --gpu h100-sxm --with rope --with norm", "cost"),
+        ("cost --seq 1k,8k --heads 32 --variant mla --json", "cost"),
+        ("cost --seq 10000000000000000000000000 --heads 32 --variant gqa --json", "cost"),
+        ("compare mha gqa --seq 8k --heads 32 --json", "compare"),
+        (f"{GQA} --explain flops.matmul --json", "explain"),
+        ("equations mla --with rope --json", "equations"),
+        ("variants --json", "variants"),
+        ("modifiers --json", "modifiers"),
+        ("gpus --json", "gpus"),
+    ],
+)
+def test_every_document_keeps_its_schema(line, name, call):
+    code, out, _ = call(line)
+    assert code == 0
+    jsonschema.validate(json.loads(out), json_schema(name))
+
+
+def test_a_document_that_breaks_its_schema_is_caught(call):
+    d = json.loads(call(f"{GQA} --json")[1])
+    d["flops"]["matmul"] = "many"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(d, json_schema("cost"))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_schema_is_one(name, call):
+    code, out, _ = call(f"schema {name}")
+    assert code == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(out))
+
+
+def test_lists_give_a_row_each(call):
+    _, out, _ = call("cost --seq 1k,8k,128k --batch 1,2 --heads 32 --variant gqa --json")
+    rows = json.loads(out)["rows"]
+    assert [(r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows] == [(b, n) for b in (1, 2) for n in (1024, 8192, 131072)] or sorted(
+        (r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows
+    ) == sorted((b, n) for b in (1, 2) for n in (1024, 8192, 131072))
+    code, out, _ = call("cost --seq 1k,8k --heads 32 --variant gqa")
+    assert code == 0
+    assert len([x for x in out.splitlines() if x.strip().startswith(("1,024", "8,192"))]) == 2
+
+
+def test_csv_and_markdown(call):
+    _, out, _ = call("cost --seq 1k,8k --heads 32 --variant gqa --format csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [int(r["flops.matmul"]) for r in rows] == [4 * 32 * 128 * n * (n + 1) // 2 for n in (1024, 8192)]
+    _, out, _ = call(f"{GQA} --format markdown")
+    assert "| matmul | 549,822,922,752 | FLOP | `2*b*h*t*d*(t + 1)` |" in out
+
+
+def test_decode(call):
+    d = json.loads(call("cost --variant gqa --seq 8192 --heads 32 --phase decode --json")[1])
+    assert (d["inputs"]["seq"], d["inputs"]["context"]) == (1, 8192)
+    assert d["flops"]["matmul"] == 4 * 32 * 128 * 8192
+    d = json.loads(call("cost --variant gqa --seq 4 --context 8192 --heads 32 --phase decode --json")[1])
+    assert (d["inputs"]["seq"], d["inputs"]["context"]) == (4, 8192)
+
+
+def test_a_model_is_the_sum_of_its_layers(call, tmp_path):
+    config = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, out, _ = call(["cost", "--model", str(tmp_path), "--seq", "8192", "--json", "--gpu", "h100-sxm"])
+    d = json.loads(out)
+    assert d["kv_cache_bytes_per_token"] == 131_072
+    assert d["layers"][0]["count"] == 32
+    assert d["flops"]["matmul"] == 32 * 549_822_922_752
+    assert d["flops"]["total"] == 32 * d["layers"][0]["cost"]["flops"]["total"]
+    jsonschema.validate(d, json_schema("cost"))
+
+
+def number(text):
+    """A substitution worked out by Python."""
+    return eval(text.replace("·", "*"), {"floor": lambda x: x.__floor__()})
+
+
+@pytest.mark.parametrize("line", [f"{GQA} --gpu h100-sxm", "cost --variant mla --seq 7 --heads 4 --with rope", "cost --variant sliding-window --seq 100 --heads 4 --window 10 --kv-dtype int4"])
+def test_every_key_is_explained_and_adds_up(line, call):
+    from attnmath.cli import options
+    from attnmath.cli.cost import command
+    from attnmath.costs import cost
+
+    values = command.make_context("cost", line.split()[1:]).params
+    for gone in ("explain", "verbose", "format_", "as_json"):
+        values.pop(gone)
+    c = cost(**next(options.each_row(values)))
+    for key in keys(c):
+        code, out, _ = call(["--help"]) if key is None else call([*line.split(), "--explain", key, "--json"])
+        e = json.loads(out)
+        assert code == 0
+        assert e["meaning"]
+        if key in c.formulas:
+            assert number(e["substitution"]) == pytest.approx(e["value"], rel=1e-12), key
+            if e["parts"]:
+                assert sum(p["value"] for p in e["parts"]) == e["value"], key
+        code, out, _ = call([*line.split(), "--explain", key])
+        assert code == 0
+        assert out.startswith(key if key in e["key"] else e["key"])
+
+
+def test_models_are_explained(call, tmp_path):
+    config = {"model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4, "head_dim": 16,
+              "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, out, _ = call(["cost", "--model", str(tmp_path), "--seq", "64", "--explain", "kv_cache_bytes"])
+    assert code == 0
+    assert "3 x gqa" in out
+    assert "1 x sliding-window" in out
+
+
+def test_compare(call):
+    code, out, _ = call("compare mha gqa mqa --seq 8k --heads 32")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["mha", "gqa", "mqa"]
+    d = json.loads(call("compare --variant mha --variant sliding-window --seq 8k --heads 32 --window 1k --json")[1])
+    assert [r["inputs"].get("window") for r in d["rows"]] == [None, 1024]
+    assert call("compare --seq 8k --heads 32")[0] == 0
+
+
+def test_equations_in_every_format(call):
+    _, out, _ = call("equations gqa")
+    assert "S[b g r t n] = Q[b t g r d] * K[b n g d]" in out
+    assert "--kv-heads" in out
+    _, out, _ = call("equations gqa --format latex")
+    assert r"S_{b\,g\,r\,i\,j} = \sum_{d} Q_{b\,i\,g\,r\,d}\,K_{b\,j\,g\,d}" in out
+    assert r"\begin{document}" in out
+    _, out, _ = call("equations mla --format markdown --form absorbed")
+    assert "# Multi-head latent attention" in out
+    assert out.count("$$") % 2 == 0
+    assert call("equations --variant gqa")[1] == call("equations gqa")[1]
+
+
+def test_listings_show_one(call):
+    assert "form absorbed" in call("variants mla")[1]
+    assert "layout=half" in call("modifiers rope")[1]
+    assert "nvidia" in call("gpus h100-sxm")[1].lower()
+    for verb in ("variants", "modifiers", "gpus"):
+        for format_ in ("csv", "markdown"):
+            code, out, _ = call(f"{verb} --format {format_}")
+            assert code == 0
+            assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_that_runs(verb, call):
+    code, out, _ = call([verb, "--help"])
+    assert code == 0
+    examples = [x.strip() for x in out.splitlines() if x.strip().startswith("attnmath ") and "path/to" not in x and "my-gpu" not in x]
+    assert examples
+    for line in examples:
+        assert call(line.split()[1:])[0] == 0, line
+
+
+def test_version_and_module(call):
+    import attnmath
+
+    assert call("--version")[1].strip() == f"attnmath {attnmath.__version__}"
+    out = subprocess.run([sys.executable, "-m", "attnmath", "--version"], capture_output=True, text=True)
+    assert out.stdout.strip() == f"attnmath {attnmath.__version__}"
+
+
+def shell(command: str, **env: str):
+    path = os.path.dirname(sys.executable)
+    return subprocess.run(command, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", **env})
+
+
+def test_output_pipes():
+    done = shell("attnmath cost --seq 10000000000000000000000000000000 --heads 32 --variant gqa | cat", COLUMNS="20")
+    assert f"{2 * 32 * 128 * 10**31 * (10**31 + 1):,}" in done.stdout
+    assert "\033" not in done.stdout
+    done = shell("set -o pipefail; attnmath variants | head -1 >/dev/null".replace("set -o pipefail; ", ""))
+    assert done.stderr == ""
+    assert shell(f"attnmath {GQA} | true").stderr.count("\n") <= 1
+
+
+def test_plain_terminals():
+    done = shell(f"attnmath {GQA}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "2*b*h*t*d*(t + 1)" in done.stdout
+
+
+def test_colour_only_on_a_terminal():
+    script = f"import pty, os, sys; pty.spawn(['attnmath', *{GQA.split()!r}])"
+    wanted = shell(f'{sys.executable} -c "{script}"', TERM="xterm")
+    assert "\033[1m" in wanted.stdout
+    assert "\033[1m" not in shell(f'{sys.executable} -c "{script}"', TERM="xterm", NO_COLOR="1").stdout
+
+
+def test_shell_completion():
+    done = shell("attnmath", _ATTNMATH_COMPLETE="bash_source")
+    assert "_ATTNMATH_COMPLETE=bash_complete" in done.stdout
+    done = shell("attnmath", _ATTNMATH_COMPLETE="bash_complete", COMP_WORDS="attnmath co", COMP_CWORD="1")
+    assert "compare" in done.stdout
+
+
+def test_internal_errors_show_no_traceback(monkeypatch, call):
+    import attnmath.costs
+
+    monkeypatch.setattr(attnmath.costs, "_layer_cost", lambda *a, **k: 1 / 0)
+    code, out, err = call(GQA)
+    assert (code, out) == (2, "")
+    assert "internal error, please report it: ZeroDivisionError" in err
+    assert "Traceback" not in err
