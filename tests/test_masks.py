@@ -119,6 +119,7 @@ def test_sizes_of_thirty_digits():
     ("text", "printed"),
     [
         ("prefix:512", "prefix(512)"),
+        ("chunked:8k & causal", "chunked(8192) & causal"),
         ("causal-top-left", "causal_top_left"),
         ("causal & causal", "causal"),
         ("full & window(w)", "window(w)"),

@@ -10,12 +10,12 @@ import click
 
 from attnmath.errors import InputError, together
 from attnmath.language.letters import LETTERS, MAX_DIGITS
+from attnmath.language.parse import UNITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LISTS = ("batch", "seq", "context")
 MAX_ROWS = 10_000
-UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}
 
 
 def parse_size(text: str) -> int:

@@ -23,6 +23,7 @@ from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op,
 MAX_LINE, MAX_LINES, MAX_DEPTH = 2_000, 500, 40  # a page is a page: what is longer is no equation
 
 _TOKEN = re.compile(r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\([a-z|]+\))*|\.\.|<-)|(.))")
+UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}  # of token counts
 _SYMBOLS = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
@@ -244,7 +245,8 @@ def mask(text: str) -> MaskExpr:
     >>> str(mask("causal & window(4096)")), str(mask("prefix:512"))
     ('causal & window(4096)', 'prefix(512)')
     """
-    plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text)
+    plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text[: MAX_LINE + 1])
+    plain = re.sub(r"\b(\d{1,40})([kKM])\b", lambda m: str(int(m[1]) * UNITS[m[2]]), plain)
     return _whole(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", plain), _Line.mask, f"mask {text[:200]!r}: ")
 
 

@@ -1,0 +1,152 @@
+"""Real configurations: architectural facts in our own words with their source, and the folder of real files where it is at hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import shared
+
+import attnmath as am
+from attnmath.errors import InputError
+from attnmath.explain import explain
+from attnmath.models import read
+from attnmath.models.families import FAMILIES, HARMLESS
+
+L = {"model_type": "llama"}
+D3 = {"model_type": "deepseek_v3", "hidden_size": 7168, "num_attention_heads": 128, "num_hidden_layers": 61, "kv_lora_rank": 512, "q_lora_rank": 1536,
+      "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+FACTS = {  # model: (its fields, as in the published config.json; cache bytes a token in bf16, as published or printed by engines; attention parameters)
+    "Llama-3.1-8B": ({**L, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}, 131_072, 1_342_177_280),
+    "Llama-2-7b, no field for key/value heads": ({**L, "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32}, 524_288, 32 * 4 * 4096**2),
+    "Llama-3.1-405B": ({**L, "hidden_size": 16384, "num_attention_heads": 128, "num_key_value_heads": 8, "num_hidden_layers": 126}, 516_096, None),
+    "Mistral-Nemo, head_dim is not hidden / heads": (
+        {"model_type": "mistral", "hidden_size": 5120, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 40, "head_dim": 128, "sliding_window": None}, 163_840, 40 * 2 * 5120 * 128 * (32 + 8)),
+    "Qwen2.5-7B": ({"model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28, "use_sliding_window": False, "sliding_window": 131072}, 57_344,
+                   28 * (2 * 3584 * 128 * (28 + 4) + 128 * (28 + 8))),
+    "Qwen3-0.6B": ({"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 28, "head_dim": 128}, 114_688,
+                   28 * (2 * 1024 * 128 * (16 + 8) + 2 * 128)),
+    "DeepSeek-V3": (D3, 70_272, 61 * (7168 * (1536 + 576) + 1536 * 128 * 192 + 512 * 128 * 256 + 128 * 128 * 7168 + 1536 + 512)),
+    "DeepSeek-V2-Lite": ({**D3, "model_type": "deepseek_v2", "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 27, "q_lora_rank": None}, 31_104,
+                         27 * (2048 * 576 + 2048 * 16 * 192 + 512 * 16 * 256 + 16 * 128 * 2048 + 512)),
+}
+
+
+def written(tmp_path, config):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_caches_and_parameters(name, tmp_path):
+    config, per_token, parameters = FACTS[name]
+    c = am.cost(model=written(tmp_path, config), seq=4096)
+    assert c.kv_cache_bytes_per_token == per_token
+    assert parameters is None or c.parameters == parameters
+
+
+def test_published_caches_by_hand(tmp_path):
+    """Qwen2.5-7B, 3,072 tokens: 0.164 GiB; DeepSeek-V3, 163,840 tokens: 10.72 GiB (answers that can be checked by hand)."""
+    qwen = am.cost(model=written(tmp_path, FACTS["Qwen2.5-7B"][0]), seq=3072)
+    assert qwen.kv_cache_bytes == 3072 * 57_344
+    deepseek = am.cost(model=written(tmp_path, D3), seq=163_840)
+    assert round(deepseek.kv_cache_bytes / 2**30, 2) == 10.72
+
+
+def test_windows_are_spread_over_layers(tmp_path):
+    qwen = {**FACTS["Qwen3-0.6B"][0], "use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 20}
+    m = read(written(tmp_path, qwen))
+    assert [(r.count, r.variant, r.sizes.get("window")) for r in m.runs] == [(20, "gqa", None), (8, "sliding-window", 4096)]
+    c = am.cost(model=written(tmp_path, qwen), seq=131_072)
+    assert c.kv_cache_bytes == 4096 * (20 * 131_072 + 8 * 4096)
+    named = {**qwen, "layer_types": ["full_attention", "sliding_attention"] * 14}
+    assert len(read(written(tmp_path, named)).runs) == 28
+    mistral = {"model_type": "mistral", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "sliding_window": 4096}
+    assert am.cost(model=written(tmp_path, mistral), seq=32_768).kv_cache_bytes == 131_072 * 4096
+
+
+def test_forms_follow_the_phase(tmp_path):
+    """Expanded where many queries share the expansion, absorbed where one query would pay for it."""
+    path = written(tmp_path, D3)
+    assert am.cost(model=path, seq=4096).layers[0].cost.form == "expanded"
+    decode = am.cost(model=path, seq=4096, phase="decode")
+    assert decode.layers[0].cost.form == "absorbed"
+    assert decode.flops.matmul == 61 * 2 * 128 * 4096 * (2 * 512 + 64)
+
+
+def test_modifiers_come_from_the_config(tmp_path):
+    llama = FACTS["Llama-3.1-8B"][0]
+    assert read(written(tmp_path, llama)).runs[0].uses == ("rope",)
+    assert read(written(tmp_path, {**llama, "attention_bias": True})).runs[0].uses == ("bias:on=Q+k+v+Y", "rope")
+    assert read(written(tmp_path, {**llama, "partial_rotary_factor": 0.5})).runs[0].uses == ("rope:dims=64",)
+    assert read(written(tmp_path, FACTS["Qwen3-0.6B"][0])).runs[0].uses == ("norm", "rope")
+    assert read(written(tmp_path, {**D3, "q_lora_rank": None})).runs[0].uses == ("direct-queries", "rope:layout=interleaved")
+    assert read(written(tmp_path, {**D3, "attention_bias": True})).runs[0].uses == ("bias:on=cQ+cKV+kR+Y", "rope:layout=interleaved")
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_every_field_that_shapes_the_attention_is_read(name, tmp_path):
+    """A field in a family's row that changed nothing would be one that is silently ignored."""
+    config, _, _ = FACTS[name]
+    before = am.cost(model=written(tmp_path, config), seq=64).to_dict()
+    for field, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool) and field not in ("sliding_window",):
+            changed = {**config, field: value * 2}
+            try:
+                after = am.cost(model=written(tmp_path, changed), seq=64).to_dict()
+            except InputError:
+                continue
+            assert after != before, field
+
+
+def test_families_do_not_call_harmless_what_shapes_them():
+    for family in FAMILIES.values():
+        assert not set(family.fields) & HARMLESS
+
+
+def real_configs():
+    return sorted(shared("configs").glob("*.json"))
+
+
+def test_real_configs_are_read_or_refused_by_name():
+    known = 0
+    for path in real_configs():
+        kind = json.loads(path.read_text()).get("model_type")
+        if kind in FAMILIES:
+            known += 1
+            assert read(str(path)).layers > 0
+        else:
+            with pytest.raises(InputError, match="unknown model_type"):
+                read(str(path))
+    assert known >= 25
+
+
+def test_real_caches():
+    truth = json.loads(shared("truth", "kv_cache.json").read_text())
+    checked = 0
+    for path in real_configs():
+        want = truth.get(path.stem, {}).get("kv_cache_bytes_per_token")
+        if want and json.loads(path.read_text()).get("model_type") in FAMILIES:
+            assert am.cost(model=str(path), seq=8192).kv_cache_bytes_per_token == want, path.stem
+            checked += 1
+    assert checked >= 18
+
+
+def test_real_attention_parameters():
+    """Of transformers' own classes; norms on queries and keys may stand with the norms there, so within those."""
+    truth = json.loads(shared("truth", "parameters.json").read_text())["models"]
+    checked = 0
+    for path in real_configs():
+        groups = truth.get(path.stem, {}).get("by_group", {})
+        if json.loads(path.read_text()).get("model_type") in FAMILIES and groups.get("attn"):
+            c = am.cost(model=str(path), seq=8)
+            norms = sum(r.count * int(p["value"]) for r in c.layers for p in gains(r.cost))
+            assert c.parameters - groups["attn"] in (0, norms), (path.stem, c.parameters - groups["attn"], norms)
+            checked += 1
+    assert checked >= 20
+
+
+def gains(cost):
+    """The learned gains of norms, by tensor."""
+    return [{"value": v} for what, v in explain(cost, "parameters").parts if "N" in what.partition("[")[0][1:]]
