@@ -31,7 +31,7 @@ def run(*command: object, **env: str) -> None:
 
 def setup() -> None:
     """A virtual environment with the package (editable) and its development tools; quick where it is up to date."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older one
         sys.exit(f"attnmath needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     stamp, wanted = VENV / "stamp", (ROOT / "pyproject.toml").read_text()
     if not PYTHON.exists():

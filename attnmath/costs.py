@@ -13,7 +13,8 @@ from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
-from attnmath.language.letters import LETTERS, MAX_DIGITS, OPTIONS
+from attnmath.language.letters import LETTERS, OPTIONS
+from attnmath.language.syntax import MAX_DIGITS
 from attnmath.readings.memory import bits
 
 if TYPE_CHECKING:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
 from attnmath.errors import InputError
 
-MAX_BYTES = 4_000_000
+MAX_BYTES, MAX_TOML_BYTES = 4_000_000, 400_000
 MAX_DEPTH = 64
 
 
@@ -33,14 +34,17 @@ def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
         raise InputError(f"{path}: no text file (byte {error.start} is not UTF-8)") from None
     if "\0" in text:
         raise InputError(f"{path}: no text file (it holds NUL bytes)")
-    return text
+    return text.replace("\r\n", "\n")
 
 
 def read_toml(path: str) -> dict[str, Any]:
     """A TOML file; InputError with file and line if it is none."""
     import tomllib
 
-    text = read_text(path)
+    text = read_text(path, MAX_TOML_BYTES)
+    for at, row in enumerate(text.split("\n"), 1):
+        if len(row) > 4000 or re.match(r"\s*\[*\s*([\w-]+\s*\.\s*){8}", row):
+            raise InputError(f"{path}, line {at}: a line or a dotted key too long for a table of figures: {row[:40]!r} ...")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -68,21 +72,23 @@ def read_json(path: str) -> dict[str, Any]:
     return value
 
 
-def line_of(text: str, key: str, occurrence: int = 1) -> int:
-    """The line on which a quoted key stands for the n-th time; 0 if it does not."""
-    at = -1
-    for _ in range(occurrence):
-        at = text.find(f'"{key}"', at + 1)
-        if at < 0:
-            return 0
-    return text.count("\n", 0, at) + 1
+def line_of(text: str, key: str) -> str:
+    """`line N: ` of a key, where it stands once, plainly written; else nothing."""
+    found = _places(text, key)
+    return f"line {text.count(chr(10), 0, found[0]) + 1}: " if len(found) == 1 else ""
+
+
+def _places(text: str, key: str) -> list[int]:
+    return [m.start() for m in re.finditer(rf'"{re.escape(key)}"\s*:', text)]
 
 
 def _once(pairs: list[tuple[str, Any]], text: str, path: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
         if key in out:
-            raise InputError(f"{path}, line {line_of(text, key, 2)}: the key {key!r} stands twice in one object")
+            found = _places(text, key)
+            line = f", line {text.count(chr(10), 0, found[1]) + 1}" if len(found) == 2 else ""
+            raise InputError(f"{path}{line}: the key {key[:80]!r} stands twice in one object")
         out[key] = value
     return out
 

@@ -18,7 +18,9 @@ from attnmath.hardware.roofline import bound
 from attnmath.keys import Reading
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "shared" / "measured"
-LAYERS = {(full, w): layers.build("gqa", [], "full" if full else "causal", w) for full in (False, True) for w in (False, True)}
+LAYERS = {
+    (full, w): layers.build("gqa", [], "full" if full else "causal", w) for full in (False, True) for w in (False, True)
+}
 GPUS = {"a100_sxm": "a100-sxm-80g", "h100_sxm": "h100-sxm", "b200_sxm": "b200-sxm", "l40s": "l40s"}
 
 

@@ -43,7 +43,10 @@ LINES = [
     (["cost", "--variant", "gqa", "--seq", "", "--heads", "32"], "--seq: '' is no whole number"),
     (["cost", "--variant", "gqa", "--seq", "1k,,2k", "--heads", "32"], "--seq: '' is no whole number"),
     (["cost", "--variant", "gqa", "--seq", "8k", "--heads", "8,16"], "--heads: '8,16' is no whole number"),
-    (["cost", "--variant", "gqa", "--seq", ",".join(["1"] * 200), "--batch", ",".join(["1"] * 200), "--heads", "8"], "40,000 rows from these lists; at most 10,000"),
+    (
+        ["cost", "--variant", "gqa", "--seq", ",".join(["1"] * 200), "--batch", ",".join(["1"] * 200), "--heads", "8"],
+        "40,000 rows from these lists; at most 10,000",
+    ),
     (["cost", "--variant", "gqa", "--seq", "x", "--heads", "y"], "--heads: 'y' is no whole number"),
     (["cost", "--variant", "gqa"], "missing: --seq (new query tokens of each sequence), --heads (query heads)"),
     (["cost", "--seq", "8", "--heads", "4"], "name a --variant, or a --model"),
@@ -76,16 +79,25 @@ LINES = [
     ([*GQA, "--mask", "(" * 500 + "causal"], "nested more than 40 deep"),
     ([*GQA, "--mask", f"window({NINES})"], "characters"),
     ([*GQA, "--form", "absorbed"], "gqa has one form only"),
-    (["cost", "--variant", "mla", "--seq", "8", "--heads", "4", "--form", "absorb"], "unknown form 'absorb': did you mean 'absorbed'"),
+    (
+        ["cost", "--variant", "mla", "--seq", "8", "--heads", "4", "--form", "absorb"],
+        "unknown form 'absorb': did you mean 'absorbed'",
+    ),
     ([*GQA, "--kv-rank", "512"], "--kv-rank has no use for gqa; the variants that have: mla"),
-    (["cost", "--variant", "mqa", "--seq", "8", "--heads", "4", "--kv-heads", "2"], "--kv-heads has no use for mqa; the variants that have: gqa, sliding-window"),
+    (
+        ["cost", "--variant", "mqa", "--seq", "8", "--heads", "4", "--kv-heads", "2"],
+        "--kv-heads has no use for mqa; the variants that have: gqa, sliding-window",
+    ),
     (["cost", "--variant", "cross", "--seq", "8", "--heads", "4", "--window", "2"], "no --window has a meaning"),
     (["cost", "--variant", "sliding-window", "--seq", "8", "--heads", "4"], "missing: --window"),
     ([*GQA, "--kvheads", "2"], "No such option"),
     ([*GQA, "--explain", "flops.matmull"], "unknown key 'flops.matmull': did you mean 'flops.matmul'"),
     ([*GQA, "--format", "xml"], "'xml' is not one of"),
     (["costs"], "unknown verb 'costs': did you mean 'cost'"),
-    (["compare", "mha", "gqa", "--seq", "8", "--heads", "4", "--kv-rank", "2"], "--kv-rank has no use for any of mha, gqa"),
+    (
+        ["compare", "mha", "gqa", "--seq", "8", "--heads", "4", "--kv-rank", "2"],
+        "--kv-rank has no use for any of mha, gqa",
+    ),
     (["equations"], "name one variant"),
     (["equations", "gqa", "--variant", "mha"], "name one variant"),
     (["variants", "mlaa"], "did you mean 'mla'"),
@@ -104,7 +116,13 @@ def test_all_errors_of_a_line_at_once(refused):
     assert all(f"--{o}: " in err for o in ("seq", "batch"))
 
 
-LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
 CONFIGS = [
     ({**LLAMA, "num_attention_heads": None}, "num_attention_heads is null; it shapes the attention"),
     ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "hidden_size is missing"),
@@ -117,16 +135,28 @@ CONFIGS = [
     ({**LLAMA, "num_hidden_layers": 10**9}, "at most 10,000"),
     ({**LLAMA, "attention_bias": "no"}, "attention_bias is 'no'; expected true or false"),
     ({**LLAMA, "num_key_value_heads": 3}, "num_attention_heads = 4 is not divisible by num_key_value_heads = 3"),
-    ({**LLAMA, "hidden_size": 65}, "hidden_size = 65 is not divisible by num_attention_heads = 4, and there is no head_dim"),
-    ({**LLAMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not understood and could change the architecture; --assume-ignored attn_logit_softcapping"),
+    (
+        {**LLAMA, "hidden_size": 65},
+        "hidden_size = 65 is not divisible by num_attention_heads = 4, and there is no head_dim",
+    ),
+    (
+        {**LLAMA, "attn_logit_softcapping": 50.0},
+        "attn_logit_softcapping = 50.0 is not understood and could change the architecture; --assume-ignored attn_logit_softcapping",
+    ),
     ({**LLAMA, "partial_rotary_factor": 2}, "expected a share"),
     ({**LLAMA, "rope_parameters": {"partial_rotary_factor": "x"}}, "rope_parameters.partial_rotary_factor is 'x'"),
     ({**LLAMA, "model_type": "lama"}, "unknown model_type 'lama': did you mean 'llama'"),
     ({**LLAMA, "model_type": 3}, "model_type is '3', no text"),
     ({k: v for k, v in LLAMA.items() if k != "model_type"}, "model_type is missing"),
-    ({**LLAMA, "model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types names 1 layers, num_hidden_layers is 2"),
+    (
+        {**LLAMA, "model_type": "qwen2", "layer_types": ["full_attention"]},
+        "layer_types names 1 layers, num_hidden_layers is 2",
+    ),
     ({**LLAMA, "model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "give no window"),
-    ({**LLAMA, "model_type": "qwen2", "layer_types": ["full", 3]}, "expected a list of full_attention and sliding_attention"),
+    (
+        {**LLAMA, "model_type": "qwen2", "layer_types": ["full", 3]},
+        "expected a list of full_attention and sliding_attention",
+    ),
     ({**LLAMA, "model_type": "qwen2", "attention_bias": False}, "expected true: this family always has it"),
     ({**LLAMA, "model_type": "deepseek_v3"}, "kv_lora_rank is missing"),
 ]
@@ -141,7 +171,9 @@ def test_configs(config, message, refused, tmp_path):
 
 
 def test_all_errors_of_a_config_at_once(refused, tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps({**LLAMA, "hidden_size": "x", "num_attention_heads": 0, "alien": 1}, indent=1))
+    (tmp_path / "c.json").write_text(
+        json.dumps({**LLAMA, "hidden_size": "x", "num_attention_heads": 0, "alien": 1}, indent=1)
+    )
     err = refused(["cost", "--model", "c.json", "--seq", "8"])
     assert "c.json: 3 errors" in err
     assert "line 3: hidden_size" in err
@@ -158,12 +190,12 @@ def test_a_field_may_be_declared_harmless(tmp_path, capsys):
 FILES = [
     (b"", "the file is empty"),
     (b"   \n", "the file is empty"),
-    (b"{\n \"a\": 1,\n}", "line 3: no valid JSON"),
+    (b'{\n "a": 1,\n}', "line 3: no valid JSON"),
     (b'{\n "model_type": "llama",\n "model_type": "llama"\n}', "line 3: the key 'model_type' stands twice"),
     (b"[1, 2]", "expected a JSON object, found a list"),
     (b"3", "expected a JSON object, found a number"),
     (b"\xff\xfe\x00", "is not UTF-8"),
-    (b"{\"a\": \"\x00\"}", "NUL"),
+    (b'{"a": "\x00"}', "NUL"),
     (b'{"a": NaN}', "NaN is no JSON number"),
     (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", "line 1: nested more than 64 deep"),
     (b'{"model_type": "llama", "hidden_size": ' + b"9" * 5000 + b"}", "digits"),
@@ -182,13 +214,19 @@ def test_paths(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "a directory without a config.json" in refused(["cost", "--model", "empty", "--seq", "8"])
     assert "No such file" in refused(["cost", "--model", "nowhere.json", "--seq", "8"])
-    assert "a directory, not a file" in refused([*GQA, "--gpu", str(tmp_path / "x.toml")]) if (tmp_path / "x.toml").mkdir() is None else False
+    assert (
+        "a directory, not a file" in refused([*GQA, "--gpu", str(tmp_path / "x.toml")])
+        if (tmp_path / "x.toml").mkdir() is None
+        else False
+    )
 
 
 def test_options_beside_a_model(refused, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(LLAMA))
     assert "have no use beside it" in refused(["cost", "--model", "c.json", "--variant", "gqa", "--seq", "8"])
-    assert "--heads: the model's config sets this" in refused(["cost", "--model", "c.json", "--heads", "8", "--seq", "8"])
+    assert "--heads: the model's config sets this" in refused(
+        ["cost", "--model", "c.json", "--heads", "8", "--seq", "8"]
+    )
     assert "missing: --seq" in refused(["cost", "--model", "c.json"])
 
 
@@ -207,7 +245,10 @@ TOMLS = [
     (GPU.replace('source = "me" }\n[', 'source = "" }\n['), "a figure needs a source"),
     (GPU.replace("bf16", "bf61"), "unknown dtype 'bf61'"),
     (GPU.replace("hbm_bytes_per_s", "hbm_byte_per_s"), "x.hbm_bytes_per_s is missing"),
-    (GPU.replace("hbm_bytes_per_s", "hbm_byte_per_s"), "unknown figure 'hbm_byte_per_s': did you mean 'hbm_bytes_per_s'"),
+    (
+        GPU.replace("hbm_bytes_per_s", "hbm_byte_per_s"),
+        "unknown figure 'hbm_byte_per_s': did you mean 'hbm_bytes_per_s'",
+    ),
     (GPU.split("[x.t")[0], "tensor_flop_per_s is missing"),
     ("x = 3\n", "x and sources are tables"),
     ("a" + "." + ".".join(["b"] * 3000) + " = 1", ""),

@@ -46,8 +46,29 @@ def test_json_is_what_the_contract_says(call):
     d = json.loads(out)
     assert code == 0
     assert d["schema"] == "attnmath.cost/1"
-    assert {"variant", "with", "phase", "inputs", "assumed", "steps", "flops", "flops_by_convention", "exps", "parameters", "kv_cache_bytes",
-            "kv_cache_bytes_per_token", "state_bytes", "memory_bytes", "hbm_bytes", "intensity", "gpu", "time_bound_s", "time_s", "bound", "formulas"} <= set(d)
+    assert {
+        "variant",
+        "with",
+        "phase",
+        "inputs",
+        "assumed",
+        "steps",
+        "flops",
+        "flops_by_convention",
+        "exps",
+        "parameters",
+        "kv_cache_bytes",
+        "kv_cache_bytes_per_token",
+        "state_bytes",
+        "memory_bytes",
+        "hbm_bytes",
+        "intensity",
+        "gpu",
+        "time_bound_s",
+        "time_s",
+        "bound",
+        "formulas",
+    } <= set(d)
     f = d["flops"]
     assert f["total"] == f["projections"] + f["core"] + f["other"]
     assert f["core"] == f["matmul"] + f["softmax"]
@@ -97,9 +118,11 @@ def test_every_schema_is_one(name, call):
 def test_lists_give_a_row_each(call):
     _, out, _ = call("cost --seq 1k,8k,128k --batch 1,2 --heads 32 --variant gqa --json")
     rows = json.loads(out)["rows"]
-    assert [(r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows] == [(b, n) for b in (1, 2) for n in (1024, 8192, 131072)] or sorted(
-        (r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows
-    ) == sorted((b, n) for b in (1, 2) for n in (1024, 8192, 131072))
+    assert [(r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows] == [
+        (b, n) for b in (1, 2) for n in (1024, 8192, 131072)
+    ] or sorted((r["inputs"]["batch"], r["inputs"]["seq"]) for r in rows) == sorted(
+        (b, n) for b in (1, 2) for n in (1024, 8192, 131072)
+    )
     code, out, _ = call("cost --seq 1k,8k --heads 32 --variant gqa")
     assert code == 0
     assert len([x for x in out.splitlines() if x.strip().startswith(("1,024", "8,192"))]) == 2
@@ -122,7 +145,13 @@ def test_decode(call):
 
 
 def test_a_model_is_the_sum_of_its_layers(call, tmp_path):
-    config = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}
+    config = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     _, out, _ = call(["cost", "--model", str(tmp_path), "--seq", "8192", "--json", "--gpu", "h100-sxm"])
     d = json.loads(out)
@@ -138,7 +167,14 @@ def number(text):
     return eval(text.replace("·", "*"), {"floor": lambda x: x.__floor__()})
 
 
-@pytest.mark.parametrize("line", [f"{GQA} --gpu h100-sxm", "cost --variant mla --seq 7 --heads 4 --with rope", "cost --variant sliding-window --seq 100 --heads 4 --window 10 --kv-dtype int4"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{GQA} --gpu h100-sxm",
+        "cost --variant mla --seq 7 --heads 4 --with rope",
+        "cost --variant sliding-window --seq 100 --heads 4 --window 10 --kv-dtype int4",
+    ],
+)
 def test_every_key_is_explained_and_adds_up(line, call):
     from attnmath.cli import options
     from attnmath.cli.cost import command
@@ -163,8 +199,17 @@ def test_every_key_is_explained_and_adds_up(line, call):
 
 
 def test_models_are_explained(call, tmp_path):
-    config = {"model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4, "head_dim": 16,
-              "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}
+    config = {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 3,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, out, _ = call(["cost", "--model", str(tmp_path), "--seq", "64", "--explain", "kv_cache_bytes"])
     assert code == 0
@@ -209,7 +254,11 @@ def test_listings_show_one(call):
 def test_every_verb_has_help_with_an_example_that_runs(verb, call):
     code, out, _ = call([verb, "--help"])
     assert code == 0
-    examples = [x.strip() for x in out.splitlines() if x.strip().startswith("attnmath ") and "path/to" not in x and "my-gpu" not in x]
+    examples = [
+        x.strip()
+        for x in out.splitlines()
+        if x.strip().startswith("attnmath ") and "path/to" not in x and "my-gpu" not in x
+    ]
     assert examples
     for line in examples:
         assert call(line.split()[1:])[0] == 0, line
@@ -225,7 +274,13 @@ def test_version_and_module(call):
 
 def shell(command: str, **env: str):
     path = os.path.dirname(sys.executable)
-    return subprocess.run(command, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", **env})
+    return subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", **env},
+    )
 
 
 def test_output_pipes():

@@ -21,7 +21,11 @@ MODULES = [m.name for m in pkgutil.walk_packages(attnmath.__path__, "attnmath.")
 
 def public(module):
     for name, thing in vars(module).items():
-        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__ and (inspect.isfunction(thing) or inspect.isclass(thing)):
+        if (
+            not name.startswith("_")
+            and getattr(thing, "__module__", None) == module.__name__
+            and (inspect.isfunction(thing) or inspect.isclass(thing))
+        ):
             yield name, thing
 
 
@@ -33,7 +37,12 @@ def test_modules_classes_and_functions_say_what_they_are(name):
         assert inspect.getdoc(thing), f"{name}.{what} has no docstring"
         if inspect.isclass(thing):
             for method, f in vars(thing).items():
-                if inspect.isfunction(f) and not method.startswith("_") and "attnmath" in f.__module__ and not name.endswith(("parse", "cli", "evaluate")):
+                if (
+                    inspect.isfunction(f)
+                    and not method.startswith("_")
+                    and "attnmath" in f.__module__
+                    and not name.endswith(("parse", "cli", "evaluate"))
+                ):
                     assert inspect.getdoc(f), f"{name}.{what}.{method} has no docstring"
 
 
@@ -79,5 +88,10 @@ def test_architecture_names_what_exists():
 
 
 def test_nothing_of_how_it_was_made_is_in_it():
-    for path in [*ROOT.glob("attnmath/**/*.py"), *ROOT.glob("*.md"), *ROOT.glob("attnmath/**/*.toml"), *ROOT.glob("attnmath/**/*.attn")]:
+    for path in [
+        *ROOT.glob("attnmath/**/*.py"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("attnmath/**/*.toml"),
+        *ROOT.glob("attnmath/**/*.attn"),
+    ]:
         assert not re.search(r"/(root|home|work|tmp)/", path.read_text()), path

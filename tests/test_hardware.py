@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import shared
@@ -13,14 +14,19 @@ from attnmath.hardware import FIGURES, GPUS, Gpu, get, names
 from attnmath.hardware.roofline import bound, ridge
 
 MMA_FLOP_PER_CLOCK = {  # dense 16-bit FLOP per clock and SM; NVIDIA's architecture whitepapers, FlashAttention-4 for Blackwell
-    "a100-sxm-80g": 2048, "h100-sxm": 4096, "h200-sxm": 4096, "b200-sxm": 8192, "l40s": 1024, "rtx-4090": 512,
+    "a100-sxm-80g": 2048,
+    "h100-sxm": 4096,
+    "h200-sxm": 4096,
+    "b200-sxm": 8192,
+    "l40s": 1024,
+    "rtx-4090": 512,
 }
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_figure_has_a_source(name):
     g = get(name)
-    sources = tomllib.loads(open(GPUS).read())["sources"]
+    sources = tomllib.loads(Path(GPUS).read_text())["sources"]
     for figure in (*g.figures.values(), *g.tensor_flop_per_s.values()):
         assert figure.value > 0
         assert figure.sources
@@ -82,7 +88,9 @@ def test_unfused_is_never_faster_than_fused():
 
 def test_a_gpu_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('[mine]\ntitle = "Mine"\nhbm_bytes_per_s = { value = 1e12, source = "my datasheet" }\n[mine.tensor_flop_per_s]\nbf16 = { value = 1e14, source = "my datasheet" }\n')
+    path.write_text(
+        '[mine]\ntitle = "Mine"\nhbm_bytes_per_s = { value = 1e12, source = "my datasheet" }\n[mine.tensor_flop_per_s]\nbf16 = { value = 1e14, source = "my datasheet" }\n'
+    )
     c = am.cost("gqa", seq=8192, heads=32, gpu=str(path))
     assert c.gpu == "mine"
     assert c.time_bound_s.fused == pytest.approx(549_822_922_752 / 1e14)
@@ -98,7 +106,13 @@ def test_measured_kernels_are_never_faster_than_their_bound():
     import bounds
 
     table = pd.read_parquet(shared("measured", "dev.parquet"))
-    rows = table[table.op.isin(["attention", "encoder_attention"]) & (table.q_dtype == "bf16")].sample(2000, random_state=1)
-    ratios = [row.latency_ms / 1e3 / bound(get(bounds.GPUS[str(row.gpu)]), "bf16", *bounds.work(row), l2_warm=True).time_s for row in rows.itertuples() if bounds.work(row)[0]]
+    rows = table[table.op.isin(["attention", "encoder_attention"]) & (table.q_dtype == "bf16")].sample(
+        2000, random_state=1
+    )
+    ratios = [
+        row.latency_ms / 1e3 / bound(get(bounds.GPUS[str(row.gpu)]), "bf16", *bounds.work(row), l2_warm=True).time_s
+        for row in rows.itertuples()
+        if bounds.work(row)[0]
+    ]
     assert min(ratios) > 1
     assert min(ratios) < 1.5, "a bound that nothing comes near would say nothing"

@@ -34,20 +34,39 @@ def answers(python: Path, where: Path, **env: str) -> None:
     """The main job and both templates, run from a folder that is not the repository."""
     out = run(python, "-m", "attnmath", "cost", "--variant", "gqa", "--seq", "8192", "--heads", "32", cwd=where, **env)
     assert "549,822,922,752" in out
-    assert run(python, "-m", "attnmath", "equations", "gqa", "--format", "markdown", cwd=where, **env) == (ROOT / "reports" / "gqa.md").read_text()
-    assert r"\begin{document}" in run(python, "-m", "attnmath", "equations", "gqa", "--format", "latex", cwd=where, **env)
+    assert (
+        run(python, "-m", "attnmath", "equations", "gqa", "--format", "markdown", cwd=where, **env)
+        == (ROOT / "reports" / "gqa.md").read_text()
+    )
+    assert r"\begin{document}" in run(
+        python, "-m", "attnmath", "equations", "gqa", "--format", "latex", cwd=where, **env
+    )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--disable-pip-version-check", "-w", folder, ROOT, cwd=ROOT)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "-w",
+        folder,
+        ROOT,
+        cwd=ROOT,
+    )
     return next(folder.glob("*.whl"))
 
 
 def test_a_wheel_holds_what_it_needs_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"attnmath/templates/equations.md.j2", "attnmath/variants/gqa.attn", "attnmath/hardware/gpus.toml"} <= set(names)
+    assert {"attnmath/templates/equations.md.j2", "attnmath/variants/gqa.attn", "attnmath/hardware/gpus.toml"} <= set(
+        names
+    )
     assert not [n for n in names if n.startswith(("tests", "reports", "benchmarks"))]
 
 
@@ -59,7 +78,9 @@ def test_from_a_wheel_and_from_a_bare_checkout(wheel, tmp_path):
     assert str(tmp_path / "env") in where
     run(python, "-m", "pip", "uninstall", "-q", "-y", "attnmath", cwd=tmp_path)
     answers(python, tmp_path, PYTHONPATH=str(ROOT))
-    where = run(python, "-c", "import attnmath.reporting as r; print(r.folder())", cwd=tmp_path, PYTHONPATH=str(ROOT)).strip()
+    where = run(
+        python, "-c", "import attnmath.reporting as r; print(r.folder())", cwd=tmp_path, PYTHONPATH=str(ROOT)
+    ).strip()
     assert where == str(ROOT / "templates")
 
 

@@ -62,7 +62,10 @@ def test_expressions_survive_printing(text):
         ("A[t] = S[t-]", "expected a number or an index to move by"),
         ("A[t] = @T", "expected the index whose position is meant, found 'T'"),
         ("K[b n d] = X[b n d]\nK[b n d] = X[b n d]", "K is defined twice"),
-        ("K[b n d] = X[b n d]\nY[b n] = K[b n]", r"K\[b n\] in `Y\[b n\] = K\[b n\]` has 2 indices, but it is K\[b n d\]"),
+        (
+            "K[b n d] = X[b n d]\nY[b n] = K[b n]",
+            r"K\[b n\] in `Y\[b n\] = K\[b n\]` has 2 indices, but it is K\[b n d\]",
+        ),
         ("Y[t] = exp(X[t], X[t])", "exp takes 1 argument, not 2"),
         ("Y[t] = max2(X[t])", "max2 takes 2 arguments, not 1"),
         ("Y[t] = X[t] +", "expected a tensor, a number or an operation, found the end of the line"),
@@ -79,7 +82,10 @@ def test_messages(text, message):
 def test_messages_point_at_the_place():
     with pytest.raises(LanguageError) as caught:
         program("Q[t] = X[t]\nA[t n] = S[t n * V[n]", "page.attn")
-    assert str(caught.value) == "page.attn, line 2: expected an index (lower case), or ']', found '*'\n    A[t n] = S[t n * V[n]\n                   ^"
+    assert (
+        str(caught.value)
+        == "page.attn, line 2: expected an index (lower case), or ']', found '*'\n    A[t n] = S[t n * V[n]\n                   ^"
+    )
 
 
 def test_every_bad_line_is_reported():

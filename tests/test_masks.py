@@ -33,7 +33,9 @@ def dense(text, t, n, past):
 
 def built(text, past):
     try:
-        return build_text(text, past=past)
+        m = build_text(text, past=past)
+        m.pairs(1, 1, 0)
+        return m
     except LanguageError as error:
         assert "one must divide the other" in str(error)
         return None
@@ -158,8 +160,19 @@ def test_latex_of_masks():
 
 
 def test_too_many_pieces_are_refused():
-    with pytest.raises(LanguageError, match="pieces; at most 64"):
-        build_text(" | ".join(f"window({k})" for k in range(1, 80)))
+    with pytest.raises(LanguageError, match="pieces, none inside another; at most 8"):
+        build_text(" | ".join(f"(window({k}) & first({20 - k}))" for k in range(1, 15)))
+
+
+def test_pieces_inside_others_vanish():
+    assert len(build_text(" | ".join(f"window({k})" for k in range(1, 80))).pieces) == 1
+    assert len(build_text(" & ".join(f"prefix({k})" for k in range(1, 30))).pieces) == 2
+
+
+def test_keys_of_pieces_without_a_common_pair_are_counted_once():
+    """The key intervals of two pieces overlap although no pair is in both."""
+    assert build_text("before | window(1)").keys_seen(8, 8) == 8
+    assert build_text("window(5) & causal_top_left", past=7).keys_seen(30, 37, 7) == 0
 
 
 def test_empty_intersections_vanish():

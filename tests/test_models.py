@@ -13,21 +13,88 @@ from attnmath.models import read
 from attnmath.models.families import FAMILIES, HARMLESS
 
 L = {"model_type": "llama"}
-D3 = {"model_type": "deepseek_v3", "hidden_size": 7168, "num_attention_heads": 128, "num_hidden_layers": 61, "kv_lora_rank": 512, "q_lora_rank": 1536,
-      "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+D3 = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 61,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 FACTS = {  # model: (its fields, as in the published config.json; cache bytes a token in bf16, as published or printed by engines; attention parameters)
-    "Llama-3.1-8B": ({**L, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}, 131_072, 1_342_177_280),
-    "Llama-2-7b, no field for key/value heads": ({**L, "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32}, 524_288, 32 * 4 * 4096**2),
-    "Llama-3.1-405B": ({**L, "hidden_size": 16384, "num_attention_heads": 128, "num_key_value_heads": 8, "num_hidden_layers": 126}, 516_096, None),
+    "Llama-3.1-8B": (
+        {**L, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32},
+        131_072,
+        1_342_177_280,
+    ),
+    "Llama-2-7b, no field for key/value heads": (
+        {**L, "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32},
+        524_288,
+        32 * 4 * 4096**2,
+    ),
+    "Llama-3.1-405B": (
+        {**L, "hidden_size": 16384, "num_attention_heads": 128, "num_key_value_heads": 8, "num_hidden_layers": 126},
+        516_096,
+        None,
+    ),
     "Mistral-Nemo, head_dim is not hidden / heads": (
-        {"model_type": "mistral", "hidden_size": 5120, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 40, "head_dim": 128, "sliding_window": None}, 163_840, 40 * 2 * 5120 * 128 * (32 + 8)),
-    "Qwen2.5-7B": ({"model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28, "use_sliding_window": False, "sliding_window": 131072}, 57_344,
-                   28 * (2 * 3584 * 128 * (28 + 4) + 128 * (28 + 8))),
-    "Qwen3-0.6B": ({"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 28, "head_dim": 128}, 114_688,
-                   28 * (2 * 1024 * 128 * (16 + 8) + 2 * 128)),
-    "DeepSeek-V3": (D3, 70_272, 61 * (7168 * (1536 + 576) + 1536 * 128 * 192 + 512 * 128 * 256 + 128 * 128 * 7168 + 1536 + 512)),
-    "DeepSeek-V2-Lite": ({**D3, "model_type": "deepseek_v2", "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 27, "q_lora_rank": None}, 31_104,
-                         27 * (2048 * 576 + 2048 * 16 * 192 + 512 * 16 * 256 + 16 * 128 * 2048 + 512)),
+        {
+            "model_type": "mistral",
+            "hidden_size": 5120,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 40,
+            "head_dim": 128,
+            "sliding_window": None,
+        },
+        163_840,
+        40 * 2 * 5120 * 128 * (32 + 8),
+    ),
+    "Qwen2.5-7B": (
+        {
+            "model_type": "qwen2",
+            "hidden_size": 3584,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 28,
+            "use_sliding_window": False,
+            "sliding_window": 131072,
+        },
+        57_344,
+        28 * (2 * 3584 * 128 * (28 + 4) + 128 * (28 + 8)),
+    ),
+    "Qwen3-0.6B": (
+        {
+            "model_type": "qwen3",
+            "hidden_size": 1024,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 28,
+            "head_dim": 128,
+        },
+        114_688,
+        28 * (2 * 1024 * 128 * (16 + 8) + 2 * 128),
+    ),
+    "DeepSeek-V3": (
+        D3,
+        70_272,
+        61 * (7168 * (1536 + 576) + 1536 * 128 * 192 + 512 * 128 * 256 + 128 * 128 * 7168 + 1536 + 512),
+    ),
+    "DeepSeek-V2-Lite": (
+        {
+            **D3,
+            "model_type": "deepseek_v2",
+            "hidden_size": 2048,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 27,
+            "q_lora_rank": None,
+        },
+        31_104,
+        27 * (2048 * 576 + 2048 * 16 * 192 + 512 * 16 * 256 + 16 * 128 * 2048 + 512),
+    ),
 }
 
 
@@ -56,12 +123,22 @@ def test_published_caches_by_hand(tmp_path):
 def test_windows_are_spread_over_layers(tmp_path):
     qwen = {**FACTS["Qwen3-0.6B"][0], "use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 20}
     m = read(written(tmp_path, qwen))
-    assert [(r.count, r.variant, r.sizes.get("window")) for r in m.runs] == [(20, "gqa", None), (8, "sliding-window", 4096)]
+    assert [(r.count, r.variant, r.sizes.get("window")) for r in m.runs] == [
+        (20, "gqa", None),
+        (8, "sliding-window", 4096),
+    ]
     c = am.cost(model=written(tmp_path, qwen), seq=131_072)
     assert c.kv_cache_bytes == 4096 * (20 * 131_072 + 8 * 4096)
     named = {**qwen, "layer_types": ["full_attention", "sliding_attention"] * 14}
     assert len(read(written(tmp_path, named)).runs) == 28
-    mistral = {"model_type": "mistral", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "sliding_window": 4096}
+    mistral = {
+        "model_type": "mistral",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "sliding_window": 4096,
+    }
     assert am.cost(model=written(tmp_path, mistral), seq=32_768).kv_cache_bytes == 131_072 * 4096
 
 
@@ -80,8 +157,14 @@ def test_modifiers_come_from_the_config(tmp_path):
     assert read(written(tmp_path, {**llama, "attention_bias": True})).runs[0].uses == ("bias:on=Q+k+v+Y", "rope")
     assert read(written(tmp_path, {**llama, "partial_rotary_factor": 0.5})).runs[0].uses == ("rope:dims=64",)
     assert read(written(tmp_path, FACTS["Qwen3-0.6B"][0])).runs[0].uses == ("norm", "rope")
-    assert read(written(tmp_path, {**D3, "q_lora_rank": None})).runs[0].uses == ("direct-queries", "rope:layout=interleaved")
-    assert read(written(tmp_path, {**D3, "attention_bias": True})).runs[0].uses == ("bias:on=cQ+cKV+kR+Y", "rope:layout=interleaved")
+    assert read(written(tmp_path, {**D3, "q_lora_rank": None})).runs[0].uses == (
+        "direct-queries",
+        "rope:layout=interleaved",
+    )
+    assert read(written(tmp_path, {**D3, "attention_bias": True})).runs[0].uses == (
+        "bias:on=cQ+cKV+kR+Y",
+        "rope:layout=interleaved",
+    )
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -145,4 +228,3 @@ def test_real_attention_parameters():
             assert c.parameters + layer_norms == groups["attn"], path.stem
             checked += 1
     assert checked >= 20
-

@@ -9,7 +9,13 @@ import sys
 import pytest
 
 HEAVY = ("sympy", "numpy", "jinja2")
-CONFIG = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+}
 
 
 def loaded(code: str) -> set[str]:

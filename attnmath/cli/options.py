@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from attnmath.errors import InputError, together
-from attnmath.language.letters import LETTERS, MAX_DIGITS
+from attnmath.language.letters import LETTERS
 from attnmath.language.parse import UNITS
+from attnmath.language.syntax import MAX_DIGITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,8 +14,6 @@ from attnmath.errors import InputError
 from attnmath.language.arith import Number, number
 from attnmath.language.syntax import letters as letters_of
 
-MAX_DIGITS = 40  # far beyond any machine, and short enough that no product of sizes leaves the floats
-
 
 class Letter(Struct, frozen=True):
     """`default`: a number, an expression over other letters, or a function of the sizes so far; None must be given.
@@ -116,7 +114,11 @@ def resolve(
         if isinstance(value, str):
             from attnmath.language.parse import expression
 
-            sizes[n] = number(expression(value), sizes)
+            try:
+                sizes[n] = number(expression(value), sizes)
+            except InputError as error:
+                made_of = ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in _parents(value) if LETTERS[x].option)
+                raise InputError(f"{n} = {value}, {letter.meaning}: {error} ({made_of})") from None
         else:
             plain = value(sizes) if callable(value) else value
             sizes[n] = lift(n, plain) if letter.option else plain

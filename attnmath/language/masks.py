@@ -12,16 +12,17 @@ for integers, arrays and symbols alike. The t new queries stand at positions pas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Union
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
-from attnmath.errors import InputError, LanguageError, Unknown
+from attnmath.errors import LanguageError, Unknown
 from attnmath.language.arith import Number, ceil_div, exact_div, floor_div, maximum, minimum, number
-from attnmath.language.syntax import Expr, Num, Op
+from attnmath.language.syntax import MAX_DIGITS, Expr, Num, Op
 
-MAX_PIECES = 64
+MAX_PIECES = 8  # that none of the others holds; a union is counted by all subsets of its pieces
 
 
 class Piece(Struct, frozen=True):
@@ -108,6 +109,8 @@ class Piece(Struct, frozen=True):
             lo = maximum(lo, first + self.lo)
         if self.hi is not None:
             hi = minimum(hi, last + self.hi)
+        if self.lo is not None and self.hi is not None:  # a band of no width lets nobody see anything
+            hi = minimum(hi, first + self.lo + (last - first) * maximum(self.hi - self.lo + 1, 0))
         if self.chunk is not None:
             if any(isinstance(b, int) and b * sign > 0 for b, sign in ((self.lo, 1), (self.hi, -1))):
                 raise LanguageError("a chunk together with a band that leaves out the diagonal has no closed form")
@@ -169,12 +172,13 @@ class Mask(Struct, frozen=True):
         4096
         """
         total: Number = 0
-        for sign, pieces in self._overlaps():
-            lo, hi = pieces[0].keys(past, past + t, n)
-            for p in pieces[1:]:
-                other_lo, other_hi = p.keys(past, past + t, n)
-                lo, hi = maximum(lo, other_lo), minimum(hi, other_hi)
-            total = total + sign * maximum(hi - lo, 0)
+        spans = [p.keys(past, past + t, n) for p in self.pieces]
+        for size in range(1, len(spans) + 1):
+            for some in combinations(spans, size):
+                lo, hi = some[0]
+                for other_lo, other_hi in some[1:]:
+                    lo, hi = maximum(lo, other_lo), minimum(hi, other_hi)
+                total = total + (-1) ** (size + 1) * maximum(hi - lo, 0)
         return total
 
     def span(self, n: Number) -> Number:
@@ -195,10 +199,21 @@ class Mask(Struct, frozen=True):
 
 
 def _kept(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    kept = tuple(p for p in dict.fromkeys(pieces) if not p.empty)
+    """The pieces without the empty ones and those that lie inside another."""
+    found = [p for p in dict.fromkeys(pieces) if not p.empty]
+    kept = [p for n, p in enumerate(found) if not any(_inside(p, q, n < k) for k, q in enumerate(found) if k != n)]
     if len(kept) > MAX_PIECES:
-        raise LanguageError(f"a mask of {len(kept)} pieces; at most {MAX_PIECES}")
-    return kept
+        raise LanguageError(f"a mask of {len(kept)} pieces, none inside another; at most {MAX_PIECES}")
+    return tuple(kept)
+
+
+def _inside(p: Piece, q: Piece, first: bool) -> bool:
+    """Whether p certainly lies in q; of equals, the second does. Only integers can be certain."""
+    if not all(v is None or isinstance(v, int) for x in (p, q) for v in astuple(x)):
+        return False
+    if p.chunk and q.chunk and max(p.chunk, q.chunk) % min(p.chunk, q.chunk):
+        return False
+    return p & q == p and not (first and p == q)
 
 
 class Named(Struct, frozen=True):
@@ -271,8 +286,8 @@ class MaskExpr(Struct, frozen=True):
             return a & b if self.name == "&" else a | b
         values = [number(a, sizes) for a in self.args if not isinstance(a, MaskExpr)]
         for v in values:
-            if isinstance(v, (int, float)) and (v < 1 or v != int(v)):
-                raise InputError(f"mask {self}: {v} is no length; it takes a whole number of at least 1")
+            if isinstance(v, (int, float)):
+                _length(v, str(self))
         return Mask(MASKS[self.name].pieces(sizes.get("past", 0), *values))
 
     def latex(self) -> str:
@@ -303,7 +318,16 @@ def named(name: str, args: tuple[Expr, ...]) -> MaskExpr:
     if len(want) != len(args):
         usage = f"{name}({', '.join(want)})" if want else name
         raise LanguageError(f"mask {name} takes {len(want)} size{'s' * (len(want) != 1)}: write {usage}")
-    return MaskExpr(name, args)
+    literal = (Num(_length(a.value, name)) if isinstance(a, Num) and not isinstance(a.value, str) else a for a in args)
+    return MaskExpr(name, tuple(literal))
+
+
+def _length(v: int | float, mask: str) -> int:
+    """A mask's size as an integer; InputError if it is none."""
+    if not 1 <= v < 10**MAX_DIGITS or v != int(v):
+        shown = v if abs(v) < 10**MAX_DIGITS else f"a number of more than {MAX_DIGITS} digits"
+        raise LanguageError(f"mask {mask}: {shown} is no length; it takes a whole number of at least 1")
+    return int(v)
 
 
 def both(a: MaskExpr, b: MaskExpr) -> MaskExpr:

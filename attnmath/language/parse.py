@@ -20,9 +20,11 @@ from attnmath.language.masks import MaskExpr, both, named
 from attnmath.language.ops import OPS
 from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Pos, Program, Ref, Shift, check
 
-MAX_LINE, MAX_LINES, MAX_DEPTH = 2_000, 500, 40  # a page is a page: what is longer is no equation
+MAX_LINE, MAX_LINES, MAX_DEPTH, MAX_JOINED = 2_000, 500, 40, 60  # a page is a page: what is longer is no equation
 
-_TOKEN = re.compile(r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\([a-z|]+\))*|\.\.|<-)|(.))")
+_TOKEN = re.compile(
+    r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\([a-z|]+\))*|\.\.|<-)|(.))", re.ASCII
+)
 UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}  # of token counts
 _SYMBOLS = {"+": 1, "-": 1, "*": 2, "/": 2}
 
@@ -118,8 +120,14 @@ class _Line:
         if level == 3:
             return self.power()
         x = self.expr(level + 1)
+        joined = 0
         while _SYMBOLS.get(self.peek()) == level:
             x = Op(self.next(), (x, self.expr(level + 1)))
+            joined += 1
+            if joined > MAX_JOINED:
+                raise LanguageError(
+                    f"{self.where}more than {MAX_JOINED} terms or factors in a row: {self.text[:60]} ..."
+                )
         return x
 
     def power(self) -> Expr:
@@ -283,7 +291,7 @@ def lines(text: str, where: str = "", first: int = 1) -> tuple[list[Equation], d
     equations: list[Equation] = []
     sees: dict[tuple[str, str], MaskExpr] = {}
     errors: list[str] = []
-    rows = text.splitlines()
+    rows = text.split("\n")
     if len(rows) > MAX_LINES:
         raise LanguageError(f"{where}: {len(rows):,} lines; at most {MAX_LINES}")
     for at, raw in enumerate(rows, first):
@@ -297,13 +305,17 @@ def lines(text: str, where: str = "", first: int = 1) -> tuple[list[Equation], d
                 seen = line.mask()
                 line.end()
                 key = (m[1], m[2].strip())
+                if key[0] == key[1]:
+                    raise LanguageError(f"{here}{key[0]} sees itself; a mask is between two indices")
                 sees[key] = both(sees[key], seen) if key in sees else seen
             else:
                 equations.append(equation(row, here))
         except LanguageError as error:
             errors.append(str(error))
     if errors:
-        raise LanguageError("\n".join(errors))
+        raise LanguageError(
+            "\n".join([*errors[:20], *([f"... and {len(errors) - 20} more"] if len(errors) > 20 else [])])
+        )
     return equations, sees
 
 
@@ -315,4 +327,8 @@ def program(text: str, where: str = "") -> Program:
     (['Q', 'K'], 'causal')
     """
     equations, sees = lines(text, where)
+    if rewrites := [str(e) for e in equations if e.update]:
+        raise LanguageError(
+            f"`{rewrites[0]}` rewrites a tensor, which only a modifier or a page that extends another can do"
+        )
     return check(Program(tuple(equations), sees))

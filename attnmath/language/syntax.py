@@ -22,6 +22,7 @@ from attnmath.errors import LanguageError
 if TYPE_CHECKING:
     from attnmath.language.masks import MaskExpr
 
+MAX_DIGITS = 40  # of any size: far beyond any machine, and short enough that no product of sizes leaves the floats
 OFFSETS = ("past", "kept")  # shifts by these reach back into a cache
 
 
@@ -191,9 +192,9 @@ class Program(Struct, frozen=True):
 
     @property
     def output(self) -> str:
-        """The tensor that the page is about: the last one that nothing else reads."""
-        read = {r.name for e in self.equations for alt in e.alts for r in refs(alt)}
-        return [n for n in self.defined if n not in read][-1]
+        """The tensor that the page is about: the last one that no other equation reads."""
+        read = {r.name for e in self.equations for alt in e.alts for r in refs(alt) if r.name != e.out.name}
+        return [*list(self.defined)[-1:], *(n for n in self.defined if n not in read)][-1]
 
 
 @lru_cache(8192)
@@ -355,6 +356,13 @@ def check(p: Program) -> Program:
             raise LanguageError(
                 f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s"
             )
+        for op in (op for a in e.alts for op in ops(a)):
+            if missing := [o for o in op.over if o not in {d for a in op.args for d in letters(a)}]:
+                raise LanguageError(
+                    f"`{op}` in `{e}` runs along {', '.join(missing)}, which its argument does not have"
+                )
+        if len(set(letters(e.out))) < sum(len(letters(i)) for i in e.out.index):
+            raise LanguageError(f"`{e}` names an index twice on its left")
         if len(e.alts) == 1:
             _supplied(e)
     return p

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown, together
 from attnmath.files import line_of, read_json, read_text
-from attnmath.language.letters import MAX_DIGITS
+from attnmath.language.syntax import MAX_DIGITS
 from attnmath.models.families import FAMILIES, HARMLESS, LAYER_TYPES, REQUIRED, Config, Family
 
 MAX_LAYERS = 10_000
@@ -58,7 +58,7 @@ def read(path: str, assume_ignored: tuple[str, ...] = ()) -> Model:
         raise InputError(f"{path}: model_type {found}; it says how to read the other fields: {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
         raise InputError(
-            f"{path}, line {line_of(read_text(path), 'model_type')}: "
+            f"{path}: {line_of(read_text(path), 'model_type')}"
             f"{Unknown('model_type', kind, FAMILIES, 'families that are understood')}"
         )
     family = FAMILIES[kind]
@@ -84,14 +84,14 @@ def _checked(raw: Config, family: Family, path: str, ignored: tuple[str, ...]) -
             if field.default == REQUIRED:
                 errors.append(f"{name} is {'null' if name in raw else 'missing'}; it shapes the attention")
         elif complaint := KINDS[field.kind](value):
-            errors.append(f"line {line_of(text, name)}: {name} is {_shown(value)}; expected {complaint}")
+            errors.append(f"{line_of(text, name)}{name} is {_shown(value)}; expected {complaint}")
         else:
             out[name] = value
     for name in raw:
         if name not in family.fields and name not in HARMLESS and name not in ignored:
             errors.append(
-                f"line {line_of(text, name)}: {name} = {_shown(raw[name])} is not understood and could change the architecture; "
-                f"--assume-ignored {name} goes on without it"
+                f"{line_of(text, name)}{name[:80]} = {_shown(raw[name])} is not understood and could change the architecture; "
+                f"--assume-ignored {name[:80]} goes on without it"
             )
     if not errors:
         errors += _contradictions(out)

@@ -24,7 +24,7 @@ from attnmath.language.letters import LETTERS, needed
 from attnmath.language.modify import apply
 from attnmath.language.order import in_order
 from attnmath.language.parse import program
-from attnmath.language.syntax import Program
+from attnmath.language.syntax import OFFSETS, Program, letters
 
 HERE = os.path.dirname(__file__)
 SUFFIX = ".attn"
@@ -118,28 +118,51 @@ def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
     """A page from its file; `above`: the pages that extend it."""
     text = read_text(path, MAX_BYTES, "a variant is one page")
     head, _, body = text.partition("\n\n")
+    fields = _header(head, where)
+    base = _base(fields["extends"], where, (*above, path)) if "extends" in fields else None
+    try:
+        forms = _forms(body, where, len(head.split("\n")) + 2, base)
+        for p in forms.values():
+            _checked(p)
+    except LanguageError as error:
+        message = str(error)
+        raise LanguageError(message if where in message else f"{where}: {message}") from None
+    return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms)
+
+
+def _header(head: str, where: str) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for at, row in enumerate(head.splitlines(), 1):
+    expected = f"expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line"
+    for at, row in enumerate(head.split("\n"), 1):
         key, colon, value = row.partition(":")
-        if key.strip() in fields or key.strip() not in FIELDS or not colon:
-            expected = f"expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line"
-            raise LanguageError(f"{where}, line {at}: {expected}, found {row[:60]!r}")
+        if key.strip() in fields or key.strip() not in FIELDS or not colon or not value.strip() or not value.isprintable():
+            raise LanguageError(f"{where}, line {at}: {expected}, each once with its text, found {row[:60]!r}")
         fields[key.strip()] = value.strip()
-    missing = [f for f in FIELDS[:2] if not fields.get(f)]
+    missing = [f for f in FIELDS[:2] if f not in fields]
     if missing:
         raise LanguageError(f"{where}: a page starts with {' and '.join(f + ':' for f in missing)}")
-    base = _base(fields["extends"], where, (*above, path)) if "extends" in fields else None
-    forms = _forms(body, where, len(head.splitlines()) + 2, base)
-    for p in forms.values():
-        if unknown := [n for n in p.names if n not in LETTERS]:
-            raise LanguageError(f"{where}: {nearest_letter(unknown)}")
-    return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms)
+    return fields
+
+
+def _checked(p: Program) -> None:
+    """What a page needs beyond its equations' own sense: letters of the registry, and something to compute for tokens."""
+    if not p.defined:
+        raise LanguageError("the page has no equation")
+    if unknown := [n for n in p.names if n not in LETTERS]:
+        raise LanguageError(nearest_letter(unknown))
+    values = {n for n, row in LETTERS.items() if isinstance(row.default, float) or n in OFFSETS}
+    indices = {d for e in p.equations for x in (e.out, *e.alts) for d in letters(x)}
+    if wrong := sorted(indices & values):
+        raise LanguageError(f"{', '.join(wrong)} is a value, not an index")
+    if missing := [n for n in ("b", "t") if n not in p.names]:
+        raise LanguageError(f"a page computes something for b sequences of t new tokens; here {' and '.join(missing)} is not mentioned")
 
 
 def nearest_letter(unknown: list[str]) -> str:
     """What to say of names that no page may use."""
     known = ", ".join(f"{n} ({row.meaning})" for n, row in LETTERS.items())
-    return f"{', '.join(map(repr, unknown))}: neither a letter of the registry nor a tensor (write NAME[...]); the letters are {known}"
+    what = "neither a letter of the registry nor a tensor (write NAME[...])"
+    return f"{', '.join(map(repr, unknown))}: {what}; the letters are {known}"
 
 
 def _base(name: str, where: str, above: tuple[str, ...]) -> Variant:
@@ -147,6 +170,8 @@ def _base(name: str, where: str, above: tuple[str, ...]) -> Variant:
     if not name.endswith(SUFFIX):
         return _built_in(name)
     path = os.path.join(os.path.dirname(above[-1]), name)
+    if len(above) > 16:
+        raise LanguageError(f"{where}: a chain of more than 16 pages that extend each other")
     if path in above:
         raise LanguageError(f"{where}: {name} extends itself: {' -> '.join(map(os.path.basename, (*above, path)))}")
     return _read(os.path.basename(name).removesuffix(SUFFIX), path, path, above)
@@ -157,8 +182,10 @@ def _forms(body: str, where: str, first: int, base: Variant | None) -> dict[str,
     shared: list[str] = []
     own: dict[str, list[str]] = {}
     current: list[str] | None = None
-    for at, row in enumerate(body.splitlines()):
+    for at, row in enumerate(body.split("\n")):
         if row.startswith("form ") and row.rstrip().endswith(":"):
+            if not row.strip()[5:-1].strip() or row.strip()[5:-1].strip() in own:
+                raise LanguageError(f"{where}, line {first + at}: each form has a name of its own: {row[:60]!r}")
             current = own.setdefault(row.strip()[5:-1].strip(), [""] * at)
             shared.append("")
             continue
