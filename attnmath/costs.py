@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attnmath.hardware import Gpu
 
 SCHEMA = "attnmath.cost/1"
+ROUNDED = "each tensor's bytes are rounded up to whole ones"
 PHASES = ("prefill", "decode")
 
 
@@ -115,6 +116,11 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
 
     def __getitem__(self, key: str) -> Any:
         """A number by its key: `cost["flops.core"]`."""
+        from attnmath.keys import DERIVED, KEYS
+
+        settings = [f"inputs.{k}" for k in self.inputs]
+        if key not in KEYS and key not in DERIVED and key not in settings:
+            raise Unknown("key", str(key), [*KEYS, *DERIVED, *settings])
         value: Any = self
         for part in key.split("."):
             value = value[part] if isinstance(value, Mapping) else getattr(value, part)
@@ -154,6 +160,7 @@ def cost(
     gpu: str | None = None,
     l2: str = "cold",
     assume_ignored: Iterable[str] = (),
+    formulas: bool = True,
     **sizes: int,
 ) -> Cost:
     """What one attention layer costs, or, with `model`, all attention layers of a model together.
@@ -161,7 +168,8 @@ def cost(
     `sizes`: the options of the variant under their names, `seq=8192, heads=32, kv_heads=8` (tokens, counts, elements);
     `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
     `gpu`: a name or a TOML file, for a lower bound on time. The result is in FLOPs, bytes and seconds; what was not given
-    and had to be filled in stands in its `assumed`. Raises InputError, naming the culprit, for anything that does not fit.
+    and had to be filled in stands in its `assumed`; `formulas` False leaves them out, for many rows. Raises InputError,
+    naming the culprit, for anything that does not fit.
 
     >>> c = cost("gqa", seq=8192, heads=32, kv_heads=8)
     >>> c.flops.matmul, c.flops_by_convention.dense, c.kv_cache_bytes_per_token
@@ -169,11 +177,17 @@ def cost(
     >>> c.formulas["flops.matmul"]
     '2*b*h*t*d*(t + 1)'
     """
-    given = {k.replace("_", "-"): v for k, v in sizes.items()}
+    given = {k.replace("_", "-"): _plain(v) for k, v in sizes.items()}
+    if len(given) < len(sizes):
+        raise InputError("an option is given twice, once with - and once with _")
+    texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
+    check_texts(
+        texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": None if not isinstance(modifiers, str) else 0}
+    )
     if window is not None:
-        given["window"] = window
-    settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype}
-    _check(given, phase, dtype, kv_dtype, l2)
+        given["window"] = _plain(window)
+    settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
+    _check(given, phase, dtype, kv_dtype, l2, gpu)
     accelerator = _gpu(gpu)
     if model is not None:
         if variant is not None or mask is not None or form is not None or list(modifiers):
@@ -181,6 +195,8 @@ def cost(
                 "--model says which layers there are: --variant, --with, --mask and --form have no use beside it"
             )
         return replace(_model_cost(model, given, settings, accelerator, l2, tuple(assume_ignored)), gpu_file=gpu)
+    if list(assume_ignored):
+        raise InputError("--assume-ignored has a use only with a --model")
     if variant is None:
         raise InputError("name a --variant, or a --model")
     layer = layers.build(variant, modifiers, mask, "window" in given)
@@ -188,7 +204,23 @@ def cost(
     return replace(_layer_cost(layer, given, settings, form, accelerator, l2), gpu_file=gpu)
 
 
-def _check(given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str) -> None:
+def _plain(v: Any) -> Any:
+    """NumPy's whole numbers as Python's."""
+    return int(v) if hasattr(v, "__index__") and not isinstance(v, bool) else v
+
+
+def check_texts(named: Mapping[str, Any]) -> None:
+    """Refuse what should be a name and is no text."""
+    for what, v in named.items():
+        if v is not None and not isinstance(v, str):
+            raise InputError(
+                f"{what}: {'a list of texts' if what == 'modifiers' else 'a text'} is expected, not {v!r:.40}"
+            )
+
+
+def _check(
+    given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str, gpu: str | None = None
+) -> None:
     """Every complaint about single values at once."""
     errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
     unknown = [k for k in given if k not in OPTIONS]
@@ -204,6 +236,8 @@ def _check(given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: st
             bits(name or "bf16")
         except InputError as error:
             errors.append(str(error))
+    if l2 == "warm" and gpu is None:
+        errors.append("--l2 warm has a use only with a --gpu")
     if l2 not in ("cold", "warm"):
         errors.append(str(Unknown("state of --l2", l2, ("cold", "warm"), "states")))
     if errors:
@@ -266,7 +300,7 @@ def _layer_cost(
     kv_dtype = settings["kv_dtype"] or dtype
     by_letter = _given_letters(given, settings["phase"], layer.names)
     values, filled = layer.sizes(by_letter)
-    chosen = form or _cheapest(layer, values, dtype, kv_dtype)
+    chosen = form if form is not None else _cheapest(layer, values, dtype, kv_dtype)
     page = layer.form(chosen)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(by_letter, at.symbol)
@@ -302,7 +336,7 @@ def _layer_cost(
         form=chosen if len(layer.forms) > 1 else None,
         source=layer.variant.source,
         readings=(numbers, formulas),
-        **_formulas(formulas),
+        **(_formulas(formulas) if settings["formulas"] else {}),
     )
     return _timed(out, [out], gpu, dtype, l2) if gpu else out
 
@@ -322,6 +356,9 @@ def _formulas(r: Reading) -> dict[str, Any]:
     """Every key's formula, and for those that hold only under conditions, the conditions."""
     found = {key: row.read(r) for key, row in KEYS.items() if row.read}
     regime = {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
+    for key, f in found.items():
+        if KEYS[key].unit == "bytes" and any(b != 1 for _, b in getattr(f, "terms", {}).values()):
+            regime.setdefault(key, []).append(ROUNDED)
     return {"formulas": {key: str(f) for key, f in found.items()}, "regime": regime}
 
 
@@ -407,7 +444,7 @@ def _model_cost(
         with_=list(dict.fromkeys(u for r in runs for u in r.cost.with_)),
         phase=first.phase,
         inputs={"layers": sum(r.count for r in runs), **{k: first.inputs[k] for k in own}},
-        assumed={k: v for k, v in first.assumed.items() if k in own or k == "form"},
+        assumed={k: v for k, v in first.assumed.items() if k in own or k == "form"} | dict(described.assumed),
         steps=[],
         flops=flops,
         flops_by_convention=each(Conventions, "flops_by_convention"),

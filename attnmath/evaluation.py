@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from attnmath import modifiers as mods
+from attnmath.costs import size_error
 from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS
 from attnmath.language.modify import heads
@@ -18,6 +19,12 @@ from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
 
 Array = Any
+
+
+class NotThere(InputError, KeyError):
+    """A tensor that was not computed, or that no page of this name has."""
+
+    __str__ = Exception.__str__
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,9 @@ class Evaluation(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         if name in self.missing:
-            raise InputError(f"{name} was not computed: {', '.join(self.missing[name])} not given")
+            raise NotThere(f"{name} was not computed: {', '.join(self.missing[name])} not given")
         if name not in self.tensors:
-            raise Unknown("tensor", name, [*self.tensors, *self.missing])
+            raise NotThere(str(Unknown("tensor", str(name), [*self.tensors, *self.missing])))
         return self.tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -100,7 +107,10 @@ def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, t
 def _checked(name: str, x: Array, page: Program) -> Array:
     if name not in page.tensors:
         raise Unknown("tensor", name, page.tensors)
-    x = np.asarray(x)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"{name} is no array: {error}") from None
     gathers = {i.name for e in page.equations for a in e.alts for r in refs(a) for i in r.index if isinstance(i, Ref)}
     if x.dtype.kind != "f" and not (x.dtype.kind in "iu" and name in gathers):
         raise InputError(f"{name} holds {x.dtype}; give float64 or float32")
@@ -124,13 +134,15 @@ def _sizes(
         for i, length in zip(page.tensors[name], x.shape):
             if not isinstance(i, str):
                 continue
+            if length == 0 and i not in ("t", "s", "n"):
+                errors.append(f"{i} is 0 in {name}{x.shape}")
             old, who = found.setdefault(i, (length, name))
             if old != length:
                 errors.append(f"{i} is {old} in {who}{arrays[who].shape} but {length} in {name}{x.shape}")
     if errors:
         raise InputError(together(errors))
     given: dict[str, Any] = {i: length for i, (length, _) in found.items()}
-    before = _past_tokens(page, past)
+    before = _past_tokens(page, past, {*arrays, *program.defined})
     new = "s" if any("kept" in p.names for p in layer.forms.values()) else "t"
     offset = {"s": "kept", "t": "past"}[new]
     if new == "s":
@@ -143,14 +155,16 @@ def _sizes(
             f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
         )
     if window is not None:
-        given["w"] = window
+        if complaint := size_error(window):
+            raise InputError(f"window: {complaint}")
+        given["w"] = int(window)
     local = {n: v for n, v in given.items() if n not in LETTERS}
     known = {n: v for n, v in given.items() if n in LETTERS}
     sizes, _ = layer.sizes(known, page=program)
     return {offset: given[offset], **sizes, **{n: v for n, v in local.items() if n not in sizes}}
 
 
-def _past_tokens(page: Program, past: Mapping[str, Array]) -> int:
+def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[str]) -> int:
     lengths = {}
     for name, x in past.items():
         index = page.tensors[name]
@@ -158,6 +172,11 @@ def _past_tokens(page: Program, past: Mapping[str, Array]) -> int:
         if axis is None or not any(isinstance(i, Shift) for r in _reads(page, name) for i in r.index):
             raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
         lengths[name] = x.shape[axis]
+    needed = [n for n in page.tensors if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)]
+    if past and (absent := [n for n in needed if n not in past and n in computed]):
+        raise InputError(
+            f"the cache lacks {', '.join(absent)}: the page reads {', '.join(needed)} before the new tokens"
+        )
     grows = {n: k for n, k in lengths.items() if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)}
     if len(set(grows.values())) > 1:
         raise InputError(f"the cached tensors differ in their number of tokens: {grows}")
@@ -189,7 +208,10 @@ def _grown(page: Program, out: Mapping[str, Array], past: Mapping[str, Array]) -
 
 def _mask_array(mask: Array, page: Program, sizes: Mapping[str, Any]) -> Named:
     """Booleans with the letters of their axes; an axis of length 1 repeats."""
-    x = np.asarray(mask)
+    try:
+        x = np.asarray(mask)
+    except ValueError as error:
+        raise InputError(f"the mask is no array: {error}") from None
     if x.dtype != bool:
         raise InputError(f"a mask array holds booleans (True: the pair exists), not {x.dtype}")
     own = tuple(heads(page).split())

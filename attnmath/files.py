@@ -44,7 +44,9 @@ def read_toml(path: str) -> dict[str, Any]:
     text = read_text(path, MAX_TOML_BYTES)
     for at, row in enumerate(text.split("\n"), 1):
         if len(row) > 4000 or re.match(r"\s*\[*\s*([\w-]+\s*\.\s*){8}", row):
-            raise InputError(f"{path}, line {at}: a line or a dotted key too long for a table of figures: {row[:40]!r} ...")
+            raise InputError(
+                f"{path}, line {at}: a line or a dotted key too long for a table of figures: {row[:40]!r} ..."
+            )
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

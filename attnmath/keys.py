@@ -64,8 +64,9 @@ class Reading:
         found: Number = 0
         for c in self.caches:
             if c.tokens is not None:
-                found = found + c.per_token * (1 if per_token else c.tokens * self.sizes["b"])
-        return in_bytes(found * bits(self.kv_dtype))
+                elements = c.per_token * (1 if per_token else c.tokens * self.sizes["b"])
+                found = found + in_bytes(elements * bits(self.kv_dtype))
+        return found
 
     @property
     def state_bytes(self) -> Number:

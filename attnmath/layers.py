@@ -36,7 +36,7 @@ class Layer(Struct, frozen=True):
     def form(self, name: str | None = None) -> Program:
         """One form; the definition if none is named."""
         self.variant.form(name)
-        return self.forms[name] if name else next(iter(self.forms.values()))
+        return self.forms[name] if name is not None else next(iter(self.forms.values()))
 
     @property
     def mask(self) -> MaskExpr | None:
@@ -68,10 +68,18 @@ class Layer(Struct, frozen=True):
         Raises InputError if sizes are missing, do not divide, or contradict each other.
         """
         own = {k: v for k, v in self.local.items() if k in LETTERS}
+        for k, v in own.items():
+            if given.get(k, v) != v:
+                raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
         values, assumed = resolve(self.letters([page]) if page else self.names, {**own, **given}, lift)
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
-                values[name] = number(expression(value), values) if isinstance(value, str) else value
+                try:
+                    values[name] = number(expression(value), values) if isinstance(value, str) else value
+                except InputError as error:
+                    raise InputError(f"a modifier's {name} = {value}: {error}") from None
+                if isinstance(values[name], int) and values[name] < 0:
+                    raise InputError(f"a modifier's {name} = {value} would be {values[name]}")
         _consistent(values)
         return values, {k: v for k, v in assumed.items() if k not in own}
 
@@ -89,9 +97,6 @@ def _consistent(sizes: Mapping[str, Number]) -> None:
             f"--context {n:,} is less than --seq {t:,}: "
             "the context counts the new tokens too (only cross-attention may have less)"
         )
-    for name, value in sizes.items():
-        if isinstance(value, int) and value < 0:
-            raise InputError(f"{name} would be {value}: the sizes do not fit each other")
 
 
 def build(
@@ -128,6 +133,10 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
         raise InputError(f"{variant} has no mask between queries and keys; --mask and --window have no use here")
     if own is None:
         return program
+    if chosen and (unknown := [n for n in chosen.names if n not in LETTERS]):
+        raise InputError(
+            f"mask {chosen}: {', '.join(unknown)[:80]}: a mask's sizes are numbers or letters of the registry"
+        )
     if "kept" in program.names and (window or (chosen and chosen.name != "full")):
         raise InputError(
             f"{variant}: queries and memory have no positions in common, so no --mask but full and no --window has a meaning"

@@ -80,6 +80,8 @@ def cases(draw, names=None):
         given_["kept"] = 0 if phase == "prefill" else given_["n"]
     elif phase != "prefill":
         given_["n"] = t + draw(st.integers(0, 4))
+    if any(str(u).startswith("window") for u in layer.uses):
+        del given_["w"]  # the modifier brings its own
     sizes, _ = layer.sizes(given_)
     return layer, form, sizes
 

@@ -222,8 +222,18 @@ def test_compare(call):
     assert code == 0
     assert out.splitlines()[0].split() == ["mha", "gqa", "mqa"]
     d = json.loads(call("compare --variant mha --variant sliding-window --seq 8k --heads 32 --window 1k --json")[1])
+    assert [r["inputs"].get("window") for r in d["rows"]] == [1024, 1024]
+    d = json.loads(call("compare cross gqa --seq 8k --heads 32 --window 1k --json")[1])
     assert [r["inputs"].get("window") for r in d["rows"]] == [None, 1024]
     assert call("compare --seq 8k --heads 32")[0] == 0
+
+
+def test_many_rows_at_once(call):
+    code, out, _ = call(
+        ["cost", "--variant", "gqa", "--heads", "8", "--seq", ",".join(map(str, range(1, 301))), "--format", "csv"]
+    )
+    assert code == 0
+    assert len(out.splitlines()) == 301
 
 
 def test_equations_in_every_format(call):
@@ -289,7 +299,19 @@ def test_output_pipes():
     assert "\033" not in done.stdout
     done = shell("set -o pipefail; attnmath variants | head -1 >/dev/null".replace("set -o pipefail; ", ""))
     assert done.stderr == ""
-    assert shell(f"attnmath {GQA} | true").stderr.count("\n") <= 1
+    done = shell(f"{{ attnmath {GQA}; echo code $? >&2; }} | true")
+    assert "code 0" in done.stderr
+
+
+def test_output_that_cannot_be_written():
+    for command in (f"attnmath {GQA} > /dev/full", f"attnmath {GQA} >&-"):
+        done = shell(command)
+        assert done.returncode == 2
+        assert done.stderr.startswith("attnmath: ")
+        assert "internal error" not in done.stderr
+    assert shell("attnmath cost --variant nope 2>/dev/full").returncode == 2
+    done = shell("attnmath cots 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_plain_terminals():

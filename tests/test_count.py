@@ -59,6 +59,11 @@ def test_categories_are_what_the_factors_say(case):
             )
 
 
+def given_letters(layer, sizes):
+    """What an option sets, but for what a modifier brings along."""
+    return {k: v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option and k not in layer.local}
+
+
 @given(cases(), st.sampled_from(["bf16", "fp8", "fp32"]), st.sampled_from(["bf16", "fp8", "int4"]))
 def test_formulas_equal_integers(case, dtype, kv_dtype):
     layer, form, sizes = case
@@ -85,7 +90,7 @@ def test_formulas_equal_integers(case, dtype, kv_dtype):
 
 
 def keyed(layer, form, sizes, key, **more):
-    options = {LETTERS[k].option.replace("-", "_"): v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option}
+    options = {LETTERS[k].option.replace("-", "_"): v for k, v in given_letters(layer, sizes).items()}
     options["phase"] = "decode" if sizes.get("kept") else "prefill"
     mask = str(layer.mask).replace(" & window(w)", "") if "window(w)" in str(layer.mask) else str(layer.mask)
     return dict(modifiers=[str(u) for u in layer.uses], mask=mask, form=form, **options)
@@ -135,17 +140,21 @@ def test_a_formula_holds_wherever_its_regime_does(case, t, past, w, key):
     """Found at one point, tried at others: where the conditions hold, the formula is the count."""
     layer, form, sizes = case
     context = {"n": sizes["n"]} if "n" in sizes else {}
-    given_ = {k: v for k, v in sizes.items() if k in LETTERS and LETTERS[k].option} | context
+    given_ = given_letters(layer, sizes) | context
     at = Point({}, {"n": "t"})
     symbols, _ = layer.sizes(given_, at.symbol)
     f = KEYS[key].read(Reading(layer.form(form), symbols, "bf16", "bf16"))
+    brought = {k: v for k, v in layer.local.items() if k in LETTERS}
     elsewhere = {**given_, "t": t, "n": t + past} | ({"w": w} if "w" in given_ else {})
     if isinstance(f, Formula) and all(
-        eval(c, {"floor": lambda x: x.__floor__()}, dict(elsewhere)) for c in f.conditions
+        eval(c, {"floor": lambda x: x.__floor__()}, {**elsewhere, **brought}) for c in f.conditions
     ):
         there, _ = layer.sizes(elsewhere)
         want = KEYS[key].read(Reading(layer.form(form), there, "bf16", "bf16"))
-        assert eval(str(f), {"floor": lambda x: x.__floor__()}, dict(elsewhere)) == want, (str(f), f.conditions)
+        assert eval(str(f), {"floor": lambda x: x.__floor__()}, {**elsewhere, **brought}) == want, (
+            str(f),
+            f.conditions,
+        )
 
 
 @pytest.mark.parametrize("mask", ["chunked:3", "chunked:8192", "chunked(4) | first(2)"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from importlib import import_module
@@ -70,20 +72,32 @@ def main() -> None:
 
 def run(args: list[str]) -> int:
     """The exit code of a command line; prints to stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a narrow encoding is no reason to fail
     try:
+        if sys.stdout is None:
+            return _refuse("stdout is closed")
         code = app.main(args, prog_name="attnmath", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
+    except SystemExit:
+        return 0  # click leaves so, with 1, when the reader of a pipe has gone
     except click.ClickException as error:
-        error.show()
-        return 2
+        context = getattr(error, "ctx", None)
+        usage = f"{context.get_usage()}\n" if context else ""
+        return _refuse(f"{error.format_message()}", usage)
     except AttnmathError as error:
         return _refuse(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
         return 0
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written is not tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _refuse(f"cannot write: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
@@ -94,6 +108,13 @@ def run(args: list[str]) -> int:
         )
 
 
-def _refuse(message: str) -> int:
-    click.echo(f"attnmath: {message}", err=True)
+def _refuse(message: str, usage: str = "") -> int:
+    """The message to stderr, if there is one, bounded and with nothing that a terminal would obey; exit code 2."""
+    lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in message).split("\n")
+    shown = [line if len(line) <= 600 else line[:600] + " ..." for line in lines[:40]]
+    more = [f"... and {len(lines) - 40} lines more"] if len(lines) > 40 else []
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(usage + "attnmath: " + "\n".join([*shown, *more]), file=sys.stderr)
+            sys.stderr.flush()
     return 2

@@ -38,16 +38,18 @@ def command(names: tuple[str, ...], more: tuple[str, ...], format_: str, as_json
         raise InputError("name the variants that --with is to modify")
     rows = list(options.each_row(values))
     sizes = set(options.taken({k: v for k, v in values.items() if v is not None})[0])
-    useful = {
-        n: {o.replace("-", "_") for o in layers.options_of(layers.build(n, values["with_"], values["mask"]))}
-        for n in chosen
-    }
-    nowhere = [s for s in sizes if not any(s in own for own in useful.values())]
-    if nowhere:
-        raise InputError(
-            f"--{', --'.join(s.replace('_', '-') for s in sorted(nowhere))} has no use for any of {', '.join(chosen)}"
-        )
+    useful = {n: _useful(n, values) for n in chosen}
+    if nowhere := [s for s in sorted(sizes) if not any(s in own for own in useful.values())]:
+        options_ = ", ".join(f"--{s.replace('_', '-')}" for s in nowhere)
+        raise InputError(f"{options_} has no use for any of {', '.join(chosen)}")
     costs = [
         cost(n, **{k: v for k, v in row.items() if k not in sizes or k in useful[n]}) for row in rows for n in chosen
     ]
     render.comparison(costs, options.chosen(format_, as_json))
+
+
+def _useful(name: str, values: dict[str, Any]) -> set[str]:
+    """The sizes that a variant has a use for; a window slides over any mask of positions."""
+    own = layers.options_of(layers.build(name, values["with_"], values["mask"]))
+    slides = values.get("window") is not None and "past" in layers.build(name).names
+    return {o.replace("-", "_") for o in own} | ({"window"} if slides else set())

@@ -52,7 +52,9 @@ def command(explain: str | None, verbose: bool, format_: str, as_json: bool, **v
     """
     from attnmath.cli import render
 
-    costs = [cost(**row) for row in options.each_row(values)]
+    rows = list(options.each_row(values))
+    with_formulas = len(rows) == 1 or explain is not None or options.chosen(format_, as_json) != "csv"
+    costs = [cost(**row, formulas=with_formulas) for row in rows]
     if explain is not None:
         from attnmath.cli.explained import show
 

@@ -22,7 +22,7 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     attnmath gpus my-gpu.toml
     """
     format_ = options.chosen(format_, as_json)
-    found = [hardware.get(n) for n in ([name] if name else hardware.names())]
+    found = [hardware.get(n) for n in ([name] if name is not None else hardware.names())]
     if format_ == "json":
         render.as_json({"schema": "attnmath.gpus/1", "gpus": [_document(g) for g in found]})
     elif name:

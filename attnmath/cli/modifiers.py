@@ -20,7 +20,7 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     attnmath equations gqa --with rope:layout=interleaved
     """
     format_ = options.chosen(format_, as_json)
-    found = [modifiers.get(n) for n in ([name] if name else modifiers.names())]
+    found = [modifiers.get(n) for n in ([name] if name is not None else modifiers.names())]
     rows = [
         {"name": m.name, "title": m.title, "about": m.about, "source": m.source, "options": m.options} for m in found
     ]

@@ -16,7 +16,7 @@ from attnmath.language.syntax import MAX_DIGITS
 F = TypeVar("F", bound=Callable[..., Any])
 
 LISTS = ("batch", "seq", "context")
-MAX_ROWS = 10_000
+MAX_ROWS = 2_000
 
 
 def parse_size(text: str) -> int:
@@ -26,7 +26,6 @@ def parse_size(text: str) -> int:
     131072
     """
     digits, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
-    digits = digits.replace("_", "")
     sign = digits[:1] == "-"
     if not digits[sign:].isascii() or not digits[sign:].isdigit():
         raise InputError(f"{text[:40]!r} is no whole number; write 8192, 8k or 1M")

@@ -19,7 +19,7 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     attnmath variants mla
     """
     format_ = options.chosen(format_, as_json)
-    found = [variants.get(n) for n in ([name] if name else variants.names())]
+    found = [variants.get(n) for n in ([name] if name is not None else variants.names())]
     rows = [
         {
             "name": v.name,

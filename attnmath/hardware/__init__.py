@@ -85,6 +85,8 @@ def get(name: str) -> Gpu:
 
     Raises InputError with everything that is wrong with its table at once.
     """
+    if not isinstance(name, str):
+        raise InputError(f"an accelerator is named by a text, not {name!r:.40}")
     path, _, inside = name.partition("#")
     if not path.endswith(".toml"):
         wanted = name.lower().replace("_", "-")
@@ -103,6 +105,9 @@ def get(name: str) -> Gpu:
     return _read(inside or own[0], table, path)
 
 
+WHOLE = ("processors", "hbm_bytes", "l2_bytes", "llc_bytes")
+
+
 @lru_cache
 def _built_in() -> dict[str, Any]:
     return read_toml(GPUS)
@@ -112,7 +117,8 @@ def _read(name: str, tables: dict[str, Any], path: str) -> Gpu:
     table, sources = tables[name], tables.get("sources", {})
     if not isinstance(table, dict) or not isinstance(sources, dict):
         raise InputError(f"{path}: {name} and sources are tables, written [{name}] and [sources]")
-    errors: list[str] = []
+    errors = [f"sources.{k} must be text" for k, v in sources.items() if not isinstance(v, str)]
+    errors += [f"{name}.{k} must be printable" for k in ("title", "vendor") if not str(table.get(k, "")).isprintable()]
     figures = {k: _figure(f"{name}.{k}", v, sources, errors) for k, v in table.items() if k in FIGURES}
     rates = table.get("tensor_flop_per_s", {})
     if not isinstance(rates, dict):
@@ -137,9 +143,13 @@ def _figure(where: str, raw: Any, sources: Mapping[str, Any], errors: list[str])
         errors.append(f'{where}: write {{ value = ..., source = "..." }}, with a note if it needs one')
         return Figure(1, ())
     value, cited = raw["value"], raw["source"] if isinstance(raw["source"], list) else [raw["source"]]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-        errors.append(f"{where}: {str(value)[:40]!r} is no positive number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < 1e30:
+        errors.append(f"{where}: {str(value)[:40]!r} is no number of at least 1")
         value = 1
+    if not isinstance(raw.get("note", ""), str):
+        errors.append(f"{where}: a note is text")
+    if where.rpartition(".")[2] in WHOLE and value != int(value):
+        errors.append(f"{where}: {value} is no whole number")
     if not cited or not all(isinstance(s, str) and s.strip() for s in cited):
         errors.append(f"{where}: a figure needs a source, in words or a key of [sources]")
         cited = []

@@ -15,10 +15,7 @@ from msgspec import Struct
 
 
 class Row(Struct, frozen=True):
-    """What is known of one operation.
-
-    `shape(letters, over)` gives the indices of the result: those that an operation runs along stay ("keep") or go ("drop").
-    """
+    """What is known of one operation; an index that it runs along stays ("keep") or goes ("drop")."""
 
     latex: str
     run: Callable[..., Any]  # elementwise: (numpy, *arrays); along an index: (numpy, arrays, axis, weights)
@@ -30,6 +27,7 @@ class Row(Struct, frozen=True):
     why: str = ""  # where the cost comes from, if it is not one instruction
 
     def shape(self, letters: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
+        """The indices of the result, of an argument with these."""
         return letters if self.along == "keep" else tuple(d for d in letters if d not in over)
 
 

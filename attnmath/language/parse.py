@@ -109,7 +109,7 @@ class _Line:
         while self.peek() in ("+", "-"):
             sign = 1 if self.next() == "+" else -1
             step = self.next()
-            if not (step.isdigit() or step[:1].islower()):
+            if not step.isascii() or not (step.isdigit() or step[:1].islower()):
                 raise self.fail("a number or an index to move by", 1)
             by.append((sign, int(step) if step.isdigit() else step))
         return Shift(token, tuple(by)) if by else token
@@ -157,7 +157,7 @@ class _Line:
             if not self.peek()[:1].islower():
                 raise self.fail("the index whose position is meant")
             return Pos(self.next())
-        if token[:1].isdigit():
+        if token[:1].isdigit() and token.isascii():
             return Num(float(token) if "." in token or "e" in token else int(token))
         if not token[:1].isalpha():
             raise self.fail("a tensor, a number or an operation", 1)
@@ -253,7 +253,7 @@ def mask(text: str) -> MaskExpr:
     >>> str(mask("causal & window(4096)")), str(mask("prefix:512"))
     ('causal & window(4096)', 'prefix(512)')
     """
-    plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text[: MAX_LINE + 1])
+    plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text[: MAX_LINE + 1], flags=re.ASCII)
     plain = re.sub(r"\b(\d{1,40})([kKM])\b", lambda m: str(int(m[1]) * UNITS[m[2]]), plain)
     return _whole(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", plain), _Line.mask, f"mask {text[:200]!r}: ")
 

@@ -357,7 +357,8 @@ def check(p: Program) -> Program:
                 f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s"
             )
         for op in (op for a in e.alts for op in ops(a)):
-            if missing := [o for o in op.over if o not in {d for a in op.args for d in letters(a)}]:
+            has = {p for a in op.args for d in letters(a) for p in d.split("|")}
+            if missing := [o for o in op.over if not set(o.split("|")) <= has]:
                 raise LanguageError(
                     f"`{op}` in `{e}` runs along {', '.join(missing)}, which its argument does not have"
                 )

@@ -12,7 +12,16 @@ from msgspec import Struct
 from attnmath.errors import InputError, Unknown, together
 from attnmath.files import line_of, read_json, read_text
 from attnmath.language.syntax import MAX_DIGITS
-from attnmath.models.families import FAMILIES, HARMLESS, LAYER_TYPES, REQUIRED, Config, Family
+from attnmath.models.families import (
+    FAMILIES,
+    HARMLESS,
+    LAYER_TYPES,
+    REQUIRED,
+    ROPE_KEYS,
+    Config,
+    Family,
+    rotary_share,
+)
 
 MAX_LAYERS = 10_000
 
@@ -27,11 +36,15 @@ class LayerSpec(Struct, frozen=True):
 
 
 class Model(Struct, frozen=True):
-    """A model's attention layers in order, runs of equal ones together."""
+    """A model's attention layers in order, runs of equal ones together.
+
+    `assumed`: fields that the config does not have, with the values that the family's class then takes.
+    """
 
     name: str
     family: str
     runs: tuple[LayerSpec, ...]
+    assumed: Mapping[str, int]
     source: str
 
     @property
@@ -46,6 +59,8 @@ def read(path: str, assume_ignored: tuple[str, ...] = ()) -> Model:
     `assume_ignored`: fields that the caller declares harmless. Raises InputError, with all of them at once: a field that is
     missing, of the wrong type, or unknown (it could change the architecture); an unknown model_type.
     """
+    if not isinstance(path, str):
+        raise InputError(f"a model is named by the path of its config.json, not {path!r:.40}")
     if os.path.isdir(path):
         inside = os.path.join(path, "config.json")
         if not os.path.isfile(inside):
@@ -63,13 +78,16 @@ def read(path: str, assume_ignored: tuple[str, ...] = ()) -> Model:
         )
     family = FAMILIES[kind]
     config = _checked(raw, family, path, assume_ignored)
-    runs = tuple(_runs(family, config))
-    name = (
-        os.path.basename(path.removesuffix("/config.json")) if path.endswith("config.json") else os.path.basename(path)
-    )
-    return Model(
-        name.removesuffix(".json"), kind, runs, f"{os.path.basename(path)}, read as transformers 5.23.0 reads {kind}"
-    )
+    try:
+        runs = tuple(_runs(family, config))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    taken = {k: f.default for k, f in family.fields.items() if k not in raw and isinstance(f.default, int)}
+    slides = config.get("use_sliding_window", True)
+    assumed = {k: v for k, v in taken.items() if not isinstance(v, bool) and (slides or "window" not in k)}
+    name = os.path.basename(path.removesuffix("/config.json")).removesuffix(".json")
+    source = f"{os.path.basename(path)}, read as transformers 5.23.0 reads {kind}"
+    return Model(name, kind, runs, assumed, source)
 
 
 def _checked(raw: Config, family: Family, path: str, ignored: tuple[str, ...]) -> dict[str, Any]:
@@ -79,14 +97,17 @@ def _checked(raw: Config, family: Family, path: str, ignored: tuple[str, ...]) -
     out: dict[str, Any] = {}
     for name, field in family.fields.items():
         value = raw.get(name)
+        out[name] = field.default if name not in raw or field.kind == "flag" else None
         if value is None:
-            out[name] = None if field.default == REQUIRED else field.default
             if field.default == REQUIRED:
                 errors.append(f"{name} is {'null' if name in raw else 'missing'}; it shapes the attention")
+        elif name in ignored:
+            errors.append(f"--assume-ignored {name}: {name} is understood and shapes the attention")
         elif complaint := KINDS[field.kind](value):
             errors.append(f"{line_of(text, name)}{name} is {_shown(value)}; expected {complaint}")
         else:
             out[name] = value
+    errors += [f"--assume-ignored {name[:80]}: the config has no such field" for name in ignored if name not in raw]
     for name in raw:
         if name not in family.fields and name not in HARMLESS and name not in ignored:
             errors.append(
@@ -117,11 +138,20 @@ KINDS: dict[str, Callable[[Any], str]] = {  # what is expected instead; empty if
     "share": lambda v: (
         "" if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v <= 1 else "a share, 0 < x <= 1"
     ),
-    "table": lambda v: "" if isinstance(v, dict) else "an object",
+    "rope": lambda v: _rope_error(v),
     "types": lambda v: (
         "" if isinstance(v, list) and all(x in LAYER_TYPES for x in v) else f"a list of {' and '.join(LAYER_TYPES)}"
     ),
 }
+
+
+def _rope_error(v: Any) -> str:
+    if not isinstance(v, dict):
+        return "an object"
+    if unknown := sorted(set(v) - ROPE_KEYS):
+        return f"an object of {', '.join(sorted(ROPE_KEYS))}; {', '.join(unknown)[:80]} is not understood"
+    share = v.get("partial_rotary_factor")
+    return "" if share is None or not KINDS["share"](share) else "a partial_rotary_factor with 0 < x <= 1"
 
 
 def _shown(value: Any) -> str:
@@ -144,13 +174,19 @@ def _contradictions(c: Config) -> list[str]:
     if c["num_hidden_layers"] > MAX_LAYERS:
         errors.append(f"num_hidden_layers = {c['num_hidden_layers']}; at most {MAX_LAYERS:,}")
     types = c.get("layer_types")
-    if types and len(types) != c["num_hidden_layers"]:
+    if types is not None and len(types) != c["num_hidden_layers"]:
         errors.append(f"layer_types names {len(types)} layers, num_hidden_layers is {c['num_hidden_layers']}")
     if types and "sliding_attention" in types and not (c["use_sliding_window"] and c["sliding_window"]):
         errors.append("layer_types names sliding_attention, but sliding_window and use_sliding_window give no window")
-    share = (c.get("rope_parameters") or {}).get("partial_rotary_factor")
-    if share is not None and KINDS["share"](share):
-        errors.append(f"rope_parameters.partial_rotary_factor is {_shown(share)}; expected a share, 0 < x <= 1")
+    if "partial_rotary_factor" in c and not errors:
+        width = c["head_dim"] or c["hidden_size"] // heads
+        turning = int(width * rotary_share(c))
+        if turning < 2 or turning % 2:
+            errors.append(
+                f"{turning} of {width} dimensions of a head would turn; dimensions turn in pairs, two at the least"
+            )
+    if c.get("qk_rope_head_dim", 0) % 2:
+        errors.append(f"qk_rope_head_dim = {c['qk_rope_head_dim']}; dimensions turn in pairs")
     return errors
 
 

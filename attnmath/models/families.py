@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+from attnmath.errors import InputError
 
 REQUIRED = "required"
 Config = Mapping[str, Any]
@@ -17,11 +20,13 @@ Config = Mapping[str, Any]
 
 class Field(Struct, frozen=True):
     """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `flag`, `share` (0 < x <= 1),
-    `types`, `table`; or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
+    `types`, `rope`; or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
+
+    `default` is what the family's class takes where the field is absent; null is None wherever it has a default.
     """
 
     kind: str
-    default: Any = REQUIRED  # None: may be absent or null
+    default: Any = REQUIRED
 
 
 class Family(Struct, frozen=True):
@@ -42,9 +47,18 @@ def _head_dim(c: Config) -> Any:
     return c["head_dim"] or exact_div(c["hidden_size"], c["num_attention_heads"])
 
 
+def rotary_share(c: Config) -> float:
+    """Which share of a head's dimensions turns; the field may stand in any of three places."""
+    tables = [c["rope_parameters"] or {}, c["rope_scaling"] or {}]
+    found = [
+        x for x in (c["partial_rotary_factor"], *(t.get("partial_rotary_factor") for t in tables)) if x is not None
+    ]
+    return float(found[0]) if found else 1.0
+
+
 def _rope(c: Config) -> str:
     """Rotary over all dimensions of a head, or over the stated share of them."""
-    share = c["partial_rotary_factor"] or (c["rope_parameters"] or {}).get("partial_rotary_factor") or 1
+    share = rotary_share(c)
     return "rope" if share == 1 else f"rope:dims={int(_head_dim(c) * share)}"
 
 
@@ -58,10 +72,19 @@ def _window_everywhere(c: Config) -> list[int | None]:
 
 def _window_by_layer(c: Config) -> list[int | None]:
     """Qwen: none unless `use_sliding_window`; then the layers in `layer_types`, else those from `max_window_layers` on."""
-    n, w = c["num_hidden_layers"], c["sliding_window"] if c["use_sliding_window"] else None
+    w = c["sliding_window"] if c["use_sliding_window"] else None
     if c["layer_types"]:
         return [w if kind == "sliding_attention" else None for kind in c["layer_types"]]
-    return [w if i >= (c["max_window_layers"] or 0) else None for i in range(n)]
+    return [w if i >= c["max_window_layers"] else None for i in range(c["num_hidden_layers"])]
+
+
+def _window_by_type(c: Config) -> list[int | None]:
+    """Qwen's mixtures of experts: the layers in `layer_types`; without it, versions of the code differ."""
+    if c["use_sliding_window"] and c["sliding_window"] and not c["layer_types"]:
+        raise InputError(
+            "use_sliding_window without layer_types: which layers slide is not stated, and versions of the code differ"
+        )
+    return _window_by_layer({**c, "max_window_layers": 0})
 
 
 _SHAPE = {
@@ -71,13 +94,13 @@ _SHAPE = {
     "num_key_value_heads": Field("size"),
     "head_dim": Field("size", None),
     "partial_rotary_factor": Field("share", None),
-    "rope_parameters": Field("table", None),
-    "rope_scaling": Field("table", None),
+    "rope_parameters": Field("rope", None),
+    "rope_scaling": Field("rope", None),
 }
 _WINDOWED = {
-    "sliding_window": Field("size", None),
+    "sliding_window": Field("size", 4096),
     "use_sliding_window": Field("flag", False),
-    "max_window_layers": Field("size0", None),
+    "max_window_layers": Field("size0", 28),
     "layer_types": Field("types", None),
 }
 _HEADS: dict[str, str | Callable[[Config], Any]] = {
@@ -95,7 +118,8 @@ _LLAMA = Family(
     (_BIAS, (_rope, "")),
     _no_window,
 )
-_MISTRAL = Family("gqa", {**_SHAPE, "sliding_window": Field("size", None)}, _HEADS, ((_rope, ""),), _window_everywhere)
+_MISTRAL = Family("gqa", {**_SHAPE, "sliding_window": Field("size", 4096)}, _HEADS, ((_rope, ""),), _window_everywhere)
+_MIXTRAL = replace(_MISTRAL, fields={**_SHAPE, "sliding_window": Field("size", None)})
 _QWEN2 = Family(
     "gqa",
     {**_SHAPE, **_WINDOWED, "attention_bias": Field("true", None)},
@@ -123,14 +147,14 @@ _DEEPSEEK = Family(
         "num_hidden_layers": Field("size"),
         "num_attention_heads": Field("size"),
         "num_key_value_heads": Field("size", None),  # no key/value heads here: one latent
-        "q_lora_rank": Field("size", None),
+        "q_lora_rank": Field("size", 1536),
         "kv_lora_rank": Field("size"),
         "qk_nope_head_dim": Field("size"),
         "qk_rope_head_dim": Field("size"),
         "v_head_dim": Field("size"),
         "attention_bias": Field("flag", False),
-        "rope_scaling": Field("table", None),
-        "rope_parameters": Field("table", None),
+        "rope_scaling": Field("rope", None),
+        "rope_parameters": Field("rope", None),
     },
     {
         "heads": "num_attention_heads",
@@ -152,15 +176,23 @@ _DEEPSEEK = Family(
 FAMILIES: dict[str, Family] = {  # by model_type
     "llama": _LLAMA,
     "mistral": _MISTRAL,
-    "mixtral": _MISTRAL,
+    "mixtral": _MIXTRAL,
     "qwen2": _QWEN2,
-    "qwen2_moe": _QWEN2,
+    "qwen2_moe": replace(_QWEN2, windows=_window_by_type),
     "qwen3": _QWEN3,
-    "qwen3_moe": _QWEN3,
+    "qwen3_moe": replace(_QWEN3, windows=_window_by_type),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,
 }
+
+ROPE_KEYS = frozenset(  # what a rotary table may hold: the share of dimensions, and what only moves the frequencies
+    """
+    rope_type type factor rope_theta partial_rotary_factor low_freq_factor high_freq_factor
+    original_max_position_embeddings beta_fast beta_slow mscale mscale_all_dim attention_factor short_factor long_factor
+    truncate
+    """.split()
+)
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 

@@ -59,7 +59,13 @@ class Modifier(Struct, frozen=True):
                 out[key] = kind(text) if len(text) < 40 else None
             except ValueError:
                 out[key] = None
-            if out[key] is None or not 0 <= out[key] < float("inf"):
+            if (
+                out[key] is None
+                or not 0 <= out[key] < float("inf")
+                or not text.isascii()
+                or "_" in text
+                or text != text.strip()
+            ):
                 raise InputError(
                     f"{self.name}:{key}={text[:40]} is no {'whole number' if kind is int else 'number'} of at least 0"
                 )
@@ -108,7 +114,9 @@ def use(text: str) -> Use:
     >>> str(use("rope:layout=interleaved"))
     'rope:layout=interleaved'
     """
-    name, _, rest = text.partition(":")
+    name, colon, rest = text.partition(":")
+    if colon and not rest.strip(","):
+        raise InputError(f"--with {text[:80]}: no option follows the colon; write {name}, or {name}:key=value")
     given: dict[str, str] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
@@ -121,12 +129,21 @@ def use(text: str) -> Use:
     return Use(modifier, tuple(modifier.read(given).items()))
 
 
-def last(page: Program, tensor: str) -> str:
-    """The innermost index of a tensor of the page; LanguageError if there is no such tensor or it is no plain index."""
-    tensors = page.tensors
-    if tensor not in tensors:
-        raise LanguageError(str(Unknown("tensor", tensor, tensors)))
-    index = tensors[tensor][-1]
-    if not isinstance(index, str):
-        raise LanguageError(f"the last index of {tensor} is {index}; the modifier needs a plain one")
-    return index
+def targets(page: Program, on: str) -> list[tuple[str, str]]:
+    """The tensors that an option `on` names, each with its innermost index; LanguageError unless they are projections: each
+    named once, defined here, and neither scores nor anything else that is indexed by keys.
+    """
+    found = on.split()
+    if not found or len(set(found)) < len(found):
+        raise LanguageError(f"on={'+'.join(found)[:80]} names {'a tensor twice' if found else 'no tensor'}")
+    out = []
+    for n in found:
+        if n not in page.defined:
+            raise LanguageError(str(Unknown("tensor", n, page.defined)))
+        index = page.tensors[n]
+        if "n" in index or not isinstance(index[-1], str):
+            raise LanguageError(
+                f"{n}[{' '.join(map(str, index))}] is no projection of new tokens, which is what this modifies"
+            )
+        out.append((n, index[-1]))
+    return out

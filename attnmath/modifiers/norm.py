@@ -6,7 +6,7 @@ Per head, with a learned gain, as Qwen3 does; Henry et al. 2020 (arXiv:2010.0424
 
 from attnmath.errors import InputError
 from attnmath.language.syntax import Program
-from attnmath.modifiers import Sizes, last
+from attnmath.modifiers import Sizes, targets
 
 SOURCE = "Zhang and Sennrich 2019, arXiv:1910.07467"
 GAINS = {"w": " * W{0}N[{1}]", "1+w": " * (1 + W{0}N[{1}])", "none": ""}
@@ -17,8 +17,7 @@ def lines(page: Program, on: str = "Q k", weight: str = "w", eps: float = 1e-6) 
     if weight not in GAINS:
         raise InputError(f"norm:weight={weight}: the gains are {', '.join(GAINS)}")
     text = ""
-    for n in on.split():
-        d = last(page, n)
+    for n, d in targets(page, on):
         gain = GAINS[weight].format(n, d)
         text += f"{n}[.. {d}] <- {n}[.. {d}]{gain} / sqrt(mean_{d}({n}[.. {d}] * {n}[.. {d}]) + eps)\n"
     return text, {"eps": eps}

@@ -7,7 +7,7 @@ dims = 0 turns all dimensions, otherwise the first so many.
 
 from attnmath.errors import InputError
 from attnmath.language.syntax import Program
-from attnmath.modifiers import Sizes, last
+from attnmath.modifiers import Sizes, targets
 
 SOURCE = "Su et al. 2021, arXiv:2104.09864, section 3.2.2, equations 14 and 15"
 LAYOUTS = {"half": ("(side pair)", "(side' pair)"), "interleaved": ("(pair side)", "(pair side')")}
@@ -19,12 +19,14 @@ def lines(page: Program, on: str = "", layout: str = "half", dims: int = 0, base
         raise InputError(f"rope:layout={layout}: the layouts are {', '.join(LAYOUTS)}")
     if dims % 2:
         raise InputError(f"rope:dims={dims}: dimensions turn in pairs; give an even number")
-    tensors = on.split() or [n for n in ("QR", "kR") if n in page.tensors] or ["Q", "k"]
+    if base <= 0:
+        raise InputError(f"rope:base={base}: a wavelength's base is more than 0")
+    tensors = targets(page, on or " ".join(n for n in ("QR", "kR") if n in page.tensors) or "Q k")
     old, new = (pairs + ("|rest" if dims else "") for pairs in LAYOUTS[layout])
     text = "ROT[t pair side side'] = cos(@t / base^(@pair / pair) + (@side - @side') * pi / 2)\n"
-    for n in tensors:
+    for n, _ in tensors:
         kept = f" | {n}[.. {old}]" if dims else ""
         text += f"{n}[.. {new}] <- {n}[.. {old}] * ROT[t pair side side']{kept}\n"
-    width = last(page, tensors[0])
+    width = tensors[0][1]
     sizes: Sizes = {"pair": dims // 2 if dims else f"{width} / 2", "side": 2, "side'": 2, "base": base}
     return text, sizes | ({"rest": f"{width} - {dims}"} if dims else {})

@@ -12,7 +12,7 @@ import sympy as sp
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.costs import _cheapest, _check, _given_letters, _useful
+from attnmath.costs import _cheapest, _check, _given_letters, _useful, check_texts
 from attnmath.errors import Unknown
 from attnmath.keys import KEYS, Reading
 from attnmath.language.letters import LETTERS, needed
@@ -49,6 +49,7 @@ def formula(
     >>> formula("sliding-window", "kv_cache_bytes", seq=8192, heads=32, window=4096)
     4*b*d*g*w
     """
+    check_texts({"variant": variant, "key": key, "phase": phase, "mask": mask, "form": form})
     if key not in KEYS or KEYS[key].read is None:
         raise Unknown("key", key, [k for k, row in KEYS.items() if row.read])
     given = {k.replace("_", "-"): v for k, v in sizes.items()}
@@ -69,7 +70,9 @@ def formula(
     symbols, _ = layer.sizes(used, lift)
     store = dtype or "bf16"
     values, _ = layer.sizes(by_letter) if known else ({}, {})
-    page = layer.form(form or (_cheapest(layer, values, store, kv_dtype or store) if known else None))
+    page = layer.form(
+        form if form is not None else (_cheapest(layer, values, store, kv_dtype or store) if known else None)
+    )
     read = KEYS[key].read
     assert read is not None
     found = sp.expand(sp.sympify(read(Reading(page, symbols, store, kv_dtype or store))))

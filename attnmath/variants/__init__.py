@@ -102,6 +102,8 @@ def get(name: str) -> Variant:
 
     Raises InputError if there is none, LanguageError (file, line, what was expected) if the page does not read.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a variant is named by a text, not {name!r:.40}")
     if name.endswith(SUFFIX):
         return _read(os.path.basename(name).removesuffix(SUFFIX), name, name, ())
     return _built_in(name)
@@ -135,7 +137,13 @@ def _header(head: str, where: str) -> dict[str, str]:
     expected = f"expected one of {', '.join(f + ':' for f in FIELDS)} and a blank line"
     for at, row in enumerate(head.split("\n"), 1):
         key, colon, value = row.partition(":")
-        if key.strip() in fields or key.strip() not in FIELDS or not colon or not value.strip() or not value.isprintable():
+        if (
+            key.strip() in fields
+            or key.strip() not in FIELDS
+            or not colon
+            or not value.strip()
+            or not value.isprintable()
+        ):
             raise LanguageError(f"{where}, line {at}: {expected}, each once with its text, found {row[:60]!r}")
         fields[key.strip()] = value.strip()
     missing = [f for f in FIELDS[:2] if f not in fields]
@@ -155,7 +163,9 @@ def _checked(p: Program) -> None:
     if wrong := sorted(indices & values):
         raise LanguageError(f"{', '.join(wrong)} is a value, not an index")
     if missing := [n for n in ("b", "t") if n not in p.names]:
-        raise LanguageError(f"a page computes something for b sequences of t new tokens; here {' and '.join(missing)} is not mentioned")
+        raise LanguageError(
+            f"a page computes something for b sequences of t new tokens; here {' and '.join(missing)} is not mentioned"
+        )
 
 
 def nearest_letter(unknown: list[str]) -> str:
