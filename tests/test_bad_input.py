@@ -72,7 +72,7 @@ LINES = [
     ([*GQA, "--with", "bias:on=Q+Q"], "names a tensor twice"),
     ([*GQA, "--with", "bias:on=Y", "--with", "bias:on=Y"], "Y has a bias already"),
     ([*GQA, "--with", "window:w=3", "--window", "4"], "contradict each other"),
-    ([*GQA, "--mask", "prefix:٣"], "expected"),
+    ([*GQA, "--mask", "prefix:٣"], "mask prefix takes 1 size"),
     ([*GQA, "--mask", "prefix:1e9999"], "is no length"),
     ([*GQA, "--mask", "prefix:" + "9" * 50], "a number of more than 40 digits is no length"),
     ([*GQA, "--l2", "warm"], "--l2 warm has a use only with a --gpu"),
