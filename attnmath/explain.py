@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from attnmath.costs import Cost
 from attnmath.errors import Unknown
+from attnmath.hardware import Figure, Gpu, get
+from attnmath.hardware.roofline import bound
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
@@ -156,90 +158,69 @@ _PARTS: dict[str, Callable[[Reading, str], Iterable[Part]]] = {
 
 
 def _derived(cost: Cost, key: str) -> Explanation:
-    row = DERIVED[key]
-    value = cost[key]
-    parts: list[Part] = []
-    shown, source = "", row.source
-    if key.startswith("intensity") and value is not None:
-        of = row.rule.split(" / ")
-        shown = f"{cost[of[0]]} / {cost[of[1]]}"
-    if cost.gpu and value is not None and not key.startswith("intensity"):
-        from attnmath.hardware import get
-
-        gpu, dtype = get(cost.gpu_file or cost.gpu), cost.inputs["dtype"]
-        rates = {"tensor_flop_per_s": gpu.tensor_flop_per_s[dtype], "hbm_bytes_per_s": gpu.figures["hbm_bytes_per_s"]}
-        rates |= {n: gpu.figures[n] for n in ("processors", "clock_hz", "exp_per_clock") if gpu.exp_rate}
-        rates |= {"l2_bytes": gpu.figures["l2_bytes"]} if cost.l2 == "warm" else {}
-        parts = [
-            (f"{n}{f'.{dtype}' if n == 'tensor_flop_per_s' else ''} of {gpu.name}: {'; '.join(f.sources)}", f.value)
-            for n, f in rates.items()
-        ]
-        shown = (
-            _times(cost, gpu, dtype)
-            if key in ("time_bound_s.fused", "bound")
-            else f"{rates['tensor_flop_per_s'].value} / {rates['hbm_bytes_per_s'].value}"
-            if key == "ridge"
-            else ""
-        )
+    """A number computed from other keys and the accelerator's figures."""
+    row, value = DERIVED[key], cost[key]
     if value is None:
-        source = source if not cost.gpu else "not known"
-        source = source or row.rule
-        shown = "" if cost.gpu or key.startswith("intensity") or key == "time_s" else "null: give a --gpu"
-    return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), tuple(parts), source)
+        shown = "null: give a --gpu" if cost.gpu is None and not key.startswith(("intensity", "time_s")) else ""
+        return Explanation(key, None, row.unit, row.meaning, row.rule, shown, (), (), row.source)
+    if key.startswith("intensity"):
+        flops, moved = (cost[part] for part in row.rule.split(" / "))
+        return Explanation(key, value, row.unit, row.meaning, row.rule, f"{flops} / {moved}", (), (), row.source)
+    gpu = get(cost.gpu_file or cost.gpu or "")
+    figures = _figures(cost, gpu)
+    parts = tuple((f"{name} of {gpu.name}: {'; '.join(f.sources)}", f.value) for name, f in figures.items())
+    rate, bandwidth, *_ = (f.value for f in figures.values())
+    terms = " + ".join(f"{run.count} x {_terms(run.cost, gpu)}" for run in cost.layers) or _terms(cost, gpu)
+    shown = {"ridge": f"{rate} / {bandwidth}", "time_bound_s.unfused": ""}.get(key, terms)
+    return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), parts, row.source)
 
 
-def _times(cost: Cost, gpu: Any, dtype: str) -> str:
-    from attnmath.hardware.roofline import bound
+def _figures(cost: Cost, gpu: Gpu) -> dict[str, Figure]:
+    """The figures that a bound stands on: the matrix rate, the bandwidth, and what the other terms take."""
+    dtype = cost.inputs["dtype"]
+    names = [
+        *(("processors", "clock_hz", "exp_per_clock") if gpu.exp_rate else ()),
+        *(["l2_bytes"] * (cost.l2 == "warm")),
+    ]
+    first = {
+        f"tensor_flop_per_s.{dtype}": gpu.tensor_flop_per_s[dtype],
+        "hbm_bytes_per_s": gpu.figures["hbm_bytes_per_s"],
+    }
+    return first | {n: gpu.figures[n] for n in names}
 
-    if cost.layers:
-        return " + ".join(f"{r.count} x max({_terms(r.cost, bound, gpu, dtype)})" for r in cost.layers)
-    return f"max({_terms(cost, bound, gpu, dtype)})"
+
+def _terms(cost: Cost, gpu: Gpu) -> str:
+    moved = int(cost.hbm_bytes.compulsory or 0)
+    b = bound(gpu, cost.inputs["dtype"], cost.flops.matmul, cost.exps, moved, cost.l2 == "warm")
+    terms = (("tensor", b.tensor_s), ("exp", b.exp_s), ("hbm", b.hbm_s))
+    return f"max({', '.join(f'{unit} {t:.4g} s' for unit, t in terms if t is not None)})"
 
 
-def _terms(cost: Cost, bound: Any, gpu: Any, dtype: str) -> str:
-    b = bound(gpu, dtype, cost.flops.matmul, cost.exps, cost.hbm_bytes.compulsory, cost.l2 == "warm")
-    return ", ".join(
-        f"{unit} {t:.4g} s" for unit, t in (("tensor", b.tensor_s), ("exp", b.exp_s), ("hbm", b.hbm_s)) if t is not None
-    )
+SETTINGS = {
+    "inputs.mask": "which key a query sees",
+    "inputs.dtype": "how activations are stored and multiplied",
+    "inputs.kv_dtype": "how the cache is stored",
+    "inputs.layers": "attention layers of the model",
+    "variant": "the attention variant",
+    "with": "the modifiers on it, in order",
+    "phase": "prefill: new tokens; decode: one new token per sequence, unless --context is given",
+    "form": "which of the variant's equivalent sets of equations",
+    "gpu": "the accelerator",
+}
 
 
 def _setting(cost: Cost, key: str) -> Explanation:
-    """An input: what it means, and what it is if nobody says."""
-    name = key.removeprefix("inputs.")
-    if key not in keys(cost) and name not in cost.inputs:
+    """What was given or assumed: what it means, and what it is if nobody says."""
+    key = f"inputs.{key}" if key in cost.inputs else key
+    if key not in keys(cost):
         raise Unknown("key", key, keys(cost))
-    if name in cost.inputs:
-        letter = LETTERS.get(OPTIONS.get(name.replace("_", "-"), ""))
-        meaning = (
-            letter.meaning
-            if letter
-            else {
-                "mask": "which key a query sees",
-                "dtype": "how activations are stored",
-                "kv_dtype": "how the cache is stored",
-                "layers": "attention layers of the model",
-            }.get(name, name)
-        )
-        how = "assumed" if name in cost.assumed else "given"
-        default = letter.default if letter and isinstance(letter.default, (int, str)) else letter.why if letter else ""
+    if not key.startswith("inputs."):
         return Explanation(
-            f"inputs.{name}", cost.inputs[name], "", meaning, f"default: {default}" if default else "", "", (), (), how
+            key, getattr(cost, "with_" if key == "with" else key), "", SETTINGS[key], "", "", (), (), cost.source
         )
-    value = getattr(cost, "with_" if key == "with" else key)
-    return Explanation(
-        key,
-        value,
-        "",
-        {
-            "variant": "the attention variant",
-            "with": "modifiers on it",
-            "phase": "prefill or decode",
-            "form": "which equations of the variant",
-            "gpu": "the accelerator",
-        }[key],
-        "",
-        "",
-        (),
-        (),
-        cost.source,
-    )
+    name = key.removeprefix("inputs.")
+    letter = LETTERS.get(OPTIONS.get(name.replace("_", "-"), ""))
+    default = (letter.why or ("" if callable(letter.default) else letter.default)) if letter else ""
+    meaning = letter.meaning if letter else SETTINGS[key]
+    how = "assumed" if name in cost.assumed else "given"
+    return Explanation(key, cost.inputs[name], "", meaning, f"default: {default}" if default else "", "", (), (), how)

@@ -45,6 +45,6 @@ def _lines(c: Cost, e: Explanation) -> list[str]:
     ]
     out += columns([r for r in rows if r[1]])
     if e.parts:
-        parts: list[Row] = [(f"  {what}", exact(value)) for what, value in e.parts]
-        out += ["", "  made of", *columns(parts, (1,))]
+        parts: list[Row] = [(f"  {exact(value)}", what) for what, value in e.parts]
+        out += ["", "  made of", *columns(parts, (0,))]
     return out
