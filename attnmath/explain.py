@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnmath.costs import Cost
 from attnmath.errors import Unknown
 from attnmath.hardware import Figure, Gpu, get
 from attnmath.hardware.roofline import bound
@@ -15,6 +14,7 @@ from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.readings.count import count, learned, unmasked
+from attnmath.results import Cost
 
 Part = tuple[str, int | float]  # an equation or a tensor, and its share
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import schema
 
-from attnmath.costs import Cost
 from attnmath.errors import Unknown
+from attnmath.results import Cost
 
 
 class CostDocument(Cost, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from attnmath.cli.render import Row, as_json, columns, exact, page, pretty, scaled, strong
-from attnmath.costs import Cost
 from attnmath.explain import Explanation, explain
+from attnmath.results import Cost
 
 
 def show(costs: list[Cost], key: str, format_: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from attnmath.costs import Cost
+    from attnmath.results import Cost
 
 Row = tuple[str, ...]
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -171,7 +171,7 @@ FLAT = (
 def costs(found: list[Cost], format_: str, verbose: bool = False) -> None:
     """One cost, or a row each."""
     if format_ == "json":
-        from attnmath.costs import SCHEMA
+        from attnmath.results import SCHEMA
 
         documents = [c.to_dict() for c in found]
         as_json(documents[0] if len(found) == 1 else {"schema": SCHEMA, "rows": documents})

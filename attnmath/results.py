@@ -1,0 +1,133 @@
+"""What `cost` answers, as types: frozen, printable, and a JSON document by `to_dict()`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from attnmath.errors import Unknown
+
+SCHEMA = "attnmath.cost/1"
+
+
+class StepCost(Struct, frozen=True):
+    """One equation: its FLOPs and its exponentials."""
+
+    name: str
+    equation: str
+    flops: int
+    exps: int
+
+
+class FlopCounts(Struct, frozen=True):
+    """FLOPs by what they belong to: total = projections + core + other, core = matmul + softmax."""
+
+    total: int
+    projections: int
+    core: int
+    matmul: int
+    softmax: int
+    other: int
+
+
+class Conventions(Struct, frozen=True):
+    """The matrix products under each named convention."""
+
+    exact: int
+    dense: int
+    causal_half: int
+    torch: int
+
+
+class Fusion(Struct, frozen=True):
+    """A number for the core run step by step, and in one kernel; None: not known."""
+
+    unfused: int | float | None
+    fused: int | float | None
+
+
+class Traffic(Struct, frozen=True):
+    """A number per kind of traffic; None: its reading does not exist yet."""
+
+    compulsory: int | float | None
+    fused: int | float | None
+    unfused: int | float | None
+
+
+class LayerRun(Struct, frozen=True):
+    """A run of equal layers of a model: the numbers of one of them."""
+
+    count: int
+    cost: Cost
+
+
+class Cost(Struct, frozen=True, rename={"with_": "with"}):
+    """What `cost` answers: FLOPs, bytes, seconds; integers are exact. Prints itself; `to_dict()` is the JSON document."""
+
+    variant: str
+    with_: list[str]
+    phase: str
+    inputs: dict[str, Any]
+    assumed: dict[str, Any]
+    steps: list[StepCost]
+    flops: FlopCounts
+    flops_by_convention: Conventions
+    exps: int
+    parameters: int
+    kv_cache_bytes: int
+    kv_cache_bytes_per_token: int
+    state_bytes: int
+    memory_bytes: Fusion
+    hbm_bytes: Traffic
+    intensity: Traffic
+    gpu: str | None = None
+    time_bound_s: Fusion = Fusion(None, None)
+    time_s: float | None = None
+    bound: str | None = None
+    ridge: float | None = None
+    form: str | None = None
+    model: str | None = None
+    layers: list[LayerRun] = field(default_factory=list)
+    formulas: dict[str, str] = field(default_factory=dict)
+    regime: dict[str, list[str]] = field(default_factory=dict)
+    source: str = ""
+    l2: str = "cold"
+    gpu_file: str | None = None  # as it was asked for, where it is not a built-in name
+    readings: Any = None  # (Reading of integers, Reading of symbols), for --explain
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document, as `attnmath schema cost` describes it."""
+        return {"schema": SCHEMA, **_document(self)}
+
+    def __getitem__(self, key: str) -> Any:
+        """A number by its key: `cost["flops.core"]`."""
+        from attnmath.keys import DERIVED, KEYS
+
+        settings = [f"inputs.{k}" for k in self.inputs]
+        if key not in KEYS and key not in DERIVED and key not in settings:
+            raise Unknown("key", str(key), [*KEYS, *DERIVED, *settings])
+        value: Any = self
+        for part in key.split("."):
+            value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+        return value
+
+    def __str__(self) -> str:
+        from attnmath.cli.render import cost_text
+
+        return cost_text(self)
+
+
+def _document(x: Any) -> Any:
+    if isinstance(x, Struct):
+        return {name.rstrip("_"): _document(getattr(x, name)) for name in x.__struct_fields__ if not _hidden(x, name)}
+    if isinstance(x, dict):
+        return {k: _document(v) for k, v in x.items()}
+    return [_document(v) for v in x] if isinstance(x, list) else x
+
+
+def _hidden(x: Any, name: str) -> bool:
+    return isinstance(x, Cost) and (
+        name in ("gpu_file", "readings") or (name in ("model", "layers") and x.model is None)
+    )
