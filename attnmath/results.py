@@ -113,6 +113,11 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
             value = value[part] if isinstance(value, Mapping) else getattr(value, part)
         return value
 
+    def _repr_markdown_(self) -> str:
+        from attnmath.cli.render import cost_markdown
+
+        return "\n".join(cost_markdown([self]))
+
     def __str__(self) -> str:
         from attnmath.cli.render import cost_text
 

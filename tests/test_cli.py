@@ -136,6 +136,14 @@ def test_csv_and_markdown(call):
     assert "| matmul | 549,822,922,752 | FLOP | `2*b*h*t*d*(t + 1)` |" in out
 
 
+def test_a_cost_prints_itself_and_shows_as_a_table_in_a_notebook(call):
+    import attnmath
+
+    c = attnmath.cost("gqa", seq=8192, heads=32)
+    assert str(c) == call(GQA)[1].rstrip("\n")
+    assert "| matmul | 549,822,922,752 | FLOP |" in c._repr_markdown_()
+
+
 def test_decode(call):
     d = json.loads(call("cost --variant gqa --seq 8192 --heads 32 --phase decode --json")[1])
     assert (d["inputs"]["seq"], d["inputs"]["context"]) == (1, 8192)

@@ -228,3 +228,19 @@ def test_real_attention_parameters():
             assert c.parameters + layer_norms == groups["attn"], path.stem
             checked += 1
     assert checked >= 20
+
+
+def test_torchs_counter_over_whole_models(tmp_path):
+    """FlopCounterMode on transformers' own classes: the attention modules of Llama 8B and 70B, Qwen 2.5, Mistral, Mixtral."""
+    truth = json.loads(shared("truth", "flops.json").read_text())
+    checked = 0
+    for name, row in truth.items():
+        if name.startswith("_") or row["config"].get("model_type") not in FAMILIES or name.endswith("cpu_sdpa"):
+            continue  # fused attention on a CPU records nothing
+        modules = row["forward"]["by_module"]
+        counted = sum(m["total"] for path, m in modules.items() if path.endswith(".self_attn"))
+        batch, seq = row["inputs"]["input_ids"]
+        c = am.cost(model=written(tmp_path, row["config"]), batch=batch, seq=seq)
+        assert c.flops_by_convention.torch == counted, name
+        checked += 1
+    assert checked >= 7

@@ -30,7 +30,7 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
         if format_ == "csv":
             render.csv([dict(zip(("figure", "value", "source", "note"), r)) for r in rows])
         elif format_ == "markdown":
-            render.markdown([("figure", "value", "source", "note"), *rows], (1,))
+            render.page(render.markdown([("figure", "value", "source", "note"), *rows], (1,)))
         else:
             render.page(
                 [

@@ -112,11 +112,11 @@ def csv(rows: Sequence[dict[str, Any]]) -> None:
     click.echo(out.getvalue(), nl=False)
 
 
-def markdown(rows: Sequence[Row], right: Iterable[int] = ()) -> None:
-    """Rows, the first one the heading, as a Markdown table."""
+def markdown(rows: Sequence[Row], right: Iterable[int] = ()) -> list[str]:
+    """Rows, the first one the heading, as the lines of a Markdown table."""
     right = set(right)
     rule = tuple("---:" if k in right else "---" for k in range(len(rows[0])))
-    page("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in (rows[0], rule, *rows[1:]))
+    return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in (rows[0], rule, *rows[1:])]
 
 
 def listing(rows: Sequence[dict[str, Any]], keys: Sequence[str], format_: str, right: Iterable[int] = ()) -> None:
@@ -126,7 +126,7 @@ def listing(rows: Sequence[dict[str, Any]], keys: Sequence[str], format_: str, r
         return
     shown: list[Row] = [tuple(keys), *(tuple(exact(r[k]) for k in keys) for r in rows)]
     if format_ == "markdown":
-        markdown(shown, right)
+        page(markdown(shown, right))
     else:
         lines = columns(shown, right)
         page([strong(lines[0]), *lines[1:]])
@@ -178,7 +178,7 @@ def costs(found: list[Cost], format_: str, verbose: bool = False) -> None:
     elif format_ == "csv":
         csv([_flat(c) for c in found])
     elif format_ == "markdown":
-        markdown([("", "value", "unit", "formula"), *(r for c in found for r in _markdown_rows(c))], (1,))
+        page(cost_markdown(found))
     elif len(found) == 1:
         page(cost_lines(found[0], verbose))
         assumptions(found)
@@ -190,6 +190,11 @@ def costs(found: list[Cost], format_: str, verbose: bool = False) -> None:
 def _flat(c: Cost) -> dict[str, Any]:
     head = {"variant": c.variant, "with": " ".join(c.with_), "phase": c.phase, "form": c.form, "gpu": c.gpu}
     return {**head, **c.inputs, **{key: c[key] for key in FLAT}}
+
+
+def cost_markdown(found: list[Cost]) -> list[str]:
+    """Costs as one Markdown table."""
+    return markdown([("", "value", "unit", "formula"), *(r for c in found for r in _markdown_rows(c))], (1,))
 
 
 def _markdown_rows(c: Cost) -> list[Row]:
@@ -369,7 +374,7 @@ def comparison(found: list[Cost], format_: str) -> None:
             rows.append(("  bound by", *(str(c.bound) for c in found)))
         right = range(1, len(heads) + 1)
         if format_ == "markdown":
-            markdown(rows, right)
+            page(markdown(rows, right))
         else:
             page([strong(columns(rows, right)[0]), *columns(rows, right)[1:]])
             assumptions(found)
