@@ -10,19 +10,17 @@ from msgspec.structs import replace
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.errors import InputError, Unknown, together
-from attnmath.keys import KEYS, Reading
+from attnmath.errors import InputError
+from attnmath.keys import KEYS, Reading, cheapest
 from attnmath.language.formula import Formula, Point
-from attnmath.language.letters import LETTERS, OPTIONS
-from attnmath.language.syntax import MAX_DIGITS
-from attnmath.readings.memory import bits
+from attnmath.language.letters import LETTERS
+from attnmath.request import by_letter, check, check_texts, check_useful, plain
 from attnmath.results import Conventions, Cost, FlopCounts, Fusion, LayerRun, StepCost, Traffic
 
 if TYPE_CHECKING:
     from attnmath.hardware import Gpu
 
 ROUNDED = "each tensor's bytes are rounded up to whole ones"
-PHASES = ("prefill", "decode")
 
 
 def cost(
@@ -56,7 +54,7 @@ def cost(
     >>> c.formulas["flops.matmul"]
     '2*b*h*t*d*(t + 1)'
     """
-    given = {k.replace("_", "-"): _plain(v) for k, v in sizes.items()}
+    given = {k.replace("_", "-"): plain(v) for k, v in sizes.items()}
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
     texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
@@ -64,9 +62,9 @@ def cost(
         texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": None if not isinstance(modifiers, str) else 0}
     )
     if window is not None:
-        given["window"] = _plain(window)
+        given["window"] = plain(window)
     settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
-    _check(given, phase, dtype, kv_dtype, l2, gpu)
+    check(given, phase, dtype, kv_dtype, l2, gpu)
     accelerator = _gpu(gpu)
     if model is not None:
         if variant is not None or mask is not None or form is not None or list(modifiers):
@@ -79,57 +77,8 @@ def cost(
     if variant is None:
         raise InputError("name a --variant, or a --model")
     layer = layers.build(variant, modifiers, mask, "window" in given)
-    _useful(layer, given)
+    check_useful(layer, given)
     return replace(_layer_cost(layer, given, settings, form, accelerator, l2), gpu_file=gpu)
-
-
-def _plain(v: Any) -> Any:
-    """NumPy's whole numbers as Python's."""
-    return int(v) if hasattr(v, "__index__") and not isinstance(v, bool) else v
-
-
-def check_texts(named: Mapping[str, Any]) -> None:
-    """Refuse what should be a name and is no text."""
-    for what, v in named.items():
-        if v is not None and not isinstance(v, str):
-            raise InputError(
-                f"{what}: {'a list of texts' if what == 'modifiers' else 'a text'} is expected, not {v!r:.40}"
-            )
-
-
-def _check(
-    given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str, gpu: str | None = None
-) -> None:
-    """Every complaint about single values at once."""
-    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
-    unknown = [k for k in given if k not in OPTIONS]
-    errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
-    if phase not in PHASES:
-        errors.append(
-            "--phase train needs the backward pass, which is not built yet"
-            if phase == "train"
-            else str(Unknown("phase", phase, PHASES))
-        )
-    for name in (dtype, kv_dtype):
-        try:
-            bits(name or "bf16")
-        except InputError as error:
-            errors.append(str(error))
-    if l2 == "warm" and gpu is None:
-        errors.append("--l2 warm has a use only with a --gpu")
-    if l2 not in ("cold", "warm"):
-        errors.append(str(Unknown("state of --l2", l2, ("cold", "warm"), "states")))
-    if errors:
-        raise InputError(together(errors))
-
-
-def size_error(v: Any) -> str:
-    """What is wrong with a size; empty if nothing is."""
-    if isinstance(v, bool) or not isinstance(v, int):
-        return f"{str(v)[:40]!r} is no whole number"
-    if v <= 0:
-        return f"{v if v > -(10**12) else 'a large negative number'} is no size: at least 1"
-    return f"a number of more than {MAX_DIGITS} digits" if v >= 10**MAX_DIGITS else ""
 
 
 def _gpu(name: str | None) -> Gpu | None:
@@ -138,33 +87,6 @@ def _gpu(name: str | None) -> Gpu | None:
     from attnmath.hardware import get
 
     return get(name)
-
-
-def _useful(layer: layers.Layer, given: Mapping[str, Any]) -> None:
-    """Refuse options that this variant has no use for, naming the variants that have."""
-    own = layers.options_of(layer)
-    errors = []
-    for option in given:
-        if option not in own:
-            from attnmath import variants
-
-            others = [n for n in variants.names() if option in variants.get(n).options]
-            errors.append(
-                f"--{option} has no use for {layer.variant.name}; the variants that have: {', '.join(others) or 'none'}"
-            )
-    if errors:
-        raise InputError(together(errors))
-
-
-def _given_letters(given: Mapping[str, int], phase: str, names: Iterable[str]) -> dict[str, Any]:
-    """Options by letter. In decode, `seq` without a `context` is the context, and one token is new."""
-    out: dict[str, Any] = {OPTIONS[k]: v for k, v in given.items()}
-    if phase == "decode":
-        if "n" not in out and "t" in out:
-            out["n"], out["t"] = out["t"], 1
-        if "kept" in names:
-            out["kept"] = "n"
-    return out
 
 
 def _layer_cost(
@@ -177,12 +99,12 @@ def _layer_cost(
 ) -> Cost:
     dtype = settings["dtype"] or "bf16"
     kv_dtype = settings["kv_dtype"] or dtype
-    by_letter = _given_letters(given, settings["phase"], layer.names)
-    values, filled = layer.sizes(by_letter)
-    chosen = form if form is not None else _cheapest(layer, values, dtype, kv_dtype)
+    asked = by_letter(given, settings["phase"], layer.names)
+    values, filled = layer.sizes(asked)
+    chosen = form if form is not None else cheapest(layer.forms, values, dtype, kv_dtype)
     page = layer.form(chosen)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
-    symbols, _ = layer.sizes(by_letter, at.symbol)
+    symbols, _ = layer.sizes(asked, at.symbol)
     numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
     n: dict[str, Any] = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
 
@@ -222,13 +144,6 @@ def _layer_cost(
 
 def _json(letter: str) -> str:
     return (LETTERS[letter].option or letter).replace("-", "_")
-
-
-def _cheapest(layer: layers.Layer, values: Mapping[str, Any], dtype: str, kv_dtype: str) -> str | None:
-    """The form with the fewest FLOPs at these sizes."""
-    if len(layer.forms) == 1:
-        return None
-    return min(layer.forms, key=lambda name: Reading(layer.forms[name], values, dtype, kv_dtype).flops.total)
 
 
 def _formulas(r: Reading) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from attnmath import modifiers as mods
-from attnmath.costs import size_error
 from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS
 from attnmath.language.modify import heads
 from attnmath.language.syntax import OFFSETS, Index, Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
+from attnmath.request import size_error
 
 Array = Any
 

@@ -78,6 +78,13 @@ class Reading:
         return in_bytes(found * bits(self.dtype))
 
 
+def cheapest(forms: Mapping[str, Program], sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
+    """The form with the fewest FLOPs at these sizes; None if there is only one."""
+    if len(forms) == 1:
+        return None
+    return min(forms, key=lambda name: Reading(forms[name], sizes, dtype, kv_dtype).flops.total)
+
+
 class Key(Struct, frozen=True):
     """One number of `cost`; `read` None: the reading does not exist yet, the number is null."""
 

@@ -12,10 +12,10 @@ import sympy as sp
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.costs import _cheapest, _check, _given_letters, _useful, check_texts
 from attnmath.errors import Unknown
-from attnmath.keys import KEYS, Reading
+from attnmath.keys import KEYS, Reading, cheapest
 from attnmath.language.letters import LETTERS, needed
+from attnmath.request import by_letter, check, check_texts, check_useful
 
 PAST = sp.Symbol("past", integer=True, nonnegative=True)
 
@@ -53,15 +53,15 @@ def formula(
     if key not in KEYS or KEYS[key].read is None:
         raise Unknown("key", key, [k for k, row in KEYS.items() if row.read])
     given = {k.replace("_", "-"): v for k, v in sizes.items()}
-    _check(given, phase, dtype, kv_dtype, "cold")
+    check(given, phase, dtype, kv_dtype, "cold")
     layer = layers.build(variant, modifiers, mask, "window" in given)
-    _useful(layer, given)
-    by_letter = _given_letters(given, phase, layer.names)
-    known = not any(LETTERS[n].default is None and n not in by_letter for n in needed(layer.names, by_letter))
+    check_useful(layer, given)
+    asked = by_letter(given, phase, layer.names)
+    known = not any(LETTERS[n].default is None and n not in asked for n in needed(layer.names, asked))
     if phase == "decode":
-        by_letter.setdefault("n", 1)
-    open_ = {n: by_letter.get(n, 1) for n in needed(layer.names, by_letter) if LETTERS[n].default is None}
-    used = {**by_letter, **open_}
+        asked.setdefault("n", 1)
+    open_ = {n: asked.get(n, 1) for n in needed(layer.names, asked) if LETTERS[n].default is None}
+    used = {**asked, **open_}
     extends = "past" in layer.names and "n" in used
 
     def lift(letter: str, value: Any) -> sp.Expr:
@@ -69,9 +69,9 @@ def formula(
 
     symbols, _ = layer.sizes(used, lift)
     store = dtype or "bf16"
-    values, _ = layer.sizes(by_letter) if known else ({}, {})
+    values, _ = layer.sizes(asked) if known else ({}, {})
     page = layer.form(
-        form if form is not None else (_cheapest(layer, values, store, kv_dtype or store) if known else None)
+        form if form is not None else (cheapest(layer.forms, values, store, kv_dtype or store) if known else None)
     )
     read = KEYS[key].read
     assert read is not None

@@ -1,0 +1,89 @@
+"""What was asked: options by name, checked, and as letters of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attnmath import variants
+from attnmath.errors import InputError, Unknown, together
+from attnmath.language.letters import OPTIONS
+from attnmath.language.syntax import MAX_DIGITS
+from attnmath.layers import Layer, options_of
+from attnmath.readings.memory import bits
+
+PHASES = ("prefill", "decode")
+
+
+def plain(v: Any) -> Any:
+    """NumPy's whole numbers as Python's."""
+    return int(v) if hasattr(v, "__index__") and not isinstance(v, bool) else v
+
+
+def check_texts(named: Mapping[str, Any]) -> None:
+    """Refuse what should be a name and is no text."""
+    for what, v in named.items():
+        if v is not None and not isinstance(v, str):
+            raise InputError(
+                f"{what}: {'a list of texts' if what == 'modifiers' else 'a text'} is expected, not {v!r:.40}"
+            )
+
+
+def check(
+    given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str, gpu: str | None = None
+) -> None:
+    """Every complaint about single values at once."""
+    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
+    unknown = [k for k in given if k not in OPTIONS]
+    errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
+    if phase not in PHASES:
+        errors.append(
+            "--phase train needs the backward pass, which is not built yet"
+            if phase == "train"
+            else str(Unknown("phase", phase, PHASES))
+        )
+    for name in (dtype, kv_dtype):
+        try:
+            bits(name or "bf16")
+        except InputError as error:
+            errors.append(str(error))
+    if l2 == "warm" and gpu is None:
+        errors.append("--l2 warm has a use only with a --gpu")
+    if l2 not in ("cold", "warm"):
+        errors.append(str(Unknown("state of --l2", l2, ("cold", "warm"), "states")))
+    if errors:
+        raise InputError(together(errors))
+
+
+def size_error(v: Any) -> str:
+    """What is wrong with a size; empty if nothing is."""
+    if isinstance(v, bool) or not isinstance(v, int):
+        return f"{str(v)[:40]!r} is no whole number"
+    if v <= 0:
+        return f"{v if v > -(10**12) else 'a large negative number'} is no size: at least 1"
+    return f"a number of more than {MAX_DIGITS} digits" if v >= 10**MAX_DIGITS else ""
+
+
+def check_useful(layer: Layer, given: Mapping[str, Any]) -> None:
+    """Refuse options that this variant has no use for, naming the variants that have."""
+    own = options_of(layer)
+    errors = []
+    for option in given:
+        if option not in own:
+            others = [n for n in variants.names() if option in variants.get(n).options]
+            errors.append(
+                f"--{option} has no use for {layer.variant.name}; the variants that have: {', '.join(others) or 'none'}"
+            )
+    if errors:
+        raise InputError(together(errors))
+
+
+def by_letter(given: Mapping[str, int], phase: str, names: Iterable[str]) -> dict[str, Any]:
+    """Options by letter. In decode, `seq` without a `context` is the context, and one token is new."""
+    out: dict[str, Any] = {OPTIONS[k]: v for k, v in given.items()}
+    if phase == "decode":
+        if "n" not in out and "t" in out:
+            out["n"], out["t"] = out["t"], 1
+        if "kept" in names:
+            out["kept"] = "n"
+    return out
