@@ -190,6 +190,14 @@ def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
     )
 
 
+def _all_regimes(runs: list[LayerRun]) -> dict[str, list[str]]:
+    """The conditions of every run of layers, by key."""
+    out: dict[str, list[str]] = {}
+    for key, conditions in (item for r in runs for item in r.cost.regime.items()):
+        out[key] = list(dict.fromkeys([*out.get(key, []), *conditions]))
+    return out
+
+
 def _over_layers(runs: list[LayerRun], key: str) -> str:
     """A model's formula: the layer's, times their number; of several runs, by name."""
     if len(runs) == 1:
@@ -250,6 +258,7 @@ def _model_cost(
         memory_bytes=Fusion(*(max(r.cost[f"memory_bytes.{k}"] for r in runs) for k in ("unfused", "fused"))),
         hbm_bytes=traffic,
         intensity=_intensity(flops.matmul, traffic),
+        regime=_all_regimes(runs),
         model=described.name,
         layers=runs,
         formulas={key: _over_layers(runs, key) for key in first.formulas if not key.startswith("memory")},

@@ -13,9 +13,10 @@ from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS
 from attnmath.language.modify import heads
-from attnmath.language.syntax import OFFSETS, Index, Program, Ref, Shift, refs
+from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
+from attnmath.readings.memory import grows, reach_back
 from attnmath.request import size_error
 
 Array = Any
@@ -71,6 +72,8 @@ def evaluate(
     >>> evaluate("mha", {"Q": q, "K": k, "V": v})["O"][0, :, 0, 0]
     array([0., 2.])
     """
+    if not isinstance(tensors, Mapping):
+        raise InputError("tensors: a mapping of names to arrays is expected")
     layer = build(variant, modifiers, mask if isinstance(mask, str) else None, window is not None)
     page = layer.form(form)
     arrays = {n: _checked(n, x, page) for n, x in tensors.items()}
@@ -82,8 +85,10 @@ def evaluate(
         )
     sizes = _sizes(layer, page, program, arrays, past, window)
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
+    if masks and (window is not None or any(u.modifier.name == "window" for u in layer.uses)):
+        raise InputError("a mask array stands for the whole mask; work the window into it, or name the mask instead")
     out = run(program, sizes, arrays, past, masks)
-    return Evaluation(out, _grown(page, out, past), missing)
+    return Evaluation(out, _grown(page, out, past, sizes), missing)
 
 
 def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, tuple[str, ...]]]:
@@ -112,7 +117,7 @@ def _checked(name: str, x: Array, page: Program) -> Array:
     except ValueError as error:
         raise InputError(f"{name} is no array: {error}") from None
     gathers = {i.name for e in page.equations for a in e.alts for r in refs(a) for i in r.index if isinstance(i, Ref)}
-    if x.dtype.kind != "f" and not (x.dtype.kind in "iu" and name in gathers):
+    if (x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8)) and not (x.dtype.kind in "iu" and name in gathers):
         raise InputError(f"{name} holds {x.dtype}; give float64 or float32")
     if x.ndim != len(page.tensors[name]):
         raise InputError(f"{name} has {x.ndim} dimensions, shape {x.shape}; it is {Ref(name, page.tensors[name])}")
@@ -150,6 +155,8 @@ def _sizes(
     if "n" not in given and new in given:
         given["n"] = given[new] + before
     given[offset] = before if past else max(0, given.get("n", 0) - given.get(new, 0))
+    if past and not before and (("past" in layer.letters([page])) or _positions(page)):
+        raise InputError("this page reads positions, and a cache of states does not say how many tokens came before")
     if past and given.get("n") != given.get(new, 0) + before:
         raise InputError(
             f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
@@ -164,6 +171,10 @@ def _sizes(
     return {offset: given[offset], **sizes, **{n: v for n, v in local.items() if n not in sizes}}
 
 
+def _positions(page: Program) -> bool:
+    return any(f"@{t}" in str(e) for e in page.equations for t in ("t", "n"))
+
+
 def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[str]) -> int:
     lengths = {}
     for name, x in past.items():
@@ -172,38 +183,38 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
         if axis is None or not any(isinstance(i, Shift) for r in _reads(page, name) for i in r.index):
             raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
         lengths[name] = x.shape[axis]
-    needed = [n for n in page.tensors if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)]
+    needed = [n for n in page.tensors if any(grows(i) for r in _reads(page, n) for i in r.index)]
     if past and (absent := [n for n in needed if n not in past and n in computed]):
         raise InputError(
             f"the cache lacks {', '.join(absent)}: the page reads {', '.join(needed)} before the new tokens"
         )
-    grows = {n: k for n, k in lengths.items() if any(_reaches_back(i) for r in _reads(page, n) for i in r.index)}
-    if len(set(grows.values())) > 1:
-        raise InputError(f"the cached tensors differ in their number of tokens: {grows}")
-    return next(iter(grows.values()), 0)
+    tokens = {n: k for n, k in lengths.items() if n in needed}
+    if len(set(tokens.values())) > 1:
+        raise InputError(f"the cached tensors differ in their number of tokens: {tokens}")
+    return next(iter(tokens.values()), 0)
 
 
 def _reads(page: Program, name: str) -> list[Ref]:
     return [r for e in page.equations for a in e.alts for r in refs(a) if r.name == name]
 
 
-def _reaches_back(i: Index) -> bool:
-    return isinstance(i, Shift) and any(step in OFFSETS for _, step in i.by)
-
-
-def _grown(page: Program, out: Mapping[str, Array], past: Mapping[str, Array]) -> dict[str, Array]:
-    """The cache after this step: of what is read before the new tokens, the old rows and the new ones."""
-    grown: dict[str, Array] = {}
+def _grown(
+    page: Program, out: Mapping[str, Array], past: Mapping[str, Array], sizes: Mapping[str, Any]
+) -> dict[str, Array]:
+    """The cache after this step: of what is read before the new tokens, as many of the last rows as are read."""
+    kept: dict[str, Array] = {}
     for name in page.tensors:
-        for r in _reads(page, name):
-            for axis, i in enumerate(r.index):
-                if isinstance(i, Shift) and i.base in ("t", "n") and name in out:
-                    rows = np.concatenate([past[name], out[name]], axis) if name in past else out[name]
-                    if not _reaches_back(i):
-                        back = sum(x if isinstance(x, int) else out[name].shape[axis] for s, x in i.by if s < 0)
-                        rows = np.take(rows, range(max(0, rows.shape[axis] - back), rows.shape[axis]), axis)
-                    grown[name] = rows
-    return grown
+        reads = [(axis, i) for r in _reads(page, name) for axis, i in enumerate(r.index) if isinstance(i, Shift)]
+        reads = [(axis, i) for axis, i in reads if i.base in ("t", "n")]
+        if not reads or name not in out:
+            continue
+        axis = reads[0][0]
+        rows = np.concatenate([past[name], out[name]], axis) if name in past else out[name]
+        if not any(grows(i) for _, i in reads):
+            back = max(int(reach_back(i, sizes)) for _, i in reads)
+            rows = np.take(rows, range(max(0, rows.shape[axis] - back), rows.shape[axis]), axis)
+        kept[name] = rows
+    return kept
 
 
 def _mask_array(mask: Array, page: Program, sizes: Mapping[str, Any]) -> Named:

@@ -61,7 +61,7 @@ def _read(cost: Cost, key: str) -> Explanation:
     numbers, symbols = cost.readings
     formula = row.read(symbols)
     shown = render(formula, numbers=True) if isinstance(formula, Formula) else str(formula)
-    regime = tuple(cost.regime.get(key, ()))
+    regime = tuple(cost.regime.get(key, getattr(formula, "conditions", ())))
     parts = tuple(p for p in _parts(key, numbers, cost) if p[1])
     return Explanation(key, cost[key], row.unit, row.meaning, str(formula), shown, regime, parts, row.source)
 

@@ -230,7 +230,11 @@ class Walk:
             (summing if over else plain).append((sign, factors, over))
         total, started = 0.0, False
         for sign, factors, _ in plain:
-            value = sign * self.product(factors, env)
+            own = sorted({(d, env[d]) for _, f in factors for d in self.letters(f) if d in env})
+            key = (tuple(id(f) for _, f in factors), "term", tuple(own), self.current[-1])
+            if key not in self.memo:  # a term with fewer letters than the left is computed once for each of its own
+                self.memo[key] = self.product(factors, env)
+            value = sign * self.memo[key]
             if started:
                 self.tally()
             total, started = total + value, True

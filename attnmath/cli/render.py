@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -53,12 +55,10 @@ def pretty(formula: str) -> str:
     >>> pretty("2*b*h*t**2")
     '2·b·h·t²'
     """
-    out = formula.replace("**2", "²").replace("**3", "³").replace("*", "·").replace(">=", "≥").replace("<=", "≤")
-    return (
-        out
-        if _utf8()
-        else out.replace("·", "*").replace("²", "^2").replace("³", "^3").replace("≥", ">=").replace("≤", "<=")
-    )
+    if not _utf8():
+        return formula.replace("**", "^")
+    raised = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(RAISED), formula)
+    return raised.replace("*", "·").replace(">=", "≥").replace("<=", "≤")
 
 
 def _utf8() -> bool:
@@ -229,7 +229,8 @@ def heading(c: Cost) -> str:
     with_ = f" with {', '.join(c.with_)}" if c.with_ else ""
     form = f", {c.form}" if c.form else ""
     mask = f", {i['mask']}" if i.get("mask") else ""
-    tokens = f"{exact(i['batch'])} x {exact(i['seq'])} new tokens, context {exact(i['context'])}"
+    context = f", context {exact(i['context'])}" if "context" in i else ""
+    tokens = f"{exact(i['batch'])} x {exact(i['seq'])} new tokens{context}"
     return f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}" + (
         f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else ""
     )

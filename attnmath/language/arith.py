@@ -48,7 +48,7 @@ def floor_div(a: Number, b: Number) -> Number:
 
 def ceil_div(a: Number, b: Number) -> Number:
     """How many b it takes to cover a."""
-    return -floor_div(-a, b)
+    return floor_div(a + b - 1, b)
 
 
 def exact_div(a: Number, b: Number) -> Number:

@@ -106,9 +106,10 @@ class Formula:
 
     def __floordiv__(self, other: Any) -> Formula:
         divisor = self._lift(other)
-        if divisor.terms == {(): (1, 1)}:
+        if divisor.terms == {(): (1, 1)} or not self.terms:
             return self
-        return Formula({((("floor", self, divisor), 1),): (1, 1)}, self.point, self._both(divisor))
+        bare = ("floor", Formula(self.terms, self.point), Formula(divisor.terms, self.point))
+        return Formula({((bare, 1),): (1, 1)}, self.point, self._both(divisor))
 
     def maximum(self, other: Any) -> Formula:
         """The larger of the two at this point; unless it always is, the condition joins the regime."""
@@ -182,10 +183,9 @@ def _by_name(item: tuple[Atom, int]) -> str:
 
 def _never_negative(f: Formula) -> bool:
     """Whether f >= 0 wherever every letter is at least 1 (and n at least t): shift each by its bound, look at the signs."""
-    if all(a >= 0 for a, _ in f.terms.values()):
+    if all(a >= 0 for a, _ in f.terms.values()) and all(_positive(x) for m in f.terms for x, _ in m):
         return True
-    atoms = {x for m in f.terms for x, _ in m}
-    if any(not isinstance(x, str) for x in atoms) or any(p < 0 for m in f.terms for _, p in m):
+    if any(not isinstance(x, str) or p < 0 for m in f.terms for x, p in m):
         return False
     at = Point({})
     shifted: dict[str, Formula] = {}
@@ -206,9 +206,16 @@ def _never_negative(f: Formula) -> bool:
     return all(a >= 0 for a, _ in total.terms.values())
 
 
+def _positive(x: Atom) -> bool:
+    """A letter, or a quotient of what is never negative, rounded down."""
+    return isinstance(x, str) or (_never_negative(x[1]) and _never_negative(x[2]))
+
+
 def _condition(gap: Formula) -> str:
-    """`gap >= 0`, without its common factor, and what is subtracted on the other side."""
-    gap = _content(gap)[1]
+    """`gap >= 0`, without a common factor that is certainly positive, and what is subtracted on the other side."""
+    common, rest = _content(gap)
+    ((monomial, (a, _)),) = common.terms.items()
+    gap = rest if a > 0 and all(isinstance(x, str) for x, _ in monomial) else gap
     left = Formula({m: c for m, c in gap.terms.items() if c[0] > 0}, gap.point)
     right = Formula({m: (-a, b) for m, (a, b) in gap.terms.items() if a < 0}, gap.point)
     return f"{left} >= {right}"

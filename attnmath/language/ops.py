@@ -53,7 +53,7 @@ def _sum(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
 
 
 def _mean(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
-    return (xs[0] * w).mean(axis)
+    return (xs[0] * w).sum(axis) / np.maximum(w.sum(axis), 1)
 
 
 def _sigmoid(np: Any, a: Any) -> Any:
@@ -86,7 +86,11 @@ OPS: dict[str, Row] = {
     # along an index (subscripted): pairs that do not exist take no part
     "sum": Row(r"\sum_{{{o}}} {0}", _sum, ("g",), along="drop"),
     "mean": Row(
-        r"\operatorname{{mean}}_{{{o}}} {0}", _mean, ("g / size_o",), along="drop", why="n - 1 additions and a division"
+        r"\operatorname{{mean}}_{{{o}}} {0}",
+        _mean,
+        ("g / sum_o(1 + 0 * a)",),
+        along="drop",
+        why="one addition fewer than elements, and a division",
     ),
     "max": Row(r"\max_{{{o}}} {0}", _max, ("g * eq(a, y)",), along="drop"),
     "softmax": Row(

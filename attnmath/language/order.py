@@ -24,8 +24,11 @@ def ordered(program: Program) -> Iterator[tuple[list[Equation], Loop | None]]:
     reads = {n: [r.name for a in e.alts for r in refs(a) if r.name in made] for n, e in made.items()}
     for names in _components(reads):
         group = [e for n, e in made.items() if n in names]
-        recursive = len(group) > 1 or group[0].out.name in reads[group[0].out.name]
-        yield group, _direction(group, program) if recursive else None
+        if len(group) == 1 and group[0].out.name not in reads[group[0].out.name]:
+            yield group, None
+            continue
+        loop = _direction(group, program)
+        yield _within_a_step(group, loop, program), loop
 
 
 def in_order(program: Program) -> Program:
@@ -61,6 +64,25 @@ def _components(reads: dict[str, list[str]]) -> Iterator[set[str]]:
     return iter(found)
 
 
+def _within_a_step(group: list[Equation], loop: Loop, program: Program) -> list[Equation]:
+    """A recursion's equations, each after what it reads of the same step."""
+    made = {e.out.name: e for e in group}
+
+    def now(e: Equation) -> list[str]:
+        own = (r for a in e.alts for r in refs(a) if r.name in made)
+        return [r.name for r in own if loop not in _steps(made[r.name].out, r, program)]
+
+    reads = {n: now(e) for n, e in made.items()}
+    out: list[Equation] = []
+    for names in _components(reads):
+        if len(names) > 1 or any(n in reads[n] for n in names):
+            raise LanguageError(
+                f"{', '.join(sorted(names))} read each other within one step of {loop[0]}; one of them has to step"
+            )
+        out += [made[n] for n in names]
+    return out
+
+
 def _direction(group: list[Equation], program: Program) -> Loop:
     """Which index a recursion steps along: the one it shifts, or the one that a strict mask holds back."""
     made = {e.out.name: e for e in group}
@@ -79,8 +101,10 @@ def _direction(group: list[Equation], program: Program) -> Loop:
 
 def _steps(written: Ref, read: Ref, program: Program) -> Iterator[Loop]:
     for mine, its in zip(written.index, read.index):
-        if isinstance(its, Shift) and isinstance(its.by[0][1], int):
-            yield its.base, -its.by[0][0]
+        if isinstance(its, Shift) and all(isinstance(x, int) for _, x in its.by):
+            moved = sum(sign * x for sign, x in its.by if isinstance(x, int))
+            if moved:
+                yield its.base, 1 if moved < 0 else -1
         elif isinstance(mine, str) and isinstance(its, str) and mine != its:
             if (mine, its) in program.sees:
                 yield mine, 1

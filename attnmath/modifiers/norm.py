@@ -19,5 +19,5 @@ def lines(page: Program, on: str = "Q k", weight: str = "w", eps: float = 1e-6) 
     text = ""
     for n, d in targets(page, on):
         gain = GAINS[weight].format(n, d)
-        text += f"{n}[.. {d}] <- {n}[.. {d}]{gain} / sqrt(mean_{d}({n}[.. {d}] * {n}[.. {d}]) + eps)\n"
-    return text, {"eps": eps}
+        text += f"{n}[.. {d}] <- {n}[.. {d}]{gain} / sqrt(mean_{d}({n}[.. {d}] * {n}[.. {d}]) + {eps:g})\n"
+    return text, {}

@@ -121,22 +121,40 @@ class Space:
                     total = total + self.tuples(y for x in rest for y in (part.strip("()").split() if x == d else [x]))
                 return total
         count: Number = 1
-        masked: set[str] = set()
         for (q, k), pairs in self.pairs.items():
-            ks = k.split()
-            if q in masked and all(x in found for x in ks):
-                raise LanguageError(
-                    f"two masks on {q} in one term have no exact count yet: {', '.join(f'{a} sees {b}' for a, b in self.pairs)}"
-                )
-            if q in rest and all(x in rest for x in ks):
-                rest = [x for x in rest if x != q and x not in ks]
-                masked.add(q)
+            both = {q, *k.split()}
+            if both <= set(found):
+                if not both <= set(rest):
+                    twice = ", ".join(sorted(both - set(rest)))
+                    masks = ", ".join(f"{a} sees {b}" for a, b in self.pairs)
+                    raise LanguageError(f"two masks on {twice} in one term have no exact count yet: {masks}")
+                rest = [x for x in rest if x not in both]
                 count = count * pairs
         return count * prod(self.sizes[d] for d in rest)
+
+    def partners(self, found: tuple[str, ...], left: tuple[str, ...]) -> tuple[str, ...]:
+        """The letters of the left that a mask joins to a letter that a term sums over: which tuples exist depends on them."""
+        out = []
+        for q, k in self.pairs:
+            both = [q, *k.split()]
+            summed = [d for d in both if d in found and d not in left]
+            out += [d for d in both if summed and d not in found and d in left]
+        return tuple(dict.fromkeys(out))
 
     def elements(self, index: tuple[Index, ...]) -> Number:
         """How many elements a tensor with this index has, masks aside."""
         return prod(self._axis(i) for i in index)
+
+    def check_lengths(self) -> None:
+        """Every axis is as long as whatever indexes it; InputError names the first that is not (integers only)."""
+        tensors = self.program.tensors
+        for r in (r for e in self.program.equations for x in (e.out, *e.alts) for r in refs(x)):
+            for i, own in zip(r.index, tensors[r.name]):
+                if i == own or isinstance(i, (Shift, Ref)) or i == "last":
+                    continue
+                a, b = self._axis(i), self._axis(own)
+                if isinstance(a, int) and isinstance(b, int) and a != b:
+                    raise InputError(f"{r}: {i} is {a} long, but the {own} of {r.name} is {b}")
 
     def _axis(self, i: Index) -> Number:
         if isinstance(i, (Group, Cat)):
@@ -160,6 +178,7 @@ def count(program: Program, sizes: Mapping[str, Number]) -> tuple[Step, ...]:
     549822922752
     """
     space, inside = Space(program, sizes), {e.out.name for e in core(program)}
+    space.check_lengths()
     return tuple(Step(e, *_cost(e, space, e.out.name in inside)) for e in program.equations if e.alts)
 
 
@@ -184,6 +203,7 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
         for _, num, den in parts:
             found = tuple(dict.fromkeys(d for f in (*num, *den) for d in letters(f)))
             sums = bool(set(found) - set(left))
+            found = (*found, *space.partners(found, left))
             summing += sums
             product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
             if sums and any(map(learned, num)):

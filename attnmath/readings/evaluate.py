@@ -217,6 +217,8 @@ class _Machine:
             return self.reduced(x, args, order)
 
     def reduced(self, x: Op, args: list[Named], order: tuple[str, ...]) -> Named:
+        if len(x.over) > 1 and OPS[x.name].along == "keep":
+            raise LanguageError(f"`{x}` runs along {len(x.over)} indices at once, which is not built yet")
         w = self.weight(letters(x.args[0]))
         y: Array = None
         for d in x.over:
@@ -248,7 +250,7 @@ class _Machine:
             scale = scale if o else scale * float(v)
         parts = [p for p in parts if p[0]]
         w = self.weight(found)
-        if w is not None:  # what does not exist is 0, also where a factor is infinite there
+        if w is not None:  # what does not exist is 0
             parts = [
                 (o, np.where(_align(*w, o), v, np.zeros((), v.dtype)) if set(w[0]) <= set(o) else v) for o, v in parts
             ]

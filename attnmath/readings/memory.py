@@ -65,13 +65,35 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
             if not isinstance(i, Shift) or i.base not in ("t", "n"):
                 continue
             row = space.elements(tuple(x for k, x in enumerate(r.index) if k != at and x != "b"))
-            if any(step in OFFSETS for _, step in i.by):
-                spans = [m.span(sizes["n"]) for (_, k), m in space.masks.items() if k == i.base]
-                found[r.name] = Cached(r.name, row, spans[0] if spans else sizes["n"])
-            else:
-                back = sum((x if isinstance(x, int) else sizes[x] - 1) for sign, x in i.by if sign < 0)
-                found.setdefault(r.name, Cached(r.name, row * back, None))
+            if grows(i):
+                found[r.name] = Cached(r.name, row, _tokens(space, i.base))
+            elif rows := reach_back(i, sizes):
+                old = found.get(r.name)
+                more = maximum(old.per_token, row * rows) if old else row * rows
+                found[r.name] = old if old and old.tokens is not None else Cached(r.name, more, None)
     return tuple(found.values())
+
+
+def grows(i: Index) -> bool:
+    """Whether an index reaches back over all earlier tokens."""
+    return isinstance(i, Shift) and any(step in OFFSETS for _, step in i.by)
+
+
+def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:
+    """How many earlier rows an index like `t-1`, `t-2` or `t-k` reads at the most; none if it only reads ahead."""
+    back: Number = 0
+    for sign, x in i.by:
+        back = back - sign * x if isinstance(x, int) else back + (sizes[x] - 1 if sign < 0 else 0)
+    return maximum(back, 0)
+
+
+def _tokens(space: Space, key: str) -> Number:
+    """How many tokens have to be kept for later queries: as far as any mask on these keys lets the newest see."""
+    spans = [m.span(space.sizes[key]) for (_, k), m in space.masks.items() if k == key]
+    most: Number = spans[0] if spans else space.sizes[key]
+    for s in spans[1:]:
+        most = maximum(most, s)
+    return most
 
 
 def from_cache(program: Program) -> frozenset[str]:
@@ -79,7 +101,7 @@ def from_cache(program: Program) -> frozenset[str]:
 
     def whole(e: Equation) -> bool:
         x = e.alts[0]
-        return isinstance(x, Ref) and any(isinstance(i, Shift) and any(s in OFFSETS for _, s in i.by) for i in x.index)
+        return isinstance(x, Ref) and any(map(grows, x.index))
 
     return frozenset(e.out.name for e in program.equations if len(e.alts) == 1 and whole(e))
 
@@ -117,8 +139,15 @@ class Core:
         return any(k == i for _, k in self.space.masks)
 
     def _seen(self, i: Index) -> Number:
-        ((q, k), mask), *_ = [(pair, m) for pair, m in self.space.masks.items() if pair[1] == i]
-        return mask.keys_seen(self.space.sizes[q], self.space.sizes[k], self.space.past(q))
+        seen = [
+            m.keys_seen(self.space.sizes[q], self.space.sizes[k], self.space.past(q))
+            for (q, k), m in self.space.masks.items()
+            if k == i
+        ]
+        most = seen[0]
+        for s in seen[1:]:
+            most = maximum(most, s)
+        return most
 
     @property
     def compulsory(self) -> Number:
