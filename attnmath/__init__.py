@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _VERBS = {
     "cost": "attnmath.costs",
-    "formula": "attnmath.readings.symbolic",
+    "formula": "attnmath.formulas",
     "evaluate": "attnmath.evaluation",
     "variant": "attnmath.variants:get",
     "gpu": "attnmath.hardware:get",
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from attnmath.costs import cost as cost
     from attnmath.errors import AttnmathError as AttnmathError
     from attnmath.evaluation import evaluate as evaluate
+    from attnmath.formulas import formula as formula
     from attnmath.hardware import get as gpu
     from attnmath.models import read as model
-    from attnmath.readings.symbolic import formula as formula
     from attnmath.variants import get as variant
 
 

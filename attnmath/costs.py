@@ -161,7 +161,9 @@ def _intensity(flops: int, traffic: Traffic) -> Traffic:
 
 
 def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
-    """The bounds on time, a layer after the other."""
+    """The bounds on time, a layer after the other; none for a page whose queries meet no keys."""
+    if not all(part.readings[0].core.equations for part in parts):
+        return replace(out, gpu=gpu.name, l2=l2)
     from attnmath.hardware.roofline import bound, ridge
 
     fused, unfused, by_unit = 0.0, 0.0, {"tensor": 0.0, "exp": 0.0, "hbm": 0.0}

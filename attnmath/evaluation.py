@@ -17,7 +17,7 @@ from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
 from attnmath.readings.memory import grows, reach_back
-from attnmath.request import size_error
+from attnmath.request import plain, size_error
 
 Array = Any
 
@@ -162,9 +162,9 @@ def _sizes(
             f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
         )
     if window is not None:
-        if complaint := size_error(window):
+        if complaint := size_error(plain(window)):
             raise InputError(f"window: {complaint}")
-        given["w"] = int(window)
+        given["w"] = plain(window)
     local = {n: v for n, v in given.items() if n not in LETTERS}
     known = {n: v for n, v in given.items() if n in LETTERS}
     sizes, _ = layer.sizes(known, page=program)

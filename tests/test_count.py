@@ -427,3 +427,36 @@ def test_core_is_where_queries_meet_keys():
 def test_masks_of_the_strategies_are_understood():
     for m in MASKS:
         layers.build("gqa", [], m)
+
+
+# -- traffic and memory, simulated from the printed page
+
+
+def simulated(page, sizes, width):
+    """(bytes moved equation by equation, peak of live tensors) of the core, read off the text: names and shapes only."""
+    lines_ = [line.split(" = ", 1) for line in str(page).splitlines() if " = " in line]
+    shape = {n: index for n, (index, _) in Walk(str(page), sizes, {}).made.items()}
+    elements = {n: int(np.prod([Walk(str(page), sizes, {}).length(i) for i in index])) for n, index in shape.items()}
+    core_ = [
+        (left.split("[")[0], dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if n in shape))
+        for left, right in lines_
+        if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and left.split("[")[0] in "SLAPO"
+    ]
+    moved = sum(width(n) * elements[n] for out, read in core_ for n in {out: None, **read})
+    peak, made = 0, {out for out, _ in core_}
+    for now, (out, _) in enumerate(core_):
+        later = {n for _, read in core_[now:] for n in read}
+        before = {o for o, _ in core_[:now]}
+        alive = {out} | {n for n in later if n in before or n not in made}
+        peak = max(peak, sum(width(n) * elements[n] for n in alive))
+    return moved, peak
+
+
+@given(cases(["gqa", "mha", "mqa", "mla", "sliding-window"]))
+def test_unfused_traffic_and_peak_are_what_a_simulation_moves_and_holds(case):
+    layer, form, sizes = case
+    page = layer.form(form)
+    cached = {"K", "V", "C", "KR"} if layer.variant.name != "mla" else {"C", "KR"}
+    moved, peak = simulated(page, sizes, lambda n: 1 if n in cached else 2)
+    inside = Core(page, sizes, "bf16", "fp8")
+    assert (inside.unfused, inside.peak) == (moved, peak)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from attnmath.errors import Unknown
-from attnmath.language.arith import Number, maximum, prod
-from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, refs
+from attnmath.language.arith import Number, maximum, minimum, prod
+from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, letters, refs
 from attnmath.readings.count import Space, core
 
 BITS: dict[str, int] = {
@@ -127,8 +127,19 @@ class Core:
         total: Number = 0
         for n in names:
             if (n, seen) not in self._known:
-                self._known[n, seen] = in_bytes(self._elements(self.index[n], seen) * self.bits[n])
+                elements, gathered = self._elements(self.index[n], seen), self._gathered(n) if seen else None
+                elements = elements if gathered is None else minimum(elements, gathered)
+                self._known[n, seen] = in_bytes(elements * self.bits[n])
             total = total + self._known[n, seen]
+        return total
+
+    def _gathered(self, name: str) -> Number | None:
+        """How many elements are read of a tensor that is only ever gathered from; None if it is read plainly."""
+        total: Number = 0
+        for r in (r for e in self.equations for a in e.alts for r in refs(a) if r.name == name):
+            if not any(isinstance(i, Ref) for i in r.index):
+                return None
+            total = total + self.space.tuples(letters(r))
         return total
 
     def _elements(self, index: tuple[Index, ...], seen: bool) -> Number:

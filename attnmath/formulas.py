@@ -1,0 +1,62 @@
+"""`formula`: a number of `cost` as a SymPy expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attnmath import layers
+from attnmath import modifiers as mods
+from attnmath.errors import InputError, Unknown
+from attnmath.keys import KEYS, Reading, cheapest
+from attnmath.language.letters import LETTERS, needed
+from attnmath.readings import symbolic
+from attnmath.request import by_letter, check, check_texts, check_useful, plain
+
+
+def formula(
+    variant: str,
+    key: str,
+    *,
+    modifiers: Iterable[str | mods.Use] = (),
+    phase: str = "prefill",
+    mask: str | None = None,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    form: str | None = None,
+    **sizes: int,
+) -> symbolic.Expr:
+    """One number of `cost` as a SymPy expression in the registry's letters (`attnmath variants NAME` shows whose they are).
+
+    It takes the options of `cost`. A size whose default is an expression (d-model, v-head-dim, context) stands for that
+    expression unless it is given. Where a window or a chunk asks for a minimum: with every size given it is resolved as
+    at these sizes, as in `cost`, whose `regime` names the conditions; otherwise Min and Max remain. Raises InputError for
+    an unknown key or an option without use.
+
+    >>> formula("gqa", "flops.matmul")
+    2*b*d*h*t*(t + 1)
+    >>> formula("sliding-window", "kv_cache_bytes", seq=8192, heads=32, window=4096)
+    4*b*d*g*w
+    """
+    check_texts({"variant": variant, "key": key, "phase": phase, "mask": mask, "form": form})
+    if key not in KEYS or KEYS[key].read is None:
+        raise Unknown("key", key, [k for k, row in KEYS.items() if row.read])
+    given = {k.replace("_", "-"): plain(v) for k, v in sizes.items()}
+    if len(given) < len(sizes):
+        raise InputError("an option is given twice, once with - and once with _")
+    check(given, phase, dtype, kv_dtype, "cold")
+    layer = layers.build(variant, modifiers, mask, "window" in given)
+    check_useful(layer, given)
+    asked = by_letter(given, phase, layer.names)
+    known = not any(LETTERS[n].default is None and n not in asked for n in needed(layer.names, asked))
+    if phase == "decode":
+        asked.setdefault("n", 1)
+    open_ = {n: asked.get(n, 1) for n in needed(layer.names, asked) if LETTERS[n].default is None}
+    extends = "past" in layer.names and "n" in {**asked, **open_}
+
+    symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends))
+    store = dtype or "bf16"
+    values, _ = layer.sizes(asked) if known else ({}, {})
+    chosen = form if form is not None or not known else cheapest(layer.forms, values, store, kv_dtype or store)
+    read = KEYS[key].read
+    assert read is not None
+    return symbolic.finished(read(Reading(layer.form(chosen), symbols, store, kv_dtype or store)), values)
