@@ -118,7 +118,7 @@ class Walk:
     # -- lengths and index arithmetic
 
     def length(self, index: str) -> int:
-        if "|" in index and not index.startswith("("):
+        if len(_split(index, "|")) > 1:
             return sum(self.length(p) for p in _split(index, "|"))
         if index.startswith("("):
             return math.prod(self.length(p) for p in _items(index[1:-1]))
@@ -147,7 +147,7 @@ class Walk:
 
     def at(self, index: str, env: dict):
         """The place that an index names; None where it cannot be bound (a part that is not meant here)."""
-        if "|" in index and not index.startswith("("):
+        if len(_split(index, "|")) > 1:
             offset = 0
             for p in _split(index, "|"):
                 if all(d in env for d in self.names(p)):
