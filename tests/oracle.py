@@ -230,7 +230,7 @@ class Walk:
             (summing if over else plain).append((sign, factors, over))
         total, started = 0.0, False
         for sign, factors, _ in plain:
-            own = sorted({(d, env[d]) for _, f in factors for d in self.letters(f) if d in env})
+            own = sorted((d, x) for d, x in env.items() if any(d in m for m in map(_named, factors)))
             key = (tuple(id(f) for _, f in factors), "term", tuple(own), self.current[-1])
             if key not in self.memo:  # a term with fewer letters than the left is computed once for each of its own
                 self.memo[key] = self.product(factors, env)
@@ -266,7 +266,7 @@ class Walk:
             kind = node.func.id
             first = ast.literal_eval(node.args[0])
             if kind == "R":
-                inner = " ".join(i for i in _items(node.args[1].value) if not ("|" in i and not i.startswith("(")))
+                inner = " ".join(i for i in _items(node.args[1].value) if len(_split(i, "|")) == 1)
                 return self.names(inner)
             if kind == "P":
                 return [first]
@@ -376,6 +376,12 @@ class Walk:
             if name not in self.inputs and (only is None or name in only):
                 out[name] = {place: self.element(name, place) for place in self.places(index)}
         return out
+
+
+def _named(factor: tuple) -> set[str]:
+    """Every letter that a factor mentions in any way, parts included."""
+    texts = [n.value for n in ast.walk(factor[1]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {d for text in texts for d in re.findall(r"[a-z][a-z0-9']*", text)}
 
 
 def _tensors(node: ast.AST) -> bool:
