@@ -225,7 +225,8 @@ def _model_cost(
     fixed = [k for k in given if k not in ("batch", "seq", "context")]
     if fixed:
         raise InputError(
-            f"--{', --'.join(fixed)}: the model's config sets this; beside --model only --batch, --seq and --context are of use"
+            f"--{', --'.join(fixed)}: the model's config sets this; "
+            "of the sizes, only --batch, --seq and --context are of use beside --model"
         )
     described = read(path, ignored)
     runs = []

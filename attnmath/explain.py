@@ -119,7 +119,7 @@ def _by_convention(r: Reading, name: str) -> Iterable[Part]:
 def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
     if name == "compulsory":
         return [
-            *((f"{n}, read", r.core.bytes([n], seen=True)) for n in r.core.inputs),
+            *((f"{n}, read", r.core.bytes([n])) for n in r.core.inputs),
             *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs),
         ]
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
@@ -131,6 +131,16 @@ def _cached(r: Reading, _: str) -> Iterable[Part]:
             f"{c.tensor}, {'a state' if c.tokens is None else f'{c.tokens:,} tokens'} of {c.per_token:,} elements",
             _bytes(c, r),
         )
+        for c in r.caches
+        if c.tokens is not None
+    ]
+
+
+def _cached_per_token(r: Reading, _: str) -> Iterable[Part]:
+    from attnmath.readings.memory import bits, in_bytes
+
+    return [
+        (f"{c.tensor}, {c.per_token:,} elements", int(in_bytes(c.per_token * bits(r.kv_dtype))))
         for c in r.caches
         if c.tokens is not None
     ]
@@ -153,6 +163,7 @@ _PARTS: dict[str, Callable[[Reading, str], Iterable[Part]]] = {
     "exps": lambda r, _: [(str(s.equation), s.exps) for s in r.steps],
     "parameters": _weights,
     "kv_cache_bytes": _cached,
+    "kv_cache_bytes_per_token": _cached_per_token,
     "hbm_bytes": _by_tensor,
 }
 
@@ -179,7 +190,7 @@ def _figures(cost: Cost, gpu: Gpu) -> dict[str, Figure]:
     """The figures that a bound stands on: the matrix rate, the bandwidth, and what the other terms take."""
     dtype = cost.inputs["dtype"]
     names = [
-        *(("processors", "clock_hz", "exp_per_clock") if gpu.exp_rate else ()),
+        *(n for n in ("processors", "clock_hz", "max_clock_hz", "exp_per_clock") if gpu.exp_rate and n in gpu.figures),
         *(["l2_bytes"] * (cost.l2 == "warm")),
     ]
     first = {

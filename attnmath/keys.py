@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from attnmath.language.arith import Number
 from attnmath.language.syntax import Program
-from attnmath.readings.count import Flops, Step, count, parameters, total, unmasked
+from attnmath.readings.count import Flops, Step, core, count, parameters, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, in_bytes
 
 
@@ -42,9 +42,9 @@ class Reading:
 
     @cached_property
     def exps(self) -> Number:
-        found: Number = 0
+        inside, found = {e.out.name for e in core(self.page)}, 0
         for s in self.steps:
-            found = found + s.exps
+            found = found + (s.exps if s.name in inside else 0)
         return found
 
     @cached_property
@@ -150,7 +150,7 @@ KEYS: dict[str, Key] = {
         lambda r: r.dense.matmul + r.dense.projections,
         "PyTorch, torch/utils/flop_counter.py: 2 m n k per product, element-wise work not counted",
     ),
-    "exps": Key("exponentials", "exponentials: one per allowed pair and head", lambda r: r.exps),
+    "exps": Key("exponentials", "exponentials of the core: one per allowed pair and head", lambda r: r.exps),
     "parameters": Key("parameters", "learned numbers of the layer", lambda r: r.parameters),
     "kv_cache_bytes": Key(
         "bytes",
@@ -162,7 +162,9 @@ KEYS: dict[str, Key] = {
     ),
     "state_bytes": Key("bytes", "what a step remembers that does not grow with the context", lambda r: r.state_bytes),
     "memory_bytes.unfused": Key(
-        "bytes", "peak of live tensors of the core if its equations run one by one", lambda r: r.core.peak
+        "bytes",
+        "peak of live tensors of the core if its equations run one by one, its inputs held throughout",
+        lambda r: r.core.peak,
     ),
     "memory_bytes.fused": Key(
         "bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused
@@ -177,7 +179,7 @@ KEYS: dict[str, Key] = {
     ),
     "hbm_bytes.unfused": Key(
         "bytes",
-        "every equation of the core on its own: intermediates are written and read again, in full",
+        "every equation of the core on its own: intermediates are written and read again",
         lambda r: r.core.unfused,
     ),
 }

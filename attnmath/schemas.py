@@ -162,6 +162,7 @@ class FileGpu(Struct, forbid_unknown_fields=True):
     vendor: str | UnsetType = UNSET
     processors: FileFigure | UnsetType = UNSET
     clock_hz: FileFigure | UnsetType = UNSET
+    max_clock_hz: FileFigure | UnsetType = UNSET
     hbm_bytes: FileFigure | UnsetType = UNSET
     l2_bytes: FileFigure | UnsetType = UNSET
     llc_bytes: FileFigure | UnsetType = UNSET

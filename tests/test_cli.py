@@ -249,7 +249,7 @@ def test_equations_in_every_format(call):
     assert "S[b g r t n] = Q[b t g r d] * K[b n g d]" in out
     assert "--kv-heads" in out
     _, out, _ = call("equations gqa --format latex")
-    assert r"S_{b\,g\,r\,i\,j} = \sum_{d} Q_{b\,i\,g\,r\,d}\,K_{b\,j\,g\,d}" in out
+    assert r"S_{b\,g\,r\,t\,n} = \sum_{d} Q_{b\,t\,g\,r\,d}\,K_{b\,n\,g\,d}" in out
     assert r"\begin{document}" in out
     _, out, _ = call("equations mla --format markdown --form absorbed")
     assert "# Multi-head latent attention" in out

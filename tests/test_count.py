@@ -10,7 +10,7 @@ import sympy as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from layers import MASKS, arrays, cases, table, walked
-from oracle import Walk
+from oracle import Walk, sees
 
 import attnmath as am
 from attnmath import layers, variants
@@ -45,13 +45,17 @@ def test_categories_are_what_the_factors_say(case):
         left, right = str(step.equation).split(" = ")
         made = set(re.findall(r"[a-z]'?", left.partition("[")[2]))
         weights = [set(w.split()) for w in re.findall(r"\bW\w*\[([^]]*)\]", right)]
+        tensors = re.findall(r"([A-Za-z]\w*'*)\[([^]]*)\]", right)
+        pairs = {"t", "n"} <= set(
+            re.findall(r"\b[a-z]\b", " ".join([left.partition("[")[2], *(index for _, index in tensors)]))
+        )
         kind = "other"
         if any(w - made for w in weights):
             kind = "projections"
-        elif step.name in ("L", "A"):
-            kind = "softmax"
-        elif step.name in ("S", "P", "O") and "n" in re.findall(r"[a-z]", right + left):
+        elif pairs and len(tensors) > 1 and any(set(index.split()) - made for _, index in tensors):
             kind = "matmul"
+        elif pairs:
+            kind = "softmax"
         for category in ("projections", "matmul", "softmax", "other"):
             assert getattr(step.flops, category) == (step.flops.total if category == kind else 0), (
                 step.equation,
@@ -268,7 +272,7 @@ def test_compulsory_bytes_are_what_a_walk_touches(case):
     walk, out, _ = walked(page, sizes, only=set(inside.outputs), given=inside.inputs)
     keys = {n: len(walk.touched[n]) for n in inside.inputs if "n" in page.tensors[n]}
     for n, touched in keys.items():
-        assert inside.bytes([n], seen=True) == 2 * touched, n
+        assert inside.bytes([n]) == 2 * touched, n
     queries = sum(2 * out[n].size for n in inside.inputs if n not in keys)
     written = sum(inside.bytes([n]) for n in inside.outputs)
     assert inside.compulsory == queries + written + 2 * sum(keys.values())
@@ -432,22 +436,30 @@ def test_masks_of_the_strategies_are_understood():
 # -- traffic and memory, simulated from the printed page
 
 
+def keys_seen(page, sizes):
+    """How many keys at least one query sees, by asking for every pair."""
+    mask, past = str(page.sees["t", "n"]), sizes["past"]
+    return sum(any(sees(mask, past + i, j, sizes) for i in range(sizes["t"])) for j in range(sizes["n"]))
+
+
 def simulated(page, sizes, width):
     """(bytes moved equation by equation, peak of live tensors) of the core, read off the text: names and shapes only."""
     lines_ = [line.split(" = ", 1) for line in str(page).splitlines() if " = " in line]
     shape = {n: index for n, (index, _) in Walk(str(page), sizes, {}).made.items()}
-    elements = {n: int(np.prod([Walk(str(page), sizes, {}).length(i) for i in index])) for n, index in shape.items()}
+    seen = {**sizes, "n": keys_seen(page, sizes)}
+    elements = {n: int(np.prod([Walk(str(page), seen, {}).length(i) for i in index])) for n, index in shape.items()}
     core_ = [
         (left.split("[")[0], dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if n in shape))
         for left, right in lines_
         if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and left.split("[")[0] in "SLAPO"
     ]
     moved = sum(width(n) * elements[n] for out, read in core_ for n in {out: None, **read})
-    peak, made = 0, {out for out, _ in core_}
+    made = {out for out, _ in core_}
+    peak, inputs = 0, {n for _, read in core_ for n in read if n not in made}
     for now, (out, _) in enumerate(core_):
         later = {n for _, read in core_[now:] for n in read}
         before = {o for o, _ in core_[:now]}
-        alive = {out} | {n for n in later if n in before or n not in made}
+        alive = {out, *inputs} | {n for n in later if n in before}
         peak = max(peak, sum(width(n) * elements[n] for n in alive))
     return moved, peak
 

@@ -77,7 +77,9 @@ def test_reports_do_not_drift():
     import make
 
     for name, text in make.documents().items():
-        assert (ROOT / "reports" / name).read_text() == text, f"{name}: run `python3 dev.py reports`"
+        path = ROOT / "reports" / name
+        assert path.exists(), f"{name} is missing: run `python3 dev.py reports` and commit what it writes"
+        assert path.read_text() == text, f"{name}: run `python3 dev.py reports`"
     assert {p.name for p in (ROOT / "reports").glob("*.md")} == set(make.documents())
 
 

@@ -102,9 +102,9 @@ def test_bytes_that_ignore_the_window_are_caught(monkeypatch):
     page, sizes = case("sliding-window", n=5, t=1, w=2)
     inside = memory.Core(page, sizes, "bf16", "bf16")
     walk, _, _ = walked(page, sizes, only=set(inside.outputs), given=inside.inputs)
-    assert inside.bytes(["K"], seen=True) == 2 * len(walk.touched["K"])
+    assert inside.bytes(["K"]) == 2 * len(walk.touched["K"])
     monkeypatch.setattr(masks.Mask, "keys_seen", lambda self, t, n, past=0: n)
-    assert memory.Core(page, sizes, "bf16", "bf16").bytes(["K"], seen=True) != 2 * len(walk.touched["K"])
+    assert memory.Core(page, sizes, "bf16", "bf16").bytes(["K"]) != 2 * len(walk.touched["K"])
 
 
 ROPE_FAULTS = {

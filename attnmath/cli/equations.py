@@ -14,7 +14,7 @@ from attnmath.reporting.equations import data
 @click.argument("name", required=False)
 @click.option("--variant", metavar="NAME|FILE.attn", help="The same as the argument.")
 @options.layer_options
-@click.option("--window", is_flag=True, help="Intersect the mask with a sliding window of w keys.")
+@click.option("--window", metavar="W", help="Intersect the mask with a sliding window of w keys.")
 @click.option("--form", metavar="NAME", help="One of the variant's forms only.")
 @options.format_option("markdown", "latex")
 def command(
@@ -22,7 +22,7 @@ def command(
     variant: str | None,
     with_: tuple[str, ...],
     mask: str | None,
-    window: bool,
+    window: str | None,
     form: str | None,
     format_: str,
     as_json: bool,
@@ -39,7 +39,9 @@ def command(
     format_ = options.chosen(format_, as_json)
     if (name is None) == (variant is None):
         raise InputError("name one variant: attnmath equations gqa")
-    layer = layers.build(name or variant or "", with_, mask, window)
+    if window is not None:
+        options.sizes_from({"window": window})
+    layer = layers.build(name or variant or "", with_, mask, window is not None)
     layer.form(form)
     found = data(layer, form)
     if format_ == "json":

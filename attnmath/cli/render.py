@@ -201,8 +201,10 @@ def _markdown_rows(c: Cost) -> list[Row]:
     from attnmath.keys import KEYS
 
     title = f"**{c.variant}**, " + ", ".join(f"{k} {exact(v)}" for k, v in c.inputs.items())
+    bound = (f"core, lower bound on {c.gpu}", exact(c.time_bound_s.fused), "s", f"bound by {c.bound}")
     return [
         (title, "", "", ""),
+        *([bound] if c.time_bound_s.fused else []),
         *(
             (label.strip(), exact(c[key]), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "")
             for key, label in SHOWN
@@ -300,7 +302,7 @@ def _times(c: Cost) -> list[str]:
     if c.time_bound_s.fused is not None and c.time_bound_s.unfused is not None:
         rows.append(
             (
-                f"lower bound on {c.gpu}",
+                f"core, lower bound on {c.gpu}",
                 scaled(c.time_bound_s.fused, "s"),
                 f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}",
             )
@@ -314,7 +316,17 @@ def _times(c: Cost) -> list[str]:
                 f"{DERIVED['intensity.compulsory'].rule}; ridge at {c.ridge:,.4g}",
             )
         )
-    return [*columns(rows), "a bound is no estimate: no kernel is faster, real ones are slower"]
+    from attnmath.hardware import get
+
+    known = (
+        ""
+        if get(c.gpu_file or c.gpu or "").exp_rate
+        else f"; {c.gpu} has no figure for exponentials, so that term is left out"
+    )
+    return [
+        *columns(rows),
+        f"a bound, no estimate: of the core only, without projections; real kernels are slower{known}",
+    ]
 
 
 def _verbose(c: Cost) -> list[str]:
@@ -371,7 +383,9 @@ def comparison(found: list[Cost], format_: str) -> None:
             if key != "state_bytes" or any(c.state_bytes for c in found)
         ]
         if found[0].gpu:
-            rows.append((f"lower bound on {found[0].gpu}", *(scaled(c.time_bound_s.fused or 0.0, "s") for c in found)))
+            rows.append(
+                (f"core, lower bound on {found[0].gpu}", *(scaled(c.time_bound_s.fused or 0.0, "s") for c in found))
+            )
             rows.append(("  bound by", *(str(c.bound) for c in found)))
         right = range(1, len(heads) + 1)
         if format_ == "markdown":

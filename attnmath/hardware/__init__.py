@@ -18,6 +18,7 @@ GPUS = os.path.join(os.path.dirname(__file__), "gpus.toml")
 FIGURES: dict[str, str] = {  # every figure that a table may hold; its unit is in its name
     "processors": "streaming multiprocessors, compute units or tensor cores",
     "clock_hz": "clock that the peak rates are stated at, Hz",
+    "max_clock_hz": "highest clock, reached where no matrix unit works, Hz",
     "hbm_bytes": "device memory, bytes",
     "hbm_bytes_per_s": "bandwidth of device memory, bytes/s",
     "l2_bytes": "second-level cache, bytes",
@@ -70,8 +71,12 @@ class Gpu(Struct, frozen=True):
 
     @property
     def exp_rate(self) -> float | None:
-        """Exponentials per second in the special-function units; None where a figure for it is absent."""
-        parts = [self.figures.get(n) for n in ("processors", "clock_hz", "exp_per_clock")]
+        """Exponentials per second in the special-function units; None where a figure for it is absent.
+
+        At the highest clock that is stated, so that a bound stays one.
+        """
+        clock = "max_clock_hz" if "max_clock_hz" in self.figures else "clock_hz"
+        parts = [self.figures.get(n) for n in ("processors", clock, "exp_per_clock")]
         return float(parts[0].value * parts[1].value * parts[2].value) if parts[0] and parts[1] and parts[2] else None
 
 

@@ -232,7 +232,7 @@ MASKS: dict[str, Named] = {
     ),
     "causal_top_left": Named(
         (),
-        r"j \le i - p",
+        r"j \le i - \mathrm{past}",
         "the first new query sees the first key (torch's is_causal)",
         lambda past: (Piece(hi=-past),),
     ),

@@ -362,6 +362,20 @@ def check(p: Program) -> Program:
                 raise LanguageError(
                     f"`{op}` in `{e}` runs along {', '.join(missing)}, which its argument does not have"
                 )
+        for alt in e.alts:
+            for _, num, den in terms(alt):
+                inner = {d for f in num for d in letters(f)} - set(letters(e.out))
+                if (
+                    len(num) == 1
+                    and not den
+                    and isinstance(num[0], Op)
+                    and inner
+                    and not any("|" in str(i) for i in e.out.index)
+                ):
+                    raise LanguageError(
+                        f"`{num[0]}` in `{e}` would be summed over {', '.join(sorted(inner))} as a whole: inside a "
+                        "function nothing is summed; give the product a line of its own"
+                    )
         if len(set(letters(e.out))) < sum(len(letters(i)) for i in e.out.index):
             raise LanguageError(f"`{e}` names an index twice on its left")
         if len(e.alts) == 1:

@@ -120,30 +120,31 @@ class Core:
         outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
-        self._known: dict[tuple[str, bool], Number] = {}
+        self._known: dict[str, Number] = {}
 
-    def bytes(self, names: Iterable[str], seen: bool = False) -> Number:
-        """The size of tensors; with `seen`, of keys only those that some query sees."""
+    def bytes(self, names: Iterable[str]) -> Number:
+        """The size of tensors: of what is indexed by keys, only the keys that some query sees."""
         total: Number = 0
         for n in names:
-            if (n, seen) not in self._known:
-                elements, gathered = self._elements(self.index[n], seen), self._gathered(n) if seen else None
+            if n not in self._known:
+                elements, gathered = self._elements(self.index[n]), self._gathered(n)
                 elements = elements if gathered is None else minimum(elements, gathered)
-                self._known[n, seen] = in_bytes(elements * self.bits[n])
-            total = total + self._known[n, seen]
+                self._known[n] = in_bytes(elements * self.bits[n])
+            total = total + self._known[n]
         return total
 
     def _gathered(self, name: str) -> Number | None:
         """How many elements are read of a tensor that is only ever gathered from; None if it is read plainly."""
+        reads = [r for e in self.equations for a in e.alts for r in refs(a) if r.name == name]
+        if not reads or not all(any(isinstance(i, Ref) for i in r.index) for r in reads):
+            return None
         total: Number = 0
-        for r in (r for e in self.equations for a in e.alts for r in refs(a) if r.name == name):
-            if not any(isinstance(i, Ref) for i in r.index):
-                return None
+        for r in reads:
             total = total + self.space.tuples(letters(r))
         return total
 
-    def _elements(self, index: tuple[Index, ...], seen: bool) -> Number:
-        keys = [i for i in index if seen and self._keys(i)]
+    def _elements(self, index: tuple[Index, ...]) -> Number:
+        keys = [i for i in index if self._keys(i)]
         return prod([self.space.elements(tuple(i for i in index if i not in keys)), *map(self._seen, keys)])
 
     def _keys(self, i: Index) -> bool:
@@ -162,8 +163,8 @@ class Core:
 
     @property
     def compulsory(self) -> Number:
-        """Every input (of keys and values, what some query sees) and every output once: no kernel moves less."""
-        return self.bytes(self.inputs, seen=True) + self.bytes(self.outputs)
+        """Every input and every output once: no kernel moves less."""
+        return self.bytes(self.inputs) + self.bytes(self.outputs)
 
     @property
     def fused(self) -> Number:
@@ -191,9 +192,11 @@ class Core:
 
     @property
     def peak(self) -> Number:
-        """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run."""
+        """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run, the core's
+        inputs and outputs to the end.
+        """
         last = {r.name: now for now, e in enumerate(self.equations) for a in e.alts for r in refs(a)}
-        last |= dict.fromkeys(self.outputs, len(self.equations))
+        last |= dict.fromkeys((*self.inputs, *self.outputs), len(self.equations))
         born = dict.fromkeys(self.inputs, 0) | {e.out.name: now for now, e in enumerate(self.equations)}
         live = (tuple(n for n in born if born[n] <= now <= last.get(n, now)) for now in range(len(self.equations)))
         best: Number = 0

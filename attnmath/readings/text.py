@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from attnmath.language.letters import LETTERS
+from attnmath.language.letters import LETTERS, needed
 from attnmath.language.masks import MaskExpr
 from attnmath.language.ops import OPS
 from attnmath.language.syntax import (
@@ -43,7 +44,8 @@ def lines(program: Program) -> list[str]:
 
 def legend(program: Program) -> list[tuple[str, str, str]]:
     """(letter, what it means, the option that sets it or what it follows from) for every letter on the page."""
-    used = [n for n in LETTERS if n in program.names]
+    positions = ["past"] if any(q == "t" and mask.name != "full" for (q, _), mask in program.sees.items()) else []
+    used = needed([*program.names, *positions])
     return [
         (n, LETTERS[n].meaning, f"--{LETTERS[n].option}" if LETTERS[n].option else f"= {LETTERS[n].default}")
         for n in used
@@ -51,8 +53,6 @@ def legend(program: Program) -> list[tuple[str, str, str]]:
 
 
 # -- LaTeX
-
-PRINTED = {"t": "i", "n": "j", "past": "p"}  # tokens by the field's usual running letters
 
 
 def latex_lines(program: Program) -> list[str]:
@@ -66,7 +66,7 @@ def latex(e: Equation) -> str:
 
     >>> from attnmath.language.parse import equation
     >>> print(latex(equation("S[b h t n] = Q[b t h d] * K[b n h d]")))
-    S_{b\\,h\\,i\\,j} = \\sum_{d} Q_{b\\,i\\,h\\,d}\\,K_{b\\,j\\,h\\,d}
+    S_{b\\,h\\,t\\,n} = \\sum_{d} Q_{b\\,t\\,h\\,d}\\,K_{b\\,n\\,h\\,d}
     """
     parts = [_sums(x, {d for i in left for d in letters(i)}) for left, x in settled(e)]
     return f"{_ref(e.out)} = " + r" \;\big|\; ".join(parts)
@@ -74,7 +74,13 @@ def latex(e: Equation) -> str:
 
 def latex_mask(q: str, k: str, mask: MaskExpr) -> str:
     """When a pair exists."""
-    return rf"{_index(q)} \text{{ sees }} {' '.join(map(_index, k.split()))} \iff {mask.latex()}"
+    rule = mask.latex()
+    first = rf"\mathrm{{past}} + {_index(q)}" if q == "t" else _index(q)
+    places = [rf"i = {first}"] * bool(re.search(r"\bi\b", rule)) + [f"j = {_index(k)}"] * bool(
+        re.search(r"\bj\b", rule)
+    )
+    seen = r"\, ".join(map(_index, k.split()))
+    return rf"{_index(q)} \text{{ sees }} {seen} \iff " + r",\quad ".join([rule, *places])
 
 
 def _sums(x: Expr, left: Iterable[str]) -> str:
@@ -90,16 +96,26 @@ def _sums(x: Expr, left: Iterable[str]) -> str:
     return out
 
 
+def printed(name: str) -> str:
+    """A letter or word of the legend as the formulas print it.
+
+    >>> printed("t"), printed("pair")
+    ('t', '\\\\mathrm{pair}')
+    """
+    return _index(name)
+
+
 def _index(i: Index) -> str:
     if isinstance(i, str):
         plain = i.replace("'", r"^{\prime}")
-        return PRINTED.get(i, plain if len(i.rstrip("'")) == 1 else rf"\mathrm{{{plain}}}")
+        return plain if len(i.rstrip("'")) == 1 else rf"\mathrm{{{plain}}}"
     if isinstance(i, Shift):
         return _index(i.base) + "".join(
             ("+" if s > 0 else "-") + (str(x) if isinstance(x, int) else _index(x)) for s, x in i.by
         )
     if isinstance(i, Group):
-        return rf"({' '.join(map(_index, i.parts))})"
+        inside = r"\, ".join(map(_index, i.parts))
+        return f"({inside})"
     if isinstance(i, Cat):
         return r"\mid ".join(map(_index, i.parts))
     return _index(i.cat.parts[i.i]) if isinstance(i, Part) else _ref(i)
@@ -123,7 +139,7 @@ def _expr(x: Expr, tight: bool = False) -> str:
     if isinstance(x, Num):
         return r"\pi" if x.value == "pi" else _value(x.value)
     if isinstance(x, Pos):
-        return _index(x.dim)
+        return r"(\mathrm{past} + t)" if x.dim == "t" else _index(x.dim)
     if isinstance(x, Ref):
         return _ref(x)
     binds = x.name in ("*", "^", "neg")
@@ -138,5 +154,7 @@ def _expr(x: Expr, tight: bool = False) -> str:
 
 def _value(v: int | float | str) -> str:
     if isinstance(v, str):
-        return PRINTED.get(v, v if len(v) == 1 else rf"\mathrm{{{v}}}")
+        return (
+            v if len(v) == 1 else rf"N_{{\mathrm{{{v}}}}}" if v.islower() and v not in LETTERS else rf"\mathrm{{{v}}}"
+        )
     return str(v)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnmath.language.letters import LETTERS
 from attnmath.layers import Layer
-from attnmath.readings.text import PRINTED, latex_lines, legend, lines
+from attnmath.readings.text import latex_lines, legend, lines, printed
 
 
 def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
@@ -13,6 +14,9 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
     names = [form] if form else list(layer.forms)
     pages = {n: layer.form(n) for n in names}
     rows = dict.fromkeys(row for p in pages.values() for row in legend(p))
+    rows |= dict.fromkeys(
+        (n, "a size that a modifier brings along", f"= {v}") for n, v in layer.local.items() if n not in LETTERS
+    )
     with_ = f" with {', '.join(map(str, layer.uses))}" if layer.uses else ""
     return {
         "variant": layer.variant.name,
@@ -32,7 +36,7 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
         "legend": [
             {
                 "letter": n,
-                "printed": PRINTED.get(n, n if len(n) == 1 else rf"\mathrm{{{n}}}"),
+                "printed": printed(n),
                 "meaning": m,
                 "set_by": s,
             }

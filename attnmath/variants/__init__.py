@@ -21,7 +21,7 @@ from msgspec import Struct
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.files import read_text
 from attnmath.language.letters import LETTERS, needed
-from attnmath.language.modify import apply
+from attnmath.language.modify import apply, prune
 from attnmath.language.order import in_order
 from attnmath.language.parse import program
 from attnmath.language.syntax import OFFSETS, Program, letters
@@ -162,6 +162,12 @@ def _checked(p: Program) -> None:
     indices = {d for e in p.equations for x in (e.out, *e.alts) for d in letters(x)}
     if wrong := sorted(indices & values):
         raise LanguageError(f"{', '.join(wrong)} is a value, not an index")
+    if {"t", "n"} <= indices and not any("t" in pair for pair in p.sees):
+        raise LanguageError(
+            "queries t meet keys n, but no line says which pairs exist: write `t sees n: causal`, or full"
+        )
+    if dead := [n for n in p.defined if n not in prune(p, (p.output,)).defined]:
+        raise LanguageError(f"nothing reads {', '.join(dead)}, and {p.output} is what the page computes")
     if missing := [n for n in ("b", "t") if n not in p.names]:
         raise LanguageError(
             f"a page computes something for b sequences of t new tokens; here {' and '.join(missing)} is not mentioned"
