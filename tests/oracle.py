@@ -30,6 +30,7 @@ def sees(text: str, i: int, j: int, sizes: dict) -> bool:
     names = {
         n: (lambda *a, f=f: f(i, j, p, *a)) if f.__code__.co_argcount > 3 else f(i, j, p) for n, f in MASKS.items()
     }
+    text = text.replace("causal-top-left", "causal_top_left")
     return bool(eval(text, {"__builtins__": {}}, {**sizes, **names}))
 
 

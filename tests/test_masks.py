@@ -122,7 +122,7 @@ def test_sizes_of_thirty_digits():
     [
         ("prefix:512", "prefix(512)"),
         ("chunked:8k & causal", "chunked(8192) & causal"),
-        ("causal-top-left", "causal_top_left"),
+        ("causal_top_left & window(w-1)", "causal-top-left & window(w - 1)"),
         ("causal & causal", "causal"),
         ("full & window(w)", "window(w)"),
         ("(window(4) | first(2)) & causal", "(window(4) | first(2)) & causal"),

@@ -272,7 +272,8 @@ class MaskExpr(Struct, frozen=True):
                 for a in self.args
             )
             return f" {self.name} ".join(shown)
-        return f"{self.name}({', '.join(map(str, self.args))})" if self.args else self.name
+        name = self.name.replace("_", "-")
+        return f"{name}({', '.join(map(str, self.args))})" if self.args else name
 
     @property
     def names(self) -> tuple[str, ...]:

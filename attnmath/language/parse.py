@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 
 from attnmath.errors import LanguageError, Unknown
-from attnmath.language.masks import MaskExpr, both, named
+from attnmath.language.masks import MASKS, MaskExpr, both, named
 from attnmath.language.ops import OPS
 from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Pos, Program, Ref, Shift, check
 
@@ -253,9 +253,16 @@ def mask(text: str) -> MaskExpr:
     >>> str(mask("causal & window(4096)")), str(mask("prefix:512"))
     ('causal & window(4096)', 'prefix(512)')
     """
+    return _whole(_mask_text(text), _Line.mask, f"mask {text[:200]!r}: ")
+
+
+def _mask_text(text: str) -> str:
+    """A mask with its short forms written out: `prefix:8k` as prefix(8192), `causal-top-left` as one name."""
     plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text[: MAX_LINE + 1], flags=re.ASCII)
     plain = re.sub(r"\b(\d{1,40})([kKM])\b", lambda m: str(int(m[1]) * UNITS[m[2]]), plain)
-    return _whole(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", plain), _Line.mask, f"mask {text[:200]!r}: ")
+    for name in MASKS:
+        plain = plain.replace(name.replace("_", "-"), name)
+    return plain
 
 
 def _whole(text: str, read: Callable[[_Line], object], where: str = "") -> any:  # type: ignore[valid-type]
@@ -301,7 +308,7 @@ def lines(text: str, where: str = "", first: int = 1) -> tuple[list[Equation], d
         here = f"{where}, line {at}: " if where else ""
         try:
             if m := re.match(r"([a-z]\S*) sees ([^:]+):\s*(.+)", row):
-                line = _Line(m[3], here)
+                line = _Line(_mask_text(m[3]), here)
                 seen = line.mask()
                 line.end()
                 key = (m[1], m[2].strip())
