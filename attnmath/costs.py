@@ -170,7 +170,7 @@ def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
     for part in parts:
         numbers: Reading = part.readings[0]
         whole = bound(gpu, dtype, part.flops.matmul, part.exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
-        times = part_count(out, part)
+        times = _part_count(out, part)
         fused += times * whole.time_s
         by_unit[whole.binds] += times * whole.time_s
         inside = {e.out.name: e for e in numbers.core.equations}
@@ -211,7 +211,7 @@ def _bracketed(text: str) -> str:
     return f"({text})" if " " in text else text
 
 
-def part_count(whole: Cost, part: Cost) -> int:
+def _part_count(whole: Cost, part: Cost) -> int:
     """How many layers of the whole a part stands for."""
     return next((run.count for run in whole.layers if run.cost is part), 1)
 

@@ -45,7 +45,13 @@ def nearest(name: str, known: Iterable[str], plural: str) -> str:
 
 
 def together(errors: Iterable[str], heading: str = "") -> str:
-    """Several complaints as one message, a line each."""
+    """Several complaints as one message, a line each.
+
+    >>> print(together(["a is 0", "b is missing"]))
+    2 errors:
+      a is 0
+      b is missing
+    """
     lines = list(errors)
     if len(lines) == 1 and not heading:
         return lines[0]

@@ -92,7 +92,13 @@ def evaluate(
 
 
 def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, tuple[str, ...]]]:
-    """(the page without what is given and without what cannot be computed from it, what each of the latter lacks)."""
+    """(the page without what is given and without what cannot be computed from it, what each of the latter lacks).
+
+    >>> from attnmath import variants
+    >>> page, lacking = computable(variants.get("mha").program, ["Q", "K", "V"])
+    >>> list(page.defined), lacking["Y"]
+    (['S', 'L', 'A', 'O'], ('WO',))
+    """
     have = set(have)
     lacking: dict[str, tuple[str, ...]] = {n: (n,) for n in page.inputs if n not in have}
     kept = []

@@ -49,7 +49,12 @@ def explain(cost: Cost, key: str) -> Explanation:
 
 
 def keys(cost: Cost) -> list[str]:
-    """Every key that can be explained."""
+    """Every key that can be explained.
+
+    >>> from attnmath import cost
+    >>> "flops.core" in keys(cost("mha", seq=4, heads=2))
+    True
+    """
     settings = [f"inputs.{k}" for k in cost.inputs]
     return [*KEYS, *DERIVED, *settings, "variant", "with", "phase", "form", "gpu"]
 

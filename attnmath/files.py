@@ -14,7 +14,13 @@ MAX_DEPTH = 64
 
 
 def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
-    """A file's text; InputError if it is no readable UTF-8 file of at most `most` bytes."""
+    """A file's text; InputError if it is no readable UTF-8 file of at most `most` bytes.
+
+    >>> read_text("no-such-file")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: no-such-file: No such file or directory
+    """
     try:
         if os.path.isdir(path):
             raise InputError(f"{path}: a directory, not a file")
@@ -38,7 +44,13 @@ def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """A TOML file; InputError with file and line if it is none."""
+    """A TOML file; InputError with file and line if it is none.
+
+    >>> read_toml("no-such-file")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: no-such-file: No such file or directory
+    """
     import tomllib
 
     text = read_text(path, MAX_TOML_BYTES)
@@ -56,7 +68,13 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """A JSON file that holds one object; InputError, with file and line, for broken JSON and for duplicate keys."""
+    """A JSON file that holds one object; InputError, with file and line, for broken JSON and for duplicate keys.
+
+    >>> read_json("no-such-file")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: no-such-file: No such file or directory
+    """
     import json
 
     text = read_text(path)
@@ -75,7 +93,11 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def line_of(text: str, key: str) -> str:
-    """`line N: ` of a key, where it stands once, plainly written; else nothing."""
+    """`line N: ` of a key, where it stands once, plainly written; else nothing.
+
+    >>> line_of('{\\n "heads": 4}', "heads")
+    'line 2: '
+    """
     found = _places(text, key)
     return f"line {text.count(chr(10), 0, found[0]) + 1}: " if len(found) == 1 else ""
 

@@ -79,7 +79,13 @@ class Reading:
 
 
 def cheapest(forms: Mapping[str, Program], sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
-    """The form with the fewest FLOPs at these sizes; None if there is only one."""
+    """The form with the fewest FLOPs at these sizes; None if there is only one.
+
+    >>> from attnmath import layers
+    >>> mla = layers.build("mla")
+    >>> cheapest(mla.forms, mla.sizes({"t": 1, "n": 8192, "h": 128})[0], "bf16", "bf16")
+    'absorbed'
+    """
     if len(forms) == 1:
         return None
     return min(forms, key=lambda name: Reading(forms[name], sizes, dtype, kv_dtype).flops.total)

@@ -150,5 +150,9 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
 
 
 def options_of(layer: Layer) -> tuple[str, ...]:
-    """The options that set the layer's sizes."""
+    """The options that set the layer's sizes.
+
+    >>> options_of(build("mqa"))
+    ('batch', 'seq', 'context', 'heads', 'head-dim', 'v-head-dim', 'd-model')
+    """
     return tuple(option for n in needed(layer.names) if (option := LETTERS[n].option))

@@ -16,12 +16,22 @@ PHASES = ("prefill", "decode")
 
 
 def plain(v: Any) -> Any:
-    """NumPy's whole numbers as Python's."""
+    """NumPy's whole numbers as Python's.
+
+    >>> plain(3)
+    3
+    """
     return int(v) if hasattr(v, "__index__") and not isinstance(v, bool) else v
 
 
 def check_texts(named: Mapping[str, Any]) -> None:
-    """Refuse what should be a name and is no text."""
+    """Refuse what should be a name and is no text.
+
+    >>> check_texts({"variant": 3})
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: variant: a text is expected, not 3
+    """
     for what, v in named.items():
         if v is not None and not isinstance(v, str):
             raise InputError(
@@ -32,7 +42,13 @@ def check_texts(named: Mapping[str, Any]) -> None:
 def check(
     given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str, gpu: str | None = None
 ) -> None:
-    """Every complaint about single values at once."""
+    """Every complaint about single values at once.
+
+    >>> check({"seq": 0}, "prefill", None, None, "cold")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: --seq: 0 is no size: at least 1
+    """
     errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
     unknown = [k for k in given if k not in OPTIONS]
     errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
@@ -56,7 +72,11 @@ def check(
 
 
 def size_error(v: Any) -> str:
-    """What is wrong with a size; empty if nothing is."""
+    """What is wrong with a size; empty if nothing is.
+
+    >>> size_error(8192), size_error(0)
+    ('', '0 is no size: at least 1')
+    """
     if isinstance(v, bool) or not isinstance(v, int):
         return f"{str(v)[:40]!r} is no whole number"
     if v <= 0:
@@ -65,7 +85,14 @@ def size_error(v: Any) -> str:
 
 
 def check_useful(layer: Layer, given: Mapping[str, Any]) -> None:
-    """Refuse options that this variant has no use for, naming the variants that have."""
+    """Refuse options that this variant has no use for, naming the variants that have.
+
+    >>> from attnmath.layers import build
+    >>> check_useful(build("mqa"), {"kv-heads": 8})
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: --kv-heads has no use for mqa; the variants that have: gqa, sliding-window
+    """
     own = options_of(layer)
     errors = []
     for option in given:
@@ -79,7 +106,11 @@ def check_useful(layer: Layer, given: Mapping[str, Any]) -> None:
 
 
 def by_letter(given: Mapping[str, int], phase: str, names: Iterable[str]) -> dict[str, Any]:
-    """Options by letter. In decode, `seq` without a `context` is the context, and one token is new."""
+    """Options by letter. In decode, `seq` without a `context` is the context, and one token is new.
+
+    >>> by_letter({"seq": 8192}, "decode", ["t", "n"])
+    {'t': 1, 'n': 8192}
+    """
     out: dict[str, Any] = {OPTIONS[k]: v for k, v in given.items()}
     if phase == "decode":
         if "n" not in out and "t" in out:

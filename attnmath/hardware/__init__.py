@@ -81,7 +81,11 @@ class Gpu(Struct, frozen=True):
 
 
 def names() -> tuple[str, ...]:
-    """The accelerators that are built in."""
+    """The accelerators that are built in.
+
+    >>> "h100-sxm" in names()
+    True
+    """
     return tuple(n for n in _built_in() if n != "sources")
 
 
@@ -89,6 +93,9 @@ def get(name: str) -> Gpu:
     """An accelerator by its name, or from a TOML file of one's own: FILE.toml, or FILE.toml#NAME if it holds several.
 
     Raises InputError with everything that is wrong with its table at once.
+
+    >>> get("h100-sxm").title
+    'NVIDIA H100 SXM5 80 GB'
     """
     if not isinstance(name, str):
         raise InputError(f"an accelerator is named by a text, not {name!r:.40}")

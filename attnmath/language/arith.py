@@ -25,7 +25,11 @@ def _kind(*xs: Number) -> tuple[str, Any]:
 
 
 def minimum(a: Number, b: Number) -> Number:
-    """The smaller one, element by element on arrays; a Formula notes which regime it took."""
+    """The smaller one, element by element on arrays; a Formula notes which regime it took.
+
+    >>> minimum(3, 5)
+    3
+    """
     name, module = _kind(a, b)
     if name:
         return module.Min(a, b) if name == "sympy" else module.minimum(a, b)
@@ -33,7 +37,11 @@ def minimum(a: Number, b: Number) -> Number:
 
 
 def maximum(a: Number, b: Number) -> Number:
-    """The larger one."""
+    """The larger one.
+
+    >>> maximum(3, 5)
+    5
+    """
     name, module = _kind(a, b)
     if name:
         return module.Max(a, b) if name == "sympy" else module.maximum(a, b)
@@ -41,13 +49,21 @@ def maximum(a: Number, b: Number) -> Number:
 
 
 def floor_div(a: Number, b: Number) -> Number:
-    """How many whole times b goes into a."""
+    """How many whole times b goes into a.
+
+    >>> floor_div(7, 2)
+    3
+    """
     name, module = _kind(a, b)
     return module.floor(a / b) if name == "sympy" else a // b
 
 
 def ceil_div(a: Number, b: Number) -> Number:
-    """How many b it takes to cover a."""
+    """How many b it takes to cover a.
+
+    >>> ceil_div(7, 2)
+    4
+    """
     return floor_div(a + b - 1, b)
 
 
@@ -68,7 +84,11 @@ def exact_div(a: Number, b: Number) -> Number:
 
 
 def prod(xs: Iterable[Number]) -> Number:
-    """The product, 1 for none."""
+    """The product, 1 for none.
+
+    >>> prod([2, 3, 5])
+    30
+    """
     out: Number = 1
     for x in xs:
         out = out * x
@@ -79,6 +99,10 @@ def number(x: Expr, sizes: Mapping[str, Number]) -> Number:
     """The value of an expression over sizes and options: `h / g`, `2 * d + 1`.
 
     Raises LanguageError for a name that `sizes` does not have.
+
+    >>> from attnmath.language.parse import expression
+    >>> number(expression("h / g + 1"), {"h": 32, "g": 8})
+    5
     """
     if isinstance(x, Num):
         if not isinstance(x.value, str):

@@ -58,7 +58,11 @@ OPTIONS: dict[str, str] = {v.option: k for k, v in LETTERS.items() if v.option}
 
 
 def needed(names: Iterable[str], given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The registry's letters that these names stand on, directly or through a default, in the registry's order."""
+    """The registry's letters that these names stand on, directly or through a default, in the registry's order.
+
+    >>> needed(["r"])
+    ('h', 'g', 'r')
+    """
     found = {n for n in names if n in LETTERS}
     todo = list(found)
     while todo:

@@ -312,7 +312,11 @@ def _names(x: MaskExpr | Expr) -> tuple[str, ...]:
 
 
 def named(name: str, args: tuple[Expr, ...]) -> MaskExpr:
-    """A mask by its name; LanguageError if there is none or it takes other arguments."""
+    """A mask by its name; LanguageError if there is none or it takes other arguments.
+
+    >>> str(named("causal", ()))
+    'causal'
+    """
     if name not in MASKS:
         raise LanguageError(str(Unknown("mask", name, MASKS)))
     want = MASKS[name].args
@@ -332,14 +336,22 @@ def _length(v: int | float, mask: str) -> int:
 
 
 def both(a: MaskExpr, b: MaskExpr) -> MaskExpr:
-    """The intersection, `full` and repetitions left out."""
+    """The intersection, `full` and repetitions left out.
+
+    >>> str(both(named("full", ()), named("causal", ())))
+    'causal'
+    """
     if a.name == "full" or a == b:
         return b
     return a if b.name == "full" else MaskExpr("&", (a, b))
 
 
 def build_text(text: str, **sizes: Number) -> Mask:
-    """A mask from its text, with its sizes: `build_text("causal & window(w)", w=4)`."""
+    """A mask from its text, with its sizes: `build_text("causal & window(w)", w=4)`.
+
+    >>> build_text("causal & window(w)", w=2).pairs(4, 4)
+    7
+    """
     from attnmath.language.parse import mask
 
     return mask(text).build(sizes)

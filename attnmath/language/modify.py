@@ -88,7 +88,12 @@ def _spelled_out(e: Equation, tensors: Mapping[str, tuple[Index, ...]]) -> Equat
 
 
 def prune(program: Program, outputs: Iterable[str]) -> Program:
-    """Without the equations that the outputs do not stand on."""
+    """Without the equations that the outputs do not stand on.
+
+    >>> from attnmath.language.parse import program
+    >>> prune(program("A[t] = X[t]\\nB[t] = X[t]"), ("B",))
+    <Program of B>
+    """
     made, need, todo = program.defined, set(outputs), list(outputs)
     while todo:
         e = made.get(todo.pop())
@@ -100,7 +105,12 @@ def prune(program: Program, outputs: Iterable[str]) -> Program:
 
 
 def heads(program: Program) -> str:
-    """The letters that count heads here: those of the scores that are neither batch nor tokens."""
+    """The letters that count heads here: those of the scores that are neither batch nor tokens.
+
+    >>> from attnmath import variants
+    >>> heads(variants.get("gqa").program)
+    'g r'
+    """
     pairs = {i for pair in program.sees for i in pair}
     for index in program.tensors.values():
         if pairs and pairs <= set(index):

@@ -32,7 +32,12 @@ def ordered(program: Program) -> Iterator[tuple[list[Equation], Loop | None]]:
 
 
 def in_order(program: Program) -> Program:
-    """The same page with each equation after those that it reads."""
+    """The same page with each equation after those that it reads.
+
+    >>> from attnmath.language.parse import program
+    >>> in_order(program("Y[t] = 2 * Z[t]\\nZ[t] = X[t]"))
+    <Program of Z, Y>
+    """
     inputs = [e for e in program.equations if not e.alts]
     return replace(program, equations=(*inputs, *(e for group, _ in ordered(program) for e in group)))
 

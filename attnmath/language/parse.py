@@ -273,7 +273,11 @@ def _whole(text: str, read: Callable[[_Line], object], where: str = "") -> any: 
 
 
 def equation(text: str, where: str = "") -> Equation:
-    """One equation, rewrite (`<-`) or declaration."""
+    """One equation, rewrite (`<-`) or declaration.
+
+    >>> str(equation("S[t n] = Q[t d]*K[n d]"))
+    'S[t n] = Q[t d] * K[n d]'
+    """
     line = _Line(text, where)
     if not line.peek()[:1].isalpha():
         raise line.fail("a tensor, like Q[b t h d]")
@@ -294,7 +298,12 @@ def equation(text: str, where: str = "") -> Equation:
 
 
 def lines(text: str, where: str = "", first: int = 1) -> tuple[list[Equation], dict[tuple[str, str], MaskExpr]]:
-    """The equations and masks of a text; every bad line is reported, not only the first."""
+    """The equations and masks of a text; every bad line is reported, not only the first.
+
+    >>> equations, sees = lines("A[t] = X[t]\\nt sees n: causal")
+    >>> len(equations), str(sees["t", "n"])
+    (1, 'causal')
+    """
     equations: list[Equation] = []
     sees: dict[tuple[str, str], MaskExpr] = {}
     errors: list[str] = []

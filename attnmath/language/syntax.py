@@ -229,7 +229,12 @@ def letters(x: Node) -> tuple[str, ...]:
 
 @lru_cache(8192)
 def refs(x: Node) -> tuple[Ref, ...]:
-    """Every tensor read in an expression, gathers' own tensors included."""
+    """Every tensor read in an expression, gathers' own tensors included.
+
+    >>> from attnmath.language.parse import expression
+    >>> [r.name for r in refs(expression("A[t] * exp(B[T[t] n])"))]
+    ['A', 'B', 'T']
+    """
     if isinstance(x, Ref):
         return (x, *(r for i in x.index for r in refs(i)))
     kids = x.args if isinstance(x, Op) else x.parts if isinstance(x, (Group, Cat)) else ()
@@ -237,7 +242,12 @@ def refs(x: Node) -> tuple[Ref, ...]:
 
 
 def ops(x: Expr) -> Iterator[Op]:
-    """Every operation in an expression."""
+    """Every operation in an expression.
+
+    >>> from attnmath.language.parse import expression
+    >>> [o.name for o in ops(expression("2 * exp(A[t])"))]
+    ['*', 'exp']
+    """
     if isinstance(x, Op):
         yield x
         for a in x.args:
@@ -245,7 +255,12 @@ def ops(x: Expr) -> Iterator[Op]:
 
 
 def sizes_in(x: Node) -> tuple[str, ...]:
-    """Every size or option that an expression or reference names without brackets."""
+    """Every size or option that an expression or reference names without brackets.
+
+    >>> from attnmath.language.parse import expression
+    >>> sizes_in(expression("A[t] / sqrt(d + p)"))
+    ('d', 'p')
+    """
     if isinstance(x, Num):
         return (x.value,) if isinstance(x.value, str) and x.value != "pi" else ()
     if isinstance(x, Shift):
@@ -257,7 +272,12 @@ def sizes_in(x: Node) -> tuple[str, ...]:
 
 
 def swap_refs(x: Expr, f: Callable[[Ref], Expr]) -> Expr:
-    """`x` with f applied to every tensor read, innermost first."""
+    """`x` with f applied to every tensor read, innermost first.
+
+    >>> from attnmath.language.parse import expression
+    >>> str(swap_refs(expression("2 * A[t]"), lambda r: Ref("B", r.index)))
+    '2 * B[t]'
+    """
     if isinstance(x, Op):
         return Op(x.name, tuple(swap_refs(a, f) for a in x.args), x.over)
     return f(Ref(x.name, tuple(_swap_index(i, f) for i in x.index))) if isinstance(x, Ref) else x
@@ -304,7 +324,12 @@ def _factors(x: Expr, up: list[Expr], down: list[Expr]) -> int:
 
 def settled(e: Equation) -> list[tuple[tuple[Index, ...], Expr]]:
     """[(left indices, expression)]: one per part of the left, and every `n|c` on the right either an index of
-    its own or, term by term, the part whose letters the rest of the term names."""
+    its own or, term by term, the part whose letters the rest of the term names.
+
+    >>> from attnmath.language.parse import equation
+    >>> [str(x) for _, x in settled(equation("S[t n|s] = Q[t n] | P[t s]"))]
+    ['Q[t n]', 'P[t s]']
+    """
     if not any(isinstance(i, Cat) for r in (e.out, *(r for a in e.alts for r in refs(a))) for i in r.index):
         return [(e.out.index, alt) for alt in e.alts]
     out = []
@@ -336,7 +361,12 @@ def _chosen(i: Index, bound: set[str]) -> Index:
 
 
 def check(p: Program) -> Program:
-    """Each tensor defined once, read with the rank it has, and nothing on a left that its right cannot supply."""
+    """Each tensor defined once, read with the rank it has, and nothing on a left that its right cannot supply.
+
+    >>> from attnmath.language.parse import equation
+    >>> check(Program((equation("A[t] = X[t]"),)))
+    <Program of A>
+    """
     made: dict[str, Equation] = {}
     for e in p.equations:
         if e.alts and e.out.name in made:

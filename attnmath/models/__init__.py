@@ -58,6 +58,13 @@ def read(path: str, assume_ignored: tuple[str, ...] = ()) -> Model:
 
     `assume_ignored`: fields that the caller declares harmless. Raises InputError, with all of them at once: a field that is
     missing, of the wrong type, or unknown (it could change the architecture); an unknown model_type.
+
+    >>> import json, pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "config.json")
+    >>> llama = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32}
+    >>> _ = path.write_text(json.dumps(llama))
+    >>> read(str(path)).layers
+    32
     """
     if not isinstance(path, str):
         raise InputError(f"a model is named by the path of its config.json, not {path!r:.40}")

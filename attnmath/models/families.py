@@ -48,7 +48,11 @@ def _head_dim(c: Config) -> Any:
 
 
 def rotary_share(c: Config) -> float:
-    """Which share of a head's dimensions turns; the field may stand in any of three places."""
+    """Which share of a head's dimensions turns; the field may stand in any of three places.
+
+    >>> rotary_share({"partial_rotary_factor": 0.5, "rope_parameters": None, "rope_scaling": None})
+    0.5
+    """
     tables = [c["rope_parameters"] or {}, c["rope_scaling"] or {}]
     found = [
         x for x in (c["partial_rotary_factor"], *(t.get("partial_rotary_factor") for t in tables)) if x is not None

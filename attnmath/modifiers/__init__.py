@@ -74,14 +74,22 @@ class Modifier(Struct, frozen=True):
 
 @lru_cache
 def names() -> tuple[str, ...]:
-    """The modifiers that exist."""
+    """The modifiers that exist.
+
+    >>> "rope" in names()
+    True
+    """
     files = os.listdir(os.path.dirname(__file__))
     return tuple(sorted(f.removesuffix(".py").replace("_", "-") for f in files if f.endswith(".py") and f[0] != "_"))
 
 
 @lru_cache
 def get(name: str) -> Modifier:
-    """A modifier by its name; Unknown, with the nearest names, if there is none."""
+    """A modifier by its name; Unknown, with the nearest names, if there is none.
+
+    >>> get("rope").title
+    'Rotary position embedding'
+    """
     if name not in names():
         raise Unknown("modifier", name, names())
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
@@ -132,6 +140,10 @@ def use(text: str) -> Use:
 def targets(page: Program, on: str) -> list[tuple[str, str]]:
     """The tensors that an option `on` names, each with its innermost index; LanguageError unless they are projections: each
     named once, defined here, and neither scores nor anything else that is indexed by keys.
+
+    >>> from attnmath import variants
+    >>> targets(variants.get("mha").program, "Q k")
+    [('Q', 'd'), ('k', 'd')]
     """
     found = on.split()
     if not found or len(set(found)) < len(found):

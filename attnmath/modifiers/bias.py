@@ -12,7 +12,12 @@ TOKENS = ("b", "t", "s", "n")
 
 
 def lines(page: Program, on: str = "Q k v") -> tuple[str, Sizes]:
-    """`on`: the projected tensors that gain a bias, one number per head and dimension."""
+    """`on`: the projected tensors that gain a bias, one number per head and dimension.
+
+    >>> from attnmath import variants
+    >>> lines(variants.get("mha").program, on="Q")[0]
+    'Q[.. h d] <- Q[.. h d] + BQ[h d]\\n'
+    """
     text = ""
     for n, _ in targets(page, on):
         if f"B{n}" in page.tensors:

@@ -13,7 +13,12 @@ GAINS = {"w": " * W{0}N[{1}]", "1+w": " * (1 + W{0}N[{1}])", "none": ""}
 
 
 def lines(page: Program, on: str = "Q k", weight: str = "w", eps: float = 1e-6) -> tuple[str, Sizes]:
-    """`on`: the tensors that are normalised, each over its innermost index; `weight`: the gain, w, 1+w or none."""
+    """`on`: the tensors that are normalised, each over its innermost index; `weight`: the gain, w, 1+w or none.
+
+    >>> from attnmath import variants
+    >>> lines(variants.get("mha").program, on="Q", weight="none")[0]
+    'Q[.. d] <- Q[.. d] / sqrt(mean_d(Q[.. d] * Q[.. d]) + 1e-06)\\n'
+    """
     if weight not in GAINS:
         raise InputError(f"norm:weight={weight}: the gains are {', '.join(GAINS)}")
     text = ""

@@ -14,7 +14,12 @@ LAYOUTS = {"half": ("(side pair)", "(side' pair)"), "interleaved": ("(pair side)
 
 
 def lines(page: Program, on: str = "", layout: str = "half", dims: int = 0, base: float = 10000.0) -> tuple[str, Sizes]:
-    """`on`: the tensors that turn; without it, the parts made for it (QR, kR), else the query and the new key (Q, k)."""
+    """`on`: the tensors that turn; without it, the parts made for it (QR, kR), else the query and the new key (Q, k).
+
+    >>> from attnmath import variants
+    >>> lines(variants.get("mha").program)[1]["pair"]
+    'd / 2'
+    """
     if layout not in LAYOUTS:
         raise InputError(f"rope:layout={layout}: the layouts are {', '.join(LAYOUTS)}")
     if dims % 2:

@@ -10,5 +10,10 @@ SOURCE = "Beltagy et al. 2020, arXiv:2004.05150, section 3.1; Jiang et al. 2023,
 
 
 def lines(page: Program, w: int = 4096) -> tuple[str, Sizes]:
-    """`w`: how many keys a query sees, its own included."""
+    """`w`: how many keys a query sees, its own included.
+
+    >>> from attnmath import variants
+    >>> lines(variants.get("mha").program, w=4)
+    ('t sees n: window(w)', {'w': 4})
+    """
     return "t sees n: window(w)", {"w": w}

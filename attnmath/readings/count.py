@@ -183,7 +183,11 @@ def count(program: Program, sizes: Mapping[str, Number]) -> tuple[Step, ...]:
 
 
 def total(steps: Iterable[Step]) -> Flops:
-    """The FLOPs of all steps together."""
+    """The FLOPs of all steps together.
+
+    >>> total([]).total
+    0
+    """
     out = Flops()
     for s in steps:
         out = out + s.flops
@@ -233,7 +237,11 @@ def _inside(x: Expr, space: Space) -> tuple[Number, Number]:
 
 
 def learned(x: Expr) -> bool:
-    """A learned tensor: its name starts with W or B, and it is the same for every sequence."""
+    """A learned tensor: its name starts with W or B, and it is the same for every sequence.
+
+    >>> learned(Ref("WQ", ("m", "h", "d"))), learned(Ref("X", ("b", "t", "m")))
+    (True, False)
+    """
     return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in letters(x)
 
 
@@ -242,7 +250,12 @@ def _data(x: Expr) -> bool:
 
 
 def core(program: Program) -> tuple[Equation, ...]:
-    """The fused region: the equations in which a query meets a key."""
+    """The fused region: the equations in which a query meets a key.
+
+    >>> from attnmath import variants
+    >>> [e.out.name for e in core(variants.get("mha").program)]
+    ['S', 'L', 'A', 'O']
+    """
     pairs = [{q, *k.split()} for q, k in program.sees]
 
     def meets(e: Equation) -> bool:
@@ -253,7 +266,12 @@ def core(program: Program) -> tuple[Equation, ...]:
 
 
 def unmasked(program: Program) -> Program:
-    """The same page with every pair in existence: what dense code computes."""
+    """The same page with every pair in existence: what dense code computes.
+
+    >>> from attnmath import variants
+    >>> str(unmasked(variants.get("mha").program).sees["t", "n"])
+    'full'
+    """
     return replace(program, sees={pair: MaskExpr("full") for pair in program.sees})
 
 

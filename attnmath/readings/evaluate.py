@@ -50,6 +50,10 @@ def run(
     `sizes`: the length of each index and the value of each option; `tensors`: the inputs, shaped as the page declares
     them; `past`: tensors of earlier tokens, which an index below zero reads; `masks`: booleans in place of a named mask,
     with the letters of their axes. A query that sees no key gets 0. Raises InputError if a shape contradicts the page.
+
+    >>> from attnmath.language.parse import program
+    >>> run(program("Y[t] = A[t m] * B[m]"), {"t": 2, "m": 3}, {"A": np.ones((2, 3)), "B": np.ones(3)})["Y"]
+    array([3., 3.])
     """
     machine = _Machine(program, sizes, tensors, past or {}, masks or {})
     for group, loop in ordered(program):

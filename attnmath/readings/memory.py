@@ -25,14 +25,22 @@ BITS: dict[str, int] = {
 
 
 def bits(dtype: str) -> int:
-    """Bits of one element as it is stored; Unknown if the name is none of `BITS`."""
+    """Bits of one element as it is stored; Unknown if the name is none of `BITS`.
+
+    >>> bits("bf16")
+    16
+    """
     if dtype not in BITS:
         raise Unknown("dtype", dtype, BITS)
     return BITS[dtype]
 
 
 def in_bytes(total_bits: Number) -> Number:
-    """Bits as bytes: whole ones, rounded up, for integers; arrays and formulas are divided."""
+    """Bits as bytes: whole ones, rounded up, for integers; arrays and formulas are divided.
+
+    >>> in_bytes(12)
+    2
+    """
     return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
 
 
@@ -75,12 +83,21 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
 
 
 def grows(i: Index) -> bool:
-    """Whether an index reaches back over all earlier tokens."""
+    """Whether an index reaches back over all earlier tokens.
+
+    >>> from attnmath.language.parse import equation
+    >>> [grows(i) for i in equation("K[n d] = k[n-past d]").alts[0].index]
+    [True, False]
+    """
     return isinstance(i, Shift) and any(step in OFFSETS for _, step in i.by)
 
 
 def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:
-    """How many earlier rows an index like `t-1`, `t-2` or `t-k` reads at the most; none if it only reads ahead."""
+    """How many earlier rows an index like `t-1`, `t-2` or `t-k` reads at the most; none if it only reads ahead.
+
+    >>> reach_back(Shift("t", ((-1, "k"),)), {"k": 4})
+    3
+    """
     back: Number = 0
     for sign, x in i.by:
         back = back - sign * x if isinstance(x, int) else back + (sizes[x] - 1 if sign < 0 else 0)
@@ -97,7 +114,12 @@ def _tokens(space: Space, key: str) -> Number:
 
 
 def from_cache(program: Program) -> frozenset[str]:
-    """The tensors that are the cache as the step sees it: old and new rows of one tensor, and nothing else."""
+    """The tensors that are the cache as the step sees it: old and new rows of one tensor, and nothing else.
+
+    >>> from attnmath import variants
+    >>> sorted(from_cache(variants.get("mla").program))
+    ['C', 'KR']
+    """
 
     def whole(e: Equation) -> bool:
         x = e.alts[0]

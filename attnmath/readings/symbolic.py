@@ -24,12 +24,20 @@ def symbol(letter: str) -> sp.Symbol:
 
 
 def lift(letter: str, extends: bool) -> sp.Expr:
-    """A letter as it is counted with; where the context extends the new tokens, it is t + past, so that n >= t is known."""
+    """A letter as it is counted with; where the context extends the new tokens, it is t + past, so that n >= t is known.
+
+    >>> lift("n", extends=True)
+    past + t
+    """
     return symbol("t") + PAST if letter == "n" and extends else symbol(letter)
 
 
 def finished(x: Any, at: Mapping[str, int] | None) -> sp.Expr:
-    """A count in the registry's letters, factored; with values `at`, every Min and Max as the argument that it is there."""
+    """A count in the registry's letters, factored; with values `at`, every Min and Max as the argument that it is there.
+
+    >>> finished(symbol("t") ** 2 + symbol("t"), None)
+    t*(t + 1)
+    """
     found = sp.expand(sp.sympify(x))
     if at:
         found = _resolved(found, {symbol(k): v for k, v in at.items()} | {PAST: at.get("past", 0)})

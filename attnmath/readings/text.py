@@ -43,7 +43,12 @@ def lines(program: Program) -> list[str]:
 
 
 def legend(program: Program) -> list[tuple[str, str, str]]:
-    """(letter, what it means, the option that sets it or what it follows from) for every letter on the page."""
+    """(letter, what it means, the option that sets it or what it follows from) for every letter on the page.
+
+    >>> from attnmath import variants
+    >>> legend(variants.get("mqa").program)[0]
+    ('b', 'sequences in the batch', '--batch')
+    """
     positions = ["past"] if any(q == "t" and mask.name != "full" for (q, _), mask in program.sees.items()) else []
     used = needed([*program.names, *positions])
     return [
@@ -56,7 +61,12 @@ def legend(program: Program) -> list[tuple[str, str, str]]:
 
 
 def latex_lines(program: Program) -> list[str]:
-    """One formula per equation, then one per mask, without delimiters."""
+    """One formula per equation, then one per mask, without delimiters.
+
+    >>> from attnmath import variants
+    >>> len(latex_lines(variants.get("mqa").program))
+    11
+    """
     out = [latex(e) for e in program.equations if e.alts]
     return out + [latex_mask(q, k, mask) for (q, k), mask in program.sees.items()]
 
@@ -73,7 +83,12 @@ def latex(e: Equation) -> str:
 
 
 def latex_mask(q: str, k: str, mask: MaskExpr) -> str:
-    """When a pair exists."""
+    """When a pair exists.
+
+    >>> from attnmath.language.parse import mask
+    >>> print(latex_mask("t", "n", mask("full")))
+    t \\text{ sees } n \\iff \\text{true}
+    """
     rule = mask.latex()
     first = rf"\mathrm{{past}} + {_index(q)}" if q == "t" else _index(q)
     places = [rf"i = {first}"] * bool(re.search(r"\bi\b", rule)) + [f"j = {_index(k)}"] * bool(

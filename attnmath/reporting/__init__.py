@@ -31,7 +31,13 @@ def folder() -> str:
 
 
 def render(template: str, data: dict[str, Any]) -> str:
-    """A template filled in; Unknown if there is none of that name."""
+    """A template filled in; Unknown if there is none of that name.
+
+    >>> render("no-such-document", {})
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.Unknown: unknown template 'no-such-document': the templates are equations.md, equations.tex
+    """
     env = _environment()
     if template + ".j2" not in env.list_templates():
         raise Unknown("template", template, [t.removesuffix(".j2") for t in env.list_templates()])

@@ -10,7 +10,12 @@ from attnmath.readings.text import latex_lines, legend, lines, printed
 
 
 def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
-    """Title, source, forms (each with its equations as text and as LaTeX) and legend."""
+    """Title, source, forms (each with its equations as text and as LaTeX) and legend.
+
+    >>> from attnmath.layers import build
+    >>> data(build("mqa"))["forms"][0]["text"][0]
+    'Q[b t h d] = X[b t m] * WQ[m h d]'
+    """
     names = [form] if form else list(layer.forms)
     pages = {n: layer.form(n) for n in names}
     rows = dict.fromkeys(row for p in pages.values() for row in legend(p))

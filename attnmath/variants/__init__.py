@@ -101,6 +101,9 @@ def get(name: str) -> Variant:
     """A variant by its name, or by the path of a page of one's own (anything that ends in .attn).
 
     Raises InputError if there is none, LanguageError (file, line, what was expected) if the page does not read.
+
+    >>> get("gqa").source
+    'Ainslie et al. 2023, arXiv:2305.13245, section 2.2'
     """
     if not isinstance(name, str):
         raise InputError(f"a variant is named by a text, not {name!r:.40}")
@@ -175,7 +178,11 @@ def _checked(p: Program) -> None:
 
 
 def nearest_letter(unknown: list[str]) -> str:
-    """What to say of names that no page may use."""
+    """What to say of names that no page may use.
+
+    >>> nearest_letter(["zz"]).split(";")[0]
+    "'zz': neither a letter of the registry nor a tensor (write NAME[...])"
+    """
     known = ", ".join(f"{n} ({row.meaning})" for n, row in LETTERS.items())
     what = "neither a letter of the registry nor a tensor (write NAME[...])"
     return f"{', '.join(map(repr, unknown))}: {what}; the letters are {known}"
