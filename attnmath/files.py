@@ -51,9 +51,17 @@ def read_toml(path: str) -> dict[str, Any]:
         ...
     attnmath.errors.InputError: no-such-file: No such file or directory
     """
+    return parse_toml(read_text(path, MAX_TOML_BYTES), path)
+
+
+def parse_toml(text: str, path: str) -> dict[str, Any]:
+    """TOML; InputError, with the file that it is from and the line, if it is none.
+
+    >>> parse_toml("[x]\\na = 1", "x.toml")
+    {'x': {'a': 1}}
+    """
     import tomllib
 
-    text = read_text(path, MAX_TOML_BYTES)
     for at, row in enumerate(text.split("\n"), 1):
         if len(row) > 4000 or re.match(r"\s*\[*\s*([\w-]+\s*\.\s*){8}", row):
             raise InputError(

@@ -34,6 +34,14 @@ def test_every_figure_has_a_source(name):
     assert g.tensor_flop_per_s
 
 
+def test_reading_one_table_reads_what_the_whole_file_says(tmp_path):
+    whole = tmp_path / "whole.toml"
+    whole.write_text(Path(GPUS).read_text())
+    assert set(names()) == set(tomllib.loads(whole.read_text())) - {"sources"}
+    for name in names():
+        assert get(f"{whole}#{name}") == get(name)
+
+
 def test_every_source_is_used():
     tables = tomllib.loads(Path(GPUS).read_text())
     cited = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from attnmath.errors import InputError, Unknown, nearest, together
-from attnmath.files import read_toml
+from attnmath.files import parse_toml, read_text, read_toml
 from attnmath.readings.memory import BITS
 
 GPUS = os.path.join(os.path.dirname(__file__), "gpus.toml")
@@ -86,7 +87,7 @@ def names() -> tuple[str, ...]:
     >>> "h100-sxm" in names()
     True
     """
-    return tuple(n for n in _built_in() if n != "sources")
+    return tuple(n for n in _tables() if n != "sources")
 
 
 def get(name: str) -> Gpu:
@@ -104,7 +105,7 @@ def get(name: str) -> Gpu:
         wanted = name.lower().replace("_", "-")
         if wanted not in names():
             raise Unknown("GPU", name, names(), "GPUs")
-        return _read(wanted, _built_in(), GPUS)
+        return _read(wanted, _built_in(wanted), GPUS)
     table = read_toml(path)
     own = [n for n in table if n != "sources"]
     if not inside and len(own) != 1:
@@ -121,8 +122,19 @@ WHOLE = ("processors", "hbm_bytes", "l2_bytes", "llc_bytes")
 
 
 @lru_cache
-def _built_in() -> dict[str, Any]:
-    return read_toml(GPUS)
+def _tables() -> dict[str, str]:
+    """The text of every table of the built-in file, by its name; subtables stand with their table."""
+    out: dict[str, str] = {}
+    for part in re.split(r"(?m)^(?=\[)", read_text(GPUS))[1:]:
+        name = re.split(r"[\].]", part[1:], maxsplit=1)[0]
+        out[name] = out.get(name, "") + part
+    return out
+
+
+@lru_cache
+def _built_in(name: str) -> dict[str, Any]:
+    """One built-in table and the sources; to parse the others too would take most of a command's time."""
+    return parse_toml(_tables()["sources"] + _tables()[name], GPUS)
 
 
 def _read(name: str, tables: dict[str, Any], path: str) -> Gpu:

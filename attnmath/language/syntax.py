@@ -254,6 +254,7 @@ def ops(x: Expr) -> Iterator[Op]:
             yield from ops(a)
 
 
+@lru_cache(8192)
 def sizes_in(x: Node) -> tuple[str, ...]:
     """Every size or option that an expression or reference names without brackets.
 
