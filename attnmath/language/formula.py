@@ -114,19 +114,19 @@ class Formula:
     def maximum(self, other: Any) -> Formula:
         """The larger of the two at this point; unless it always is, the condition joins the regime."""
         other = self._lift(other)
-        return self._decided(other, self if self.value >= other.value else other)
+        big, small = (self, other) if self.value >= other.value else (other, self)
+        return self._decided(other, big, small, big)
 
     def minimum(self, other: Any) -> Formula:
         """The smaller of the two at this point."""
         other = self._lift(other)
-        return self._decided(other, other if self.value >= other.value else self)
+        small, big = (self, other) if self.value <= other.value else (other, self)
+        return self._decided(other, big, small, small)
 
-    def _decided(self, other: Formula, chosen: Formula) -> Formula:
-        gap = self - other if self.value >= other.value else other - self
-        gaps = self._both(other)
-        bare = Formula(gap.terms, self.point)
-        if not _never_negative(bare):
-            gaps = tuple(dict.fromkeys((*gaps, bare)))
+    def _decided(self, other: Formula, big: Formula, small: Formula, chosen: Formula) -> Formula:
+        gap, gaps = Formula((big - small).terms, self.point), self._both(other)
+        if not _never_negative(gap):
+            gaps = tuple(dict.fromkeys((*gaps, gap)))
         return Formula(chosen.terms, self.point, gaps)
 
     @property
