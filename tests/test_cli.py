@@ -228,7 +228,11 @@ def test_models_are_explained(call, tmp_path):
 def test_compare(call):
     code, out, _ = call("compare mha gqa mqa --seq 8k --heads 32")
     assert code == 0
-    assert out.splitlines()[0].split() == ["mha", "gqa", "mqa"]
+    assert out.splitlines()[0] == "prefill, 1 x 8,192 new tokens, context 8,192, bf16, cache bf16"
+    assert out.splitlines()[2].split() == ["mha", "gqa", "mqa"]
+    code, out, _ = call("compare mha gqa --seq 1k,2k --heads 32 --gpu h100-sxm")
+    assert code == 0
+    assert ["seq", "1,024", "1,024", "2,048", "2,048"] in [line.split() for line in out.splitlines()]
     d = json.loads(call("compare --variant mha --variant sliding-window --seq 8k --heads 32 --window 1k --json")[1])
     assert [r["inputs"].get("window") for r in d["rows"]] == [1024, 1024]
     d = json.loads(call("compare cross gqa --seq 8k --heads 32 --window 1k --json")[1])

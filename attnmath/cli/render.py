@@ -370,26 +370,31 @@ def comparison(found: list[Cost], format_: str) -> None:
     elif format_ == "csv":
         csv([_flat(c) for c in found])
     else:
-        several = len({(c.inputs["batch"], c.inputs["seq"], c.inputs["context"]) for c in found}) > 1
-        heads = [
-            f"{c.variant}{f' {c.form}' if c.form else ''}"
-            + (f" @{c.inputs['batch']}x{c.inputs['seq']}/{c.inputs['context']}" if several else "")
-            for c in found
-        ]
-        rows: list[Row] = [("", *heads)]
-        rows += [
-            (label, *(exact(c[key]) for c in found))
-            for key, label in SHOWN
-            if key != "state_bytes" or any(c.state_bytes for c in found)
-        ]
-        if found[0].gpu:
-            rows.append(
-                (f"core, lower bound on {found[0].gpu}", *(scaled(c.time_bound_s.fused or 0.0, "s") for c in found))
-            )
-            rows.append(("  bound by", *(str(c.bound) for c in found)))
-        right = range(1, len(heads) + 1)
+        rows, right = _comparison_rows(found), range(1, len(found) + 1)
         if format_ == "markdown":
             page(markdown(rows, right))
-        else:
-            page([strong(columns(rows, right)[0]), *columns(rows, right)[1:]])
-            assumptions(found)
+            return
+        i, sizes = found[0].inputs, {tuple(c.inputs.get(k) for k in ("batch", "seq", "context")) for c in found}
+        tokens = f", {exact(i['batch'])} x {exact(i['seq'])} new tokens, context {exact(i.get('context'))}"
+        lines = columns(rows, right)
+        title = f"{found[0].phase}{tokens if len(sizes) == 1 else ''}, {i['dtype']}, cache {i['kv_dtype']}"
+        page([title, "", strong(lines[0]), *lines[1:]])
+        assumptions(found)
+
+
+def _comparison_rows(found: list[Cost]) -> list[Row]:
+    """A heading with the variants (and their sizes, where those differ), and a row per number with its unit."""
+    from attnmath.keys import KEYS
+
+    several = len({(c.inputs["batch"], c.inputs["seq"], c.inputs.get("context")) for c in found}) > 1
+    rows: list[Row] = [("", *(f"{c.variant}{f' {c.form}' if c.form else ''}" for c in found), "")]
+    if several:
+        rows += [(k, *(exact(c.inputs.get(k)) for c in found), "") for k in ("batch", "seq", "context")]
+    for key, label in SHOWN:
+        if key != "state_bytes" or any(c.state_bytes for c in found):
+            rows.append((label, *(exact(c[key]) for c in found), KEYS[key].unit))
+    if found[0].gpu:
+        times = (scaled(c.time_bound_s.fused, "s") if c.time_bound_s.fused else "-" for c in found)
+        rows.append((f"core, lower bound on {found[0].gpu}", *times, ""))
+        rows.append(("  bound by", *(exact(c.bound) for c in found), ""))
+    return rows
