@@ -61,6 +61,8 @@ class Formula:
         return other if isinstance(other, Formula) else Formula({(): (other, 1)}, self.point)
 
     def __add__(self, other: Any) -> Formula:
+        if isinstance(other, int) and not other:
+            return self
         out = dict(self.terms)
         for m, (c, d) in self._lift(other).terms.items():
             a, b = out.get(m, (0, 1))
@@ -83,9 +85,12 @@ class Formula:
         return self._lift(other) + -self
 
     def __mul__(self, other: Any) -> Formula:
+        if isinstance(other, int):
+            return Formula({m: _reduced(a * other, b) for m, (a, b) in self.terms.items()}, self.point, self.gaps)
         out: dict[Monomial, tuple[int, int]] = {}
+        factors = list(self._lift(other).terms.items())
         for m, (a, b) in self.terms.items():
-            for n, (c, d) in self._lift(other).terms.items():
+            for n, (c, d) in factors:
                 mn = _merged(m, n)
                 x, y = out.get(mn, (0, 1))
                 out[mn] = _reduced(x * b * d + a * c * y, y * b * d)
