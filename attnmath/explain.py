@@ -131,30 +131,11 @@ def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
 
 
 def _cached(r: Reading, _: str) -> Iterable[Part]:
-    return [
-        (
-            f"{c.tensor}, {'a state' if c.tokens is None else f'{c.tokens:,} tokens'} of {c.per_token:,} elements",
-            _bytes(c, r),
-        )
-        for c in r.caches
-        if c.tokens is not None
-    ]
+    return [(f"{c.tensor}, {c.tokens:,} tokens of {c.per_token:,} elements", part) for c, part in r.cache_parts(False)]
 
 
 def _cached_per_token(r: Reading, _: str) -> Iterable[Part]:
-    from attnmath.readings.memory import bits, in_bytes
-
-    return [
-        (f"{c.tensor}, {c.per_token:,} elements", int(in_bytes(c.per_token * bits(r.kv_dtype))))
-        for c in r.caches
-        if c.tokens is not None
-    ]
-
-
-def _bytes(c: Any, r: Reading) -> int:
-    from attnmath.readings.memory import bits, in_bytes
-
-    return int(in_bytes(c.per_token * c.tokens * r.sizes["b"] * bits(r.kv_dtype)))
+    return [(f"{c.tensor}, {c.per_token:,} elements", part) for c, part in r.cache_parts(True)]
 
 
 def _weights(r: Reading, _: str) -> Iterable[Part]:

@@ -59,13 +59,19 @@ class Reading:
     def core(self) -> Core:
         return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
 
+    def cache_parts(self, per_token: bool) -> list[tuple[Cached, Number]]:
+        """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch."""
+        return [
+            (c, in_bytes(c.per_token * (1 if per_token else c.tokens * self.sizes["b"]) * bits(self.kv_dtype)))
+            for c in self.caches
+            if c.tokens is not None
+        ]
+
     def cache_bytes(self, per_token: bool) -> Number:
-        """What grows with the context: per token of one sequence, or all of it for the batch."""
+        """The sum of `cache_parts`."""
         found: Number = 0
-        for c in self.caches:
-            if c.tokens is not None:
-                elements = c.per_token * (1 if per_token else c.tokens * self.sizes["b"])
-                found = found + in_bytes(elements * bits(self.kv_dtype))
+        for _, part in self.cache_parts(per_token):
+            found = found + part
         return found
 
     @property

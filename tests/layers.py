@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from oracle import Walk
 
 from attnmath import layers, variants
-from attnmath.language.order import ordered
 from attnmath.readings.evaluate import run
 
 MASKS = [
@@ -122,7 +121,3 @@ def walked(page, sizes, seed=0, only=None, given=()):
         {n: (axis, x.shape[axis], table(x)) for n, (axis, x) in past.items()},
     )
     return walk, out, walk.run(only)
-
-
-def loops(page):
-    return [loop for _, loop in ordered(page)]

@@ -472,3 +472,36 @@ def test_unfused_traffic_and_peak_are_what_a_simulation_moves_and_holds(case):
     moved, peak = simulated(page, sizes, lambda n: 1 if n in cached else 2)
     inside = Core(page, sizes, "bf16", "fp8")
     assert (inside.unfused, inside.peak) == (moved, peak)
+
+
+# -- what a deliberate fault once slipped through
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits_"), [("fp32", 32), ("bf16", 16), ("fp16", 16), ("fp8", 8), ("int8", 8), ("fp4", 4), ("int4", 4)]
+)
+def test_a_cache_takes_the_bits_of_its_dtype(dtype, bits_):
+    c = am.cost("gqa", seq=100, batch=3, heads=32, kv_heads=8, head_dim=128, kv_dtype=dtype)
+    assert c.kv_cache_bytes_per_token == 2 * 8 * 128 * bits_ // 8
+    assert c.kv_cache_bytes == 3 * 100 * c.kv_cache_bytes_per_token
+
+
+def test_a_state_is_kept_for_every_sequence(tmp_path):
+    page = tmp_path / "state.attn"
+    page.write_text(
+        "title: T\nsource: an example for this test\n\nH[b t d e] = H[b t-1 d e] + X[b t d] * Z[b t e]\nY[b t e] = Q[b t d] * H[b t d e]\n"
+    )
+    c = am.cost(str(page), seq=64, batch=3, head_dim=8, v_head_dim=4)
+    assert c.state_bytes == 3 * 8 * 4 * 2
+    assert c.kv_cache_bytes == 0
+
+
+def test_the_bound_step_by_step_is_the_sum_of_each_equations_bound():
+    """By hand, for multi-head attention: S, L, A and O, each at the slower of its work and its bytes."""
+    n, h, d, flop, byte, exp = 512, 4, 64, 989.4e12, 3.35e12, 132 * 16 * 1.98e9
+    pairs, q, s = n * (n + 1) // 2, 2 * n * h * d, 2 * n * n * h
+    steps = [(2 * h * d * pairs, 0, 2 * q + s), (0, 0, 2 * s), (0, h * pairs, 2 * s), (2 * h * d * pairs, 0, s + 2 * q)]
+    c = am.cost("mha", seq=n, heads=h, head_dim=d, gpu="h100-sxm")
+    assert c.time_bound_s.unfused == pytest.approx(
+        sum(max(f / flop, e / exp, b / byte) for f, e, b in steps), rel=1e-12
+    )

@@ -251,3 +251,20 @@ def test_every_row_is_whole(name):
     assert row.along in ("", "keep", "drop")
     assert len(row.adjoint) in (0, row.arity[1])
     assert row.latex.format(*(["x"] * row.arity[1]), o="n")
+
+
+def test_a_gain_of_one_plus_w_is_one_plus_w():
+    """The same as a plain gain that is one larger; with none, as a gain of one."""
+    layer = layers.build("gqa", ["norm"])
+    sizes, _ = layer.sizes({"b": 1, "t": 3, "h": 2, "g": 1, "d": 4, "m": 3})
+    inputs, _ = arrays(layer.form(), sizes)
+    larger = {n: x + 1 if n in ("WQN", "WkN") else x for n, x in inputs.items()}
+    np.testing.assert_allclose(
+        am.evaluate("gqa", inputs, modifiers=["norm:weight=1+w"])["Y"],
+        am.evaluate("gqa", larger, modifiers=["norm"])["Y"],
+    )
+    ones = {n: np.ones_like(x) if n in ("WQN", "WkN") else x for n, x in inputs.items()}
+    bare = {n: x for n, x in inputs.items() if n not in ("WQN", "WkN")}
+    np.testing.assert_allclose(
+        am.evaluate("gqa", bare, modifiers=["norm:weight=none"])["Y"], am.evaluate("gqa", ones, modifiers=["norm"])["Y"]
+    )

@@ -142,6 +142,15 @@ def test_windows_are_spread_over_layers(tmp_path):
     assert am.cost(model=written(tmp_path, mistral), seq=32_768).kv_cache_bytes == 131_072 * 4096
 
 
+def test_the_memory_of_a_model_is_its_largest_layers(tmp_path):
+    """Layers run one after the other, so their peaks do not add up; full layers hold more than windowed ones."""
+    mixed = {**FACTS["Qwen3-0.6B"][0], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 20}
+    c = am.cost(model=written(tmp_path, mixed), seq=8192, phase="decode")
+    full, windowed = (run.cost.memory_bytes for run in c.layers)
+    assert c.memory_bytes == full
+    assert full.fused > windowed.fused
+
+
 def test_forms_follow_the_phase(tmp_path):
     """Expanded where many queries share the expansion, absorbed where one query would pay for it."""
     path = written(tmp_path, D3)

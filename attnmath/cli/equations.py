@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from attnmath import layers
@@ -54,16 +56,14 @@ def command(
         click.echo(fill({"markdown": "equations.md", "latex": "equations.tex"}[format_], found), nl=False)
 
 
-def _text(found: dict[str, object]) -> list[str]:
+def _text(found: dict[str, Any]) -> list[str]:
     out = [
         render.strong(f"{found['variant']}: {found['title']}"),
         str(found["source"]),
         *([str(found["about"])] if found["about"] else []),
     ]
     forms = found["forms"]
-    assert isinstance(forms, list)
     for form in forms:
         out += ["", *([f"form {form['name']}:"] if len(forms) > 1 else []), *form["text"]]
     rows = found["legend"]
-    assert isinstance(rows, list)
     return [*out, "", *render.columns([(r["letter"], r["meaning"], r["set_by"]) for r in rows])]

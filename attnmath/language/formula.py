@@ -105,10 +105,6 @@ class Formula:
         ((monomial, (a, b)),) = divisor.terms.items()
         return self * Formula({tuple((x, -p) for x, p in monomial): (b, a)}, self.point)
 
-    def __rtruediv__(self, other: Any) -> Formula:
-        lifted: Formula = self._lift(other)
-        return lifted / self
-
     def __floordiv__(self, other: Any) -> Formula:
         divisor = self._lift(other)
         if divisor.terms == {(): (1, 1)} or not self.terms:

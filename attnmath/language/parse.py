@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from attnmath.errors import LanguageError, Unknown
 from attnmath.language.masks import MASKS, MaskExpr, both, named
@@ -26,6 +27,7 @@ _TOKEN = re.compile(
     r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\([a-z|]+\))*|\.\.|<-)|(.))", re.ASCII
 )
 UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}  # of token counts
+T = TypeVar("T")
 _SYMBOLS = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
@@ -265,7 +267,7 @@ def _mask_text(text: str) -> str:
     return plain
 
 
-def _whole(text: str, read: Callable[[_Line], object], where: str = "") -> any:  # type: ignore[valid-type]
+def _whole(text: str, read: Callable[[_Line], T], where: str = "") -> T:
     line = _Line(text, where)
     x = read(line)
     line.end()
