@@ -122,7 +122,7 @@ def resolve(
                 sizes[n] = number(expression(value), sizes)
             except InputError as error:
                 made_of = ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in _parents(value) if LETTERS[x].option)
-                raise InputError(f"{n} = {value}, {letter.meaning}: {error} ({made_of})") from None
+                raise InputError(f"{made_of}: {error} ({n} = {value}: {letter.meaning})") from None
         else:
             plain = value(sizes) if callable(value) else value
             sizes[n] = lift(n, plain) if letter.option else plain
