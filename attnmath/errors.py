@@ -13,6 +13,10 @@ class LanguageError(AttnmathError):
     """An equation, mask or modifier that does not parse or does not fit together."""
 
 
+class NoClosedForm(LanguageError):
+    """A count that this mask has for numbers at the most, not for symbols."""
+
+
 class InputError(AttnmathError):
     """A size, name, option, array or file that was given and cannot be used."""
 

@@ -21,16 +21,27 @@ MASKS = {  # when query position i sees key position j; p: tokens before the new
     "prefix": lambda i, j, p, k: j <= i or j < k,
     "first": lambda i, j, p, k: j < k,
     "chunked": lambda i, j, p, c: j <= i and i // c == j // c,
+    "around": lambda i, j, p, r: abs(i - j) <= r,
+    "band": lambda i, j, p, before, after: i - before <= j <= i + after,
+    "dilated": lambda i, j, p, s: (i - j) % s == 0,
+    "documents": lambda i, j, p, *lengths: _document(i, lengths) == _document(j, lengths) is not None,
+    "blocks": lambda i, j, p, m: all(token <= i for token in range(j * m, j * m + m)),
+    "blocks_before": lambda i, j, p, m: j < i // m,
 }
+
+
+def _document(i: int, lengths: tuple) -> int | None:
+    """Which of the documents that are packed one after the other holds token i."""
+    tokens = [k for k, n in enumerate(lengths) for _ in range(n)]
+    return tokens[i] if i < len(tokens) else None
 
 
 def sees(text: str, i: int, j: int, sizes: dict) -> bool:
     """Whether the pair exists, by reading the mask's text."""
     p = sizes.get("past", 0)
-    names = {
-        n: (lambda *a, f=f: f(i, j, p, *a)) if f.__code__.co_argcount > 3 else f(i, j, p) for n, f in MASKS.items()
-    }
-    text = text.replace("causal-top-left", "causal_top_left")
+    takes = lambda f: f.__code__.co_argcount > 3 or f.__code__.co_flags & 4
+    names = {n: (lambda *a, f=f: f(i, j, p, *a)) if takes(f) else f(i, j, p) for n, f in MASKS.items()}
+    text = text.replace("causal-top-left", "causal_top_left").replace("blocks-before", "blocks_before")
     return bool(eval(text, {"__builtins__": {}}, {**sizes, **names}))
 
 

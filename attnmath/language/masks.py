@@ -1,54 +1,79 @@
 """Which (query, key) pairs exist. A mask is a union of pieces, and one closed form counts them all.
 
-A piece is a box of query positions i and key positions j, a band lo <= j - i <= hi inside it, optionally only the pairs
-that fall into the same chunk. The intersection of two pieces is a piece, so whatever `&` and `|` can say is counted by
-inclusion and exclusion over
+A piece is a box of query positions i and keys j, a band lo <= j - i <= hi inside it, optionally only every s-th
+diagonal or only the pairs that fall into the same chunk. The intersection of two pieces is a piece, so whatever `&` and
+`|` can say is counted by inclusion and exclusion over
 
-    pairs(box, j - i <= a) = T(i1-j0+a) - T(i0-j0+a) - T(i1-j1+a) + T(i0-j1+a),      T(x) = 1 + 2 + ... + x
+    pairs(box, j - i <= a) = T(i1-j0+a) - T(i0-j0+a) - T(i1-j1+a) + T(i0-j1+a),      T(x) = x + (x-s) + (x-2s) + ...
 
-for integers, arrays and symbols alike. The t new queries stand at positions past .. past+t-1, the keys at 0 .. n-1.
+for integers, arrays and symbols alike. The t new queries stand at positions past .. past+t-1, the keys at 0 .. n-1; keys
+that each stand for a block of m tokens stand `pitch` = m apart, and s = m counts them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
-from typing import Any, Union
+from math import gcd
+from typing import Any, TypeVar, Union
 
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from attnmath.errors import LanguageError, Unknown
+from attnmath.errors import LanguageError, NoClosedForm, Unknown
 from attnmath.language.arith import Number, ceil_div, exact_div, floor_div, maximum, minimum, number
 from attnmath.language.syntax import MAX_DIGITS, Expr, Num, Op
 
-MAX_PIECES = 8  # that none of the others holds; a union is counted by all subsets of its pieces
+MAX_PIECES = 256  # that none of the others holds
+MAX_OVERLAPS = 4_096  # sets of pieces with pairs in common, which inclusion and exclusion walks
+MAX_CLASSES = 10_000  # residues that the keys of strided pieces are told apart by
+T = TypeVar("T")
 
 
 class Piece(Struct, frozen=True):
-    """A band in a box, cut into chunks or not; None is no bound."""
+    """A band in a box, strided or not, cut into chunks or not; None is no bound. Key j stands at pitch * j + shift."""
 
-    lo: Number = None  # lo <= j - i <= hi
+    lo: Number = None  # lo <= pitch * j + shift - i <= hi
     hi: Number = None
     i0: Number = 0  # i0 <= i < i1
     i1: Number = None
     j0: Number = 0  # j0 <= j < j1
     j1: Number = None
     chunk: Number = None  # i // chunk == j // chunk
+    step: int = 1  # j - i == phase (mod step)
+    phase: int = 0
+    pitch: Number = 1
+    shift: Number = 0
 
     def __and__(self, other: Piece) -> Piece:
         a, b = self.chunk, other.chunk
         if isinstance(a, int) and isinstance(b, int) and max(a, b) % min(a, b):
             raise LanguageError(f"chunks of {a} and of {b} have no closed form together: one must divide the other")
+        pitch, shift = _keys_of(self, other)
+        step, phase = _both_steps(self, other)
         return Piece(
             _meet(maximum, self.lo, other.lo),
             _meet(minimum, self.hi, other.hi),
             maximum(self.i0, other.i0),
             _meet(minimum, self.i1, other.i1),
             maximum(self.j0, other.j0),
-            _meet(minimum, self.j1, other.j1),
+            _meet(minimum, self.j1, other.j1) if step else 0,  # no diagonal is in both: nothing is
             _meet(minimum, a, b),
-        )
+            step or 1,
+            phase,
+            pitch,
+            shift,
+        ).closed()
+
+    def closed(self) -> Piece:
+        """Itself; NoClosedForm if no formula here counts it."""
+        strided = self.step != 1 or not _is_one(self.pitch)
+        if self.chunk is not None and strided:
+            raise NoClosedForm("chunks together with a stride have no closed form")
+        if self.step != 1 and not _is_one(self.pitch):
+            raise NoClosedForm("strides of keys and of diagonals have no closed form together")
+        if self.lo is not None and not _is_one(self.pitch):
+            raise NoClosedForm("a window over keys that stand for blocks has no closed form")
+        return self
 
     @property
     def empty(self) -> bool:
@@ -73,26 +98,43 @@ class Piece(Struct, frozen=True):
         return whole * self._box(0, c, 0, c) + self._box(0, i, 0, j)
 
     def _box(self, i0: Number, i1: Number, j0: Number, j1: Number) -> Number:
-        if self.lo is None and self.hi is None:
+        if self.lo is None and self.hi is None and self.step == 1:
             return (i1 - i0) * (j1 - j0)
+        unit = self.pitch if self.step == 1 else self.step
+        at0, at1 = (self.pitch * j + self.shift for j in (j0, j1))
 
-        def below(a: Number) -> Number:  # pairs with j - i <= a
-            return _triangle(i1 - j0 + a) - _triangle(i0 - j0 + a) - _triangle(i1 - j1 + a) + _triangle(i0 - j1 + a)
+        def below(a: Number) -> Number:  # pairs with pitch * j + shift - i <= a
+            a = self._aligned(a)
+            return (
+                _triangle(i1 - at0 + a, unit)
+                - _triangle(i0 - at0 + a, unit)
+                - _triangle(i1 - at1 + a, unit)
+                + _triangle(i0 - at1 + a, unit)
+            )
 
-        top = (i1 - i0) * (j1 - j0) if self.hi is None else below(self.hi)
+        if self.hi is None and self.step == 1:
+            top = (i1 - i0) * (j1 - j0)
+        else:
+            top = below(j1 - i0 if self.hi is None else self.hi)
         if self.lo is None:
             return top
         return top - below((self.lo if self.hi is None else minimum(self.lo, self.hi + 1)) - 1)
 
+    def _aligned(self, a: Number) -> Number:
+        """The last diagonal not beyond a that the stride has; below(a) counts inclusively from there."""
+        return a if self.step == 1 else self.phase + self.step * floor_div(a - self.phase, self.step)
+
     def allows(self, i: Any, j: Any) -> Any:
         """Whether the pair exists: integers, or arrays that broadcast."""
+        at = self.pitch * j + self.shift
         ok = (i >= self.i0) & (j >= self.j0)
         tests: tuple[tuple[Number, Callable[[Any], Any]], ...] = (
-            (self.lo, lambda b: j - i >= b),
-            (self.hi, lambda b: j - i <= b),
+            (self.lo, lambda b: at - i >= b),
+            (self.hi, lambda b: at - i <= b),
             (self.i1, lambda b: i < b),
             (self.j1, lambda b: j < b),
             (self.chunk, lambda b: i // b == j // b),
+            (self.step if self.step != 1 else None, lambda b: (j - i - self.phase) % b == 0),
         )
         for bound, holds in tests:
             if bound is not None:
@@ -105,6 +147,10 @@ class Piece(Struct, frozen=True):
         if isinstance(first, int) and isinstance(last, int) and last <= first:
             return 0, 0
         lo, hi = self.j0, _meet(minimum, n, self.j1)
+        if not _is_one(self.pitch):
+            if self.hi is not None:
+                hi = minimum(hi, maximum(floor_div(last - 1 + self.hi - self.shift + self.pitch, self.pitch), 0))
+            return lo, hi
         if self.lo is not None:
             lo = maximum(lo, first + self.lo)
         if self.hi is not None:
@@ -118,14 +164,81 @@ class Piece(Struct, frozen=True):
             hi = minimum(hi, ceil_div(last, self.chunk) * self.chunk)
         return lo, hi
 
+    def keys_of_class(self, r: int, steps: int, first: int, last: int, n: int) -> tuple[int, int]:
+        """The keys (from, to) = r (mod steps) that queries first..last-1 see; integers, no chunk."""
+        first, last = max(first, self.i0), last if self.i1 is None else min(last, self.i1)
+        lo, hi = self.j0, n if self.j1 is None else min(n, self.j1)
+        own = (r - self.phase) % self.step  # the queries' residue
+        first += (own - first) % self.step
+        last -= (last - 1 - own) % self.step  # now last - 1 is the last query of that residue
+        if last <= first:
+            return 0, 0
+        if self.lo is not None:
+            lo = max(lo, first + self.lo + (self.phase - self.lo) % self.step)
+        if self.hi is not None:
+            hi = min(hi, last + self._aligned(self.hi))
+        lo += (r - lo) % steps
+        return lo, max(lo, hi)
+
+
+def _is_one(x: Number) -> bool:
+    return isinstance(x, int) and x == 1
+
+
+def _keys_of(p: Piece, q: Piece) -> tuple[Number, Number]:
+    """Where the keys of both stand; a piece without bands stands anywhere."""
+    if (p.pitch, p.shift) == (q.pitch, q.shift):
+        return p.pitch, p.shift
+    if q.lo is None and q.hi is None and _is_one(q.pitch) and q.step == 1 and q.chunk is None:
+        return p.pitch, p.shift
+    if p.lo is None and p.hi is None and _is_one(p.pitch) and p.step == 1 and p.chunk is None:
+        return q.pitch, q.shift
+    raise NoClosedForm("masks over tokens and over blocks have no meaning together: the one counts tokens, the other blocks")
+
+
+def _both_steps(p: Piece, q: Piece) -> tuple[int, int]:
+    """(step, phase) of the diagonals in both; step 0 if there are none (Chinese remainders)."""
+    if q.step == 1:
+        return p.step, p.phase
+    if p.step == 1:
+        return q.step, q.phase
+    common = gcd(p.step, q.step)
+    if (p.phase - q.phase) % common:
+        return 0, 0
+    step = p.step * q.step // common
+    phase = next(x for x in range(p.phase % p.step, step, p.step) if x % q.step == q.phase % q.step)
+    return step, phase
+
 
 def _meet(f: Callable[[Number, Number], Number], a: Number, b: Number) -> Number:
     return b if a is None else a if b is None else f(a, b)
 
 
-def _triangle(x: Number) -> Number:
+def _triangle(x: Number, step: Number = 1) -> Number:
+    """x + (x - step) + (x - 2 step) + ..., as long as it is positive."""
     x = maximum(x, 0)
-    return exact_div(x * (x + 1), 2)
+    if _is_one(step):
+        return exact_div(x * (x + 1), 2)
+    rows = ceil_div(x, step)
+    return rows * x - exact_div(step * rows * (rows - 1), 2)
+
+
+def _overlapping(parts: Sequence[T], join: Callable[[T, T], T], empty: Callable[[T], bool]) -> Iterator[tuple[int, T]]:
+    """What every set of parts that can overlap has in common, with its sign in inclusion and exclusion."""
+    seen = 0
+
+    def grow(at: int, sign: int, common: T | None) -> Iterator[tuple[int, T]]:
+        nonlocal seen
+        for k in range(at, len(parts)):
+            both = parts[k] if common is None else join(common, parts[k])
+            if not empty(both):
+                seen += 1
+                if seen > MAX_OVERLAPS:
+                    raise LanguageError(f"a mask whose pieces overlap in more than {MAX_OVERLAPS:,} ways")
+                yield sign, both
+                yield from grow(k + 1, -sign, both)
+
+    return grow(0, 1, None)
 
 
 class Mask(Struct, frozen=True):
@@ -139,18 +252,6 @@ class Mask(Struct, frozen=True):
     def __or__(self, other: Mask) -> Mask:
         return Mask(_kept([*self.pieces, *other.pieces]))
 
-    def _overlaps(self) -> Iterator[tuple[int, list[Piece]]]:
-        """Every set of pieces that can have pairs in common, with its sign in inclusion and exclusion."""
-
-        def grow(at: int, sign: int, chosen: list[Piece], common: Piece | None) -> Iterator[tuple[int, list[Piece]]]:
-            for k in range(at, len(self.pieces)):
-                both = self.pieces[k] if common is None else common & self.pieces[k]
-                if not both.empty:
-                    yield sign, [*chosen, self.pieces[k]]
-                    yield from grow(k + 1, -sign, [*chosen, self.pieces[k]], both)
-
-        return grow(0, 1, [], None)
-
     def pairs(self, t: Number, n: Number, past: Number = 0) -> Number:
         """How many pairs exist between t new queries and n keys.
 
@@ -158,10 +259,7 @@ class Mask(Struct, frozen=True):
         33558528
         """
         total: Number = 0
-        for sign, pieces in self._overlaps():
-            common = pieces[0]
-            for p in pieces[1:]:
-                common = common & p
+        for sign, common in _overlapping(self.pieces, Piece.__and__, lambda p: p.empty):
             total = total + sign * common.pairs(past, past + t, 0, n)
         return total
 
@@ -171,23 +269,33 @@ class Mask(Struct, frozen=True):
         >>> build_text("window(4096)").keys_seen(1, 131072, 131071)
         4096
         """
-        total: Number = 0
-        spans = [p.keys(past, past + t, n) for p in self.pieces]
-        for size in range(1, len(spans) + 1):
-            for some in combinations(spans, size):
-                lo, hi = some[0]
-                for other_lo, other_hi in some[1:]:
-                    lo, hi = maximum(lo, other_lo), minimum(hi, other_hi)
-                total = total + (-1) ** (size + 1) * maximum(hi - lo, 0)
+        if any(p.step != 1 for p in self.pieces):
+            return self._strided_keys(past, past + t, n)
+        return _covered([p.keys(past, past + t, n) for p in self.pieces])
+
+    def _strided_keys(self, first: Number, last: Number, n: Number) -> int:
+        """Keys seen, residue by residue: those of one residue are an interval for each piece."""
+        if not all(isinstance(x, int) for x in (first, last, n)) or any(p.chunk is not None for p in self.pieces):
+            raise NoClosedForm("the keys that a dilated mask sees have no closed form here, only a count")
+        steps, total = 1, 0
+        for p in self.pieces:
+            steps = steps * p.step // gcd(steps, p.step)
+        if steps > MAX_CLASSES:
+            raise LanguageError(f"strides that repeat after {steps:,} keys only; at most {MAX_CLASSES:,}")
+        for r in range(min(steps, n)):
+            spans = [p.keys_of_class(r, steps, first, last, n) for p in self.pieces]
+            total += _covered([((lo - r) // steps, (hi - r - 1) // steps + 1) for lo, hi in spans if hi > lo])
         return total
 
     def span(self, n: Number) -> Number:
-        """How many keys the query at position n-1 sees, had each chunk begun as long ago as it can: what a cache has to hold.
+        """How many keys the query at position n-1 and later ones see, had each chunk begun as long ago as it can: what a
+        cache has to hold.
 
         >>> build_text("window(4096)").span(131072), build_text("chunked(8192)").span(20000)
         (4096, 8192)
         """
-        unchunked = [p if p.chunk is None else replace(p, chunk=None) & Piece(lo=1 - p.chunk) for p in self.pieces]
+        plain = [replace(p, step=1, phase=0) for p in self.pieces]
+        unchunked = [p if p.chunk is None else replace(p, chunk=None) & Piece(lo=1 - p.chunk) for p in plain]
         return Mask(tuple(unchunked)).keys_seen(1, n, n - 1)
 
     def dense(self, i: Any, j: Any) -> Any:
@@ -196,6 +304,26 @@ class Mask(Struct, frozen=True):
         for p in self.pieces:
             ok = ok | p.allows(i, j)
         return ok
+
+
+def _covered(spans: Sequence[tuple[Number, Number]]) -> Number:
+    """How many places a union of intervals (from, to) has."""
+    if all(isinstance(x, int) for span in spans for x in span):
+        count, end = 0, 0
+        for lo, hi in sorted(spans):
+            count, end = count + max(0, hi - max(lo, end)), max(end, hi)
+        return count
+
+    def join(a: tuple[Number, Number], b: tuple[Number, Number]) -> tuple[Number, Number]:
+        return maximum(a[0], b[0]), minimum(a[1], b[1])
+
+    def empty(a: tuple[Number, Number]) -> bool:
+        return isinstance(a[0], int) and isinstance(a[1], int) and a[1] <= a[0]
+
+    total: Number = 0
+    for sign, (lo, hi) in _overlapping(list(dict.fromkeys(spans)), join, empty):
+        total = total + sign * maximum(hi - lo, 0)
+    return total
 
 
 def _kept(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -211,7 +339,11 @@ def _inside(p: Piece, q: Piece, first: bool) -> bool:
     """Whether p certainly lies in q; of equals, the second does. Only integers can be certain."""
     if not all(v is None or isinstance(v, int) for x in (p, q) for v in astuple(x)):
         return False
+    if p.i0 < q.i0 or p.j0 < q.j0:
+        return False
     if p.chunk and q.chunk and max(p.chunk, q.chunk) % min(p.chunk, q.chunk):
+        return False
+    if (p.pitch, p.shift) != (q.pitch, q.shift) or (p.step > 1 and q.chunk) or (p.chunk and q.step > 1):
         return False
     return p & q == p and not (first and p == q)
 
@@ -219,10 +351,17 @@ def _inside(p: Piece, q: Piece, first: bool) -> bool:
 class Named(Struct, frozen=True):
     """A row of the table of masks: its arguments, when the pair (i, j) exists, and its pieces."""
 
-    args: tuple[str, ...]
+    args: tuple[str, ...]  # ("k..",): any number of them
     latex: str
     meaning: str
     pieces: Callable[..., tuple[Piece, ...]]
+    least: int = 1  # of each argument
+    over: str = "tokens"  # what a key is: a token, or a block of them
+
+
+def _documents(past: Number, *lengths: Number) -> tuple[Piece, ...]:
+    ends = [sum(lengths[: k + 1]) for k in range(len(lengths))]
+    return tuple(Piece(i0=end - n, i1=end, j0=end - n, j1=end) for n, end in zip(lengths, ends))
 
 
 MASKS: dict[str, Named] = {
@@ -256,6 +395,39 @@ MASKS: dict[str, Named] = {
         "causal inside chunks of c positions",
         lambda past, c: (Piece(hi=0, chunk=c),),
     ),
+    "around": Named(
+        ("r",), r"|i - j| \le {0}", "at most r keys away, on either side", lambda past, r: (Piece(lo=-r, hi=r),), 0
+    ),
+    "band": Named(
+        ("l", "r"),
+        r"i - {0} \le j \le i + {1}",
+        "the query's own key, l before it and r after it (flash-attention's window_size)",
+        lambda past, l, r: (Piece(lo=-l, hi=r),),
+        0,
+    ),
+    "dilated": Named(
+        ("s",), r"{0} \mid i - j", "every s-th key, counted from the query's own", lambda past, s: (Piece(step=s),)
+    ),
+    "documents": Named(
+        ("k..",),
+        r"\mathrm{doc}_{{0}}(i) = \mathrm{doc}_{{0}}(j)",
+        "keys of the query's own document; documents of these lengths, packed one after the other",
+        _documents,
+    ),
+    "blocks": Named(
+        ("m",),
+        r"{0}\,(j + 1) \le i + 1",
+        "key j stands for block j of m tokens: blocks whose last token is not after the query",
+        lambda past, m: (Piece(hi=0, pitch=m, shift=m - 1),),
+        over="blocks",
+    ),
+    "blocks_before": Named(
+        ("m",),
+        r"{0}\,(j + 1) \le i",
+        "key j stands for block j of m tokens: blocks before the one that the query is in",
+        lambda past, m: (Piece(hi=-1, pitch=m, shift=m - 1),),
+        over="blocks",
+    ),
 }
 
 
@@ -288,7 +460,7 @@ class MaskExpr(Struct, frozen=True):
         values = [number(a, sizes) for a in self.args if not isinstance(a, MaskExpr)]
         for v in values:
             if isinstance(v, (int, float)):
-                _length(v, str(self))
+                _length(v, str(self), MASKS[self.name].least)
         return Mask(MASKS[self.name].pieces(sizes.get("past", 0), *values))
 
     def latex(self) -> str:
@@ -299,10 +471,23 @@ class MaskExpr(Struct, frozen=True):
                 if self.name == "&"
                 else (r"\left(" + r" \lor ".join(a.latex() for a in self.args if isinstance(a, MaskExpr)) + r"\right)")
             )
-        filled = MASKS[self.name].latex
-        for k, a in enumerate(self.args):
-            filled = filled.replace(f"{{{k}}}", str(a))
+        filled, own = MASKS[self.name].latex, list(map(str, self.args))
+        if self.many:
+            own = [", ".join(own)]
+        for k, a in enumerate(own):
+            filled = filled.replace(f"{{{k}}}", a)
         return filled
+
+    @property
+    def many(self) -> bool:
+        """Whether it takes any number of sizes."""
+        return self.name in MASKS and MASKS[self.name].args == ("k..",)
+
+    @property
+    def over_blocks(self) -> bool:
+        """Whether its keys stand for blocks of tokens."""
+        parts = [a for a in self.args if isinstance(a, MaskExpr)]
+        return any(a.over_blocks for a in parts) or (self.name in MASKS and MASKS[self.name].over == "blocks")
 
 
 def _names(x: MaskExpr | Expr) -> tuple[str, ...]:
@@ -320,18 +505,24 @@ def named(name: str, args: tuple[Expr, ...]) -> MaskExpr:
     if name not in MASKS:
         raise LanguageError(str(Unknown("mask", name, MASKS)))
     want = MASKS[name].args
-    if len(want) != len(args):
+    if want == ("k..",):
+        if not args:
+            raise LanguageError(f"mask {name} takes one length per document: write {name}(512, 1024)")
+    elif len(want) != len(args):
         usage = f"{name}({', '.join(want)})" if want else name
         raise LanguageError(f"mask {name} takes {len(want)} size{'s' * (len(want) != 1)}: write {usage}")
-    literal = (Num(_length(a.value, name)) if isinstance(a, Num) and not isinstance(a.value, str) else a for a in args)
+    least = MASKS[name].least
+    literal = (
+        Num(_length(a.value, name, least)) if isinstance(a, Num) and not isinstance(a.value, str) else a for a in args
+    )
     return MaskExpr(name, tuple(literal))
 
 
-def _length(v: int | float, mask: str) -> int:
-    """A mask's size as an integer; InputError if it is none."""
-    if not 1 <= v < 10**MAX_DIGITS or v != int(v):
+def _length(v: int | float, mask: str, least: int) -> int:
+    """A mask's size as an integer; LanguageError if it is none."""
+    if not least <= v < 10**MAX_DIGITS or v != int(v):
         shown = v if abs(v) < 10**MAX_DIGITS else f"a number of more than {MAX_DIGITS} digits"
-        raise LanguageError(f"mask {mask}: {shown} is no length; it takes a whole number of at least 1")
+        raise LanguageError(f"mask {mask}: {shown} is no length; it takes a whole number of at least {least}")
     return int(v)
 
 

@@ -260,10 +260,10 @@ def mask(text: str) -> MaskExpr:
 
 def _mask_text(text: str) -> str:
     """A mask with its short forms written out: `prefix:8k` as prefix(8192), `causal-top-left` as one name."""
-    plain = re.sub(r"([a-z]):(\w+)", r"\1(\2)", text[: MAX_LINE + 1], flags=re.ASCII)
+    plain = re.sub(r"([a-z]):(\w+(?:,\w+)*)", r"\1(\2)", text[: MAX_LINE + 1], flags=re.ASCII)
     plain = re.sub(r"\b(\d{1,40})([kKM])\b", lambda m: str(int(m[1]) * UNITS[m[2]]), plain)
     for name in MASKS:
-        plain = plain.replace(name.replace("_", "-"), name)
+        plain = re.sub(rf"\b{name.replace('_', '-')}\b(?!-)", name, plain)
     return plain
 
 
