@@ -16,7 +16,7 @@ from attnmath.language.modify import heads
 from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
-from attnmath.readings.memory import grows, reach_back
+from attnmath.readings.memory import TIMES, grows, reach_back
 from attnmath.request import plain, size_error
 
 Array = Any
@@ -211,7 +211,7 @@ def _grown(
     kept: dict[str, Array] = {}
     for name in page.tensors:
         reads = [(axis, i) for r in _reads(page, name) for axis, i in enumerate(r.index) if isinstance(i, Shift)]
-        reads = [(axis, i) for axis, i in reads if i.base in ("t", "n")]
+        reads = [(axis, i) for axis, i in reads if i.base in TIMES]
         if not reads or name not in out:
             continue
         axis = reads[0][0]

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from attnmath import modifiers, variants
 from attnmath.errors import InputError, LanguageError
 from attnmath.language.arith import Number, number
-from attnmath.language.letters import LETTERS, needed, resolve
+from attnmath.language.letters import LETTERS, mentioned, needed, resolve
 from attnmath.language.masks import MaskExpr, both, named
 from attnmath.language.parse import expression, mask
-from attnmath.language.syntax import Num, Program, letters, sizes_in
+from attnmath.language.syntax import Num, Program
+from attnmath.readings.count import recursive
 from attnmath.variants import Variant
 
 PAIR = ("t", "n")  # the mask of a softmax variant: which key a query sees
@@ -22,7 +23,7 @@ PAIR = ("t", "n")  # the mask of a softmax variant: which key a query sees
 class Layer(Struct, frozen=True):
     """Programs ready to be read: one per form, modifiers and mask worked in.
 
-    `local`: the sizes that modifiers bring along, numbers or expressions over letters.
+    `local`: the sizes that the page's own words have and that modifiers bring along, numbers or expressions over letters.
     """
 
     variant: Variant
@@ -52,9 +53,8 @@ class Layer(Struct, frozen=True):
         """Every letter that these pages mention, or that a modifier's size they mention is computed from."""
         found = dict.fromkeys(n for p in pages for n in (*p.names, *_positions(p)))
         for name, value in self.local.items():
-            if name in found and isinstance(value, str):
-                x = expression(value)
-                found |= dict.fromkeys((*letters(x), *sizes_in(x)))
+            if name in found:
+                found |= dict.fromkeys(mentioned(value))
         return tuple(n for n in found if n in LETTERS)
 
     def sizes(
@@ -71,7 +71,8 @@ class Layer(Struct, frozen=True):
         for k, v in own.items():
             if given.get(k, v) != v:
                 raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
-        values, assumed = resolve(self.letters([page]) if page else self.names, {**own, **given}, lift)
+        defaults = {k: v for k, v in self.variant.where.items() if k in LETTERS}
+        values, assumed = resolve(self.letters([page]) if page else self.names, {**own, **given}, lift, defaults)
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
                 try:
@@ -85,9 +86,9 @@ class Layer(Struct, frozen=True):
 
 
 def _positions(page: Program) -> tuple[str, ...]:
-    """A mask over positions needs to know where the queries stand: at the end of the keys."""
-    mask = page.sees.get(PAIR)
-    return ("past",) if mask and mask.name != "full" and "kept" not in page.names else ()
+    """A mask over positions needs to know where the queries stand, at the end of the keys; a recursion, where it begins."""
+    positional = any(q == "t" and m.name != "full" for (q, _), m in page.sees.items()) or recursive(page)
+    return ("past",) if positional and "kept" not in page.names else ()
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
@@ -114,7 +115,7 @@ def build(
     applied = tuple(modifiers.use(u) if isinstance(u, str) else u for u in uses)
     chosen = mask(mask_text) if mask_text is not None else None
     forms: dict[str, Program] = {}
-    local: dict[str, int | float | str] = {}
+    local: dict[str, int | float | str] = {k: v for k, v in page.where.items() if k not in LETTERS}
     for name, program in page.forms.items():
         forms[name] = _masked(program, chosen, window, variant)
         for u in applied:

@@ -298,7 +298,7 @@ PAGES = [
     (PAGE.replace("causal", "casual"), "line 8: unknown mask 'casual'"),
     (PAGE + "S[b t n] = 2 * Q[b t d] * K[b n d]\n", "S is defined twice"),
     (PAGE + "Z[b t] = Z[b t] * A[b t n]\n", "refers to itself without a step"),
-    (PAGE.replace("WQ[m d]", "WQ[m d z]"), "neither a letter of the registry"),
+    (PAGE.replace("WQ[m d]", "WQ[m d zz]"), "neither a letter of the registry"),
     (PAGE + "Z[b t] = A[b t n] * zz\n", "'zz'"),
     ("title: T\nsource: S\nextends: mine.attn\n\n", "extends itself"),
     ("title: T\nsource: S\nextends: gqaa\n\n", "unknown variant 'gqaa'"),

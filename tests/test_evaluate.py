@@ -247,8 +247,8 @@ def test_a_wrong_adjoint_is_caught(monkeypatch):
 def test_every_row_is_whole(name):
     row = OPS[name]
     assert row.cost >= 0
-    assert row.exps in (0, 1)
-    assert row.along in ("", "keep", "drop")
+    assert row.exps in (0, 1, 2)
+    assert row.along in ("", "keep", "drop", "swap")
     assert len(row.adjoint) in (0, row.arity[1])
     assert row.latex.format(*(["x"] * row.arity[1]), o="n")
 

@@ -96,7 +96,7 @@ def prod(xs: Iterable[Number]) -> Number:
 
 
 def number(x: Expr, sizes: Mapping[str, Number]) -> Number:
-    """The value of an expression over sizes and options: `h / g`, `2 * d + 1`.
+    """The value of an expression over sizes and options: `h / g`, `2 * d + 1`, `floor(n / i)`.
 
     Raises LanguageError for a name that `sizes` does not have.
 
@@ -112,6 +112,11 @@ def number(x: Expr, sizes: Mapping[str, Number]) -> Number:
         raise LanguageError(
             f"{x.value!r} is neither a tensor (write {x.value}[...]) nor a size or option that is known here"
         )
+    if isinstance(x, Op) and x.name == "floor":
+        (inside,) = x.args
+        if isinstance(inside, Op) and inside.name == "/":
+            return floor_div(*(number(a, sizes) for a in inside.args))
+        return number(inside, sizes)
     if isinstance(x, Op) and x.name in _ARITHMETIC:
         return _ARITHMETIC[x.name](*(number(a, sizes) for a in x.args))
     raise LanguageError(f"`{x}` is no expression over sizes")
@@ -123,4 +128,6 @@ _ARITHMETIC: dict[str, Any] = {
     "*": lambda a, b: a * b,
     "/": exact_div,
     "neg": lambda a: -a,
+    "min2": minimum,
+    "max2": maximum,
 }

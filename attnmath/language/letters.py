@@ -6,6 +6,7 @@ Words (`pair`, `side`) are for what is local to a line; letters mean the same on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -18,13 +19,14 @@ from attnmath.language.syntax import letters as letters_of
 class Letter(Struct, frozen=True):
     """`default`: a number, an expression over other letters, or a function of the sizes so far; None must be given.
 
-    A letter without an option follows from the others.
+    A letter without an option follows from the others. `value`: it is a number only, never an index.
     """
 
     meaning: str
     option: str | None = None
     default: int | float | str | Callable[[Mapping[str, Any]], int] | None = None
     why: str = ""
+    value: bool = False
 
 
 def _kv_heads(sizes: Mapping[str, Any]) -> int:
@@ -50,15 +52,31 @@ LETTERS: dict[str, Letter] = {
     "x": Letter("width of the memory that keys and values are made from", "memory-dim", "m"),
     "s": Letter("memory tokens encoded in this step: all at first, none afterwards", None, "n - kept"),
     "w": Letter("sliding window: the query's own key and the w - 1 before it", "window"),
-    "past": Letter("tokens before the new ones", None, "n - t"),
-    "kept": Letter("memory tokens whose keys and values are in the cache", None, "0"),
-    "eps": Letter("what a norm adds under its root", None, 1e-6),
+    "c": Letter("chunks of the new tokens", None, "t / i"),
+    "i": Letter("tokens in a chunk or block", "block-size", 64),
+    "j": Letter("another position in the same chunk", None, "i"),
+    "u": Letter("an earlier position in the same chunk", None, "i"),
+    "o": Letter("whole blocks of the keys seen", None, "floor(n / i)"),
+    "f": Letter("blocks that become whole in this step", None, "o - done"),
+    "k": Letter("keys, blocks or entries that a query selects", "top-k", 2048),
+    "a": Letter("heads of the indexer", "index-heads", 64),
+    "z": Letter("width of an indexer's head", "index-dim", 128),
+    "y": Letter("keys seen, where a page has a second mask on them", None, "n"),
+    "tap": Letter("taps of the short convolution: the new token and those before it", "conv-width", 4),
+    "layer": Letter("which layer this is, from 0", "layer", 0, value=True),
+    "layers": Letter("layers of the model", "layers", 32, value=True),
+    "done": Letter("blocks that were whole before the new tokens", None, "floor(past / i)", value=True),
+    "past": Letter("tokens before the new ones", None, "n - t", value=True),
+    "kept": Letter("memory tokens whose keys and values are in the cache", None, "0", value=True),
+    "eps": Letter("what a norm adds under its root", None, 1e-6, value=True),
 }
 OPTIONS: dict[str, str] = {v.option: k for k, v in LETTERS.items() if v.option}
 
 
 def needed(names: Iterable[str], given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The registry's letters that these names stand on, directly or through a default, in the registry's order.
+
+    `given`: values or a page's own defaults, in place of the registry's.
 
     >>> needed(["r"])
     ('h', 'g', 'r')
@@ -67,20 +85,25 @@ def needed(names: Iterable[str], given: Mapping[str, Any] | None = None) -> tupl
     todo = list(found)
     while todo:
         letter = todo.pop()
-        for other in _parents((given or {}).get(letter, LETTERS[letter].default)):
+        for other in mentioned((given or {}).get(letter, LETTERS[letter].default)):
             if other not in found:
                 found.add(other)
                 todo.append(other)
     return tuple(n for n in LETTERS if n in found)
 
 
-def _parents(value: Any) -> tuple[str, ...]:
-    """The letters that a default is computed from."""
+def mentioned(value: Any) -> tuple[str, ...]:
+    """The letters that a size is computed from: those of an expression; none of a number.
+
+    >>> mentioned("floor(n / i)"), mentioned(4)
+    (('n', 'i'), ())
+    """
     if callable(value):
         return ("h",)
     return _mentioned(value) if isinstance(value, str) else ()
 
 
+@lru_cache(256)
 def _mentioned(text: str) -> tuple[str, ...]:
     from attnmath.language.parse import expression
     from attnmath.language.syntax import sizes_in
@@ -93,8 +116,11 @@ def resolve(
     names: Iterable[str],
     given: Mapping[str, Number],
     lift: Callable[[str, Number], Number] = lambda letter, value: value,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Number], dict[str, Number]]:
     """(sizes of every letter that the names stand on, those that were filled in from defaults).
+
+    `defaults`: a page's own, in place of the registry's.
 
     A value of a letter with an option goes through `lift(letter, value)`: the place where a size becomes a symbol.
     Text is an expression over other letters and is computed from theirs, so that `h / g` stays one.
@@ -102,8 +128,9 @@ def resolve(
     >>> resolve(["r", "d"], {"h": 32, "g": 8})
     ({'h': 32, 'g': 8, 'r': 4, 'd': 128}, {'d': 128})
     """
-    want = needed(names, given)
-    missing = [LETTERS[n].option for n in want if LETTERS[n].default is None and n not in given]
+    values = {**(defaults or {}), **given}
+    want = needed(names, values)
+    missing = [LETTERS[n].option for n in want if LETTERS[n].default is None and n not in values]
     if missing:
         raise InputError("missing: " + ", ".join(f"--{m} ({LETTERS[OPTIONS[m]].meaning})" for m in missing if m))
     sizes: dict[str, Number] = {}
@@ -112,8 +139,8 @@ def resolve(
     def settle(n: str) -> None:
         if n in sizes:
             return
-        letter, value = LETTERS[n], given.get(n, LETTERS[n].default)
-        for other in _parents(value):
+        letter, value = LETTERS[n], values.get(n, LETTERS[n].default)
+        for other in mentioned(value):
             settle(other)
         if isinstance(value, str):
             from attnmath.language.parse import expression
@@ -121,7 +148,7 @@ def resolve(
             try:
                 sizes[n] = number(expression(value), sizes)
             except InputError as error:
-                made_of = ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in _parents(value) if LETTERS[x].option)
+                made_of = ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in mentioned(value) if LETTERS[x].option)
                 raise InputError(f"{made_of}: {error} ({n} = {value}: {letter.meaning})") from None
         else:
             plain = value(sizes) if callable(value) else value

@@ -15,19 +15,21 @@ from msgspec import Struct
 
 
 class Row(Struct, frozen=True):
-    """What is known of one operation; an index that it runs along stays ("keep") or goes ("drop")."""
+    """What is known of one operation; an index that it runs along stays ("keep"), goes ("drop") or is exchanged ("swap")."""
 
     latex: str
     run: Callable[..., Any]  # elementwise: (numpy, *arrays); along an index: (numpy, arrays, axis, weights)
     adjoint: tuple[str, ...] = ()  # () = no gradient flows
     cost: int = 1
     exps: int = 0
-    along: str = ""  # "" elementwise | "keep" | "drop"
+    along: str = ""  # "" elementwise | "keep" | "drop" | "swap": the first index it runs along becomes the second
     arity: tuple[int, int] = (1, 1)
     why: str = ""  # where the cost comes from, if it is not one instruction
 
     def shape(self, letters: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
         """The indices of the result, of an argument with these."""
+        if self.along == "swap":
+            return (*(d for d in letters if d != over[0]), over[1])
         return letters if self.along == "keep" else tuple(d for d in letters if d not in over)
 
 
@@ -56,6 +58,18 @@ def _mean(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
     return (xs[0] * w).sum(axis) / np.maximum(w.sum(axis), 1)
 
 
+def _topk(np: Any, xs: list[Any], axis: int, w: Any, slots: int) -> Any:
+    """Places of the largest, best first, ties to the earlier; -1 where there are fewer than slots."""
+    x = np.where(w > 0, xs[0], -np.inf)
+    order = np.argsort(-x, axis, kind="stable").take(range(min(slots, x.shape[axis])), axis)
+    order = np.where(np.take_along_axis(x, order, axis) == -np.inf, -1, order)
+    return np.concatenate([order, np.full_like(order, -1, shape=_lengthened(order.shape, axis, slots))], axis)
+
+
+def _lengthened(shape: tuple[int, ...], axis: int, slots: int) -> tuple[int, ...]:
+    return (*shape[:axis], slots - shape[axis], *shape[axis + 1 :])
+
+
 def _sigmoid(np: Any, a: Any) -> Any:
     e = np.exp(-abs(a))
     return np.where(a >= 0, 1, e) / (1 + e)
@@ -79,10 +93,25 @@ OPS: dict[str, Row] = {
     "cos": Row(r"\cos\left({0}\right)", lambda np, a: np.cos(a), ("g * cos(a + pi / 2)",), exps=1),
     "tanh": Row(r"\tanh {0}", lambda np, a: np.tanh(a), ("g * (1 - y * y)",), exps=1),
     "sigmoid": Row(r"\sigma\left({0}\right)", _sigmoid, ("g * y * (1 - y)",), exps=1),
+    "softplus": Row(
+        r"\operatorname{{softplus}}\left({0}\right)",
+        lambda np, a: np.logaddexp(0, a),
+        ("g * sigmoid(a)",),
+        cost=3,
+        exps=2,
+        why="log(1 + exp(x)): exponential, add, logarithm",
+    ),
+    "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a)),
     "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, a)",)),
     "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
+    "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
     "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, arity=_TWO),
     "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, arity=_TWO),
+    "only": Row(
+        r"\log\left[{0} > 0\right]",
+        lambda np, a: np.where(a > 0, 0.0, -np.inf),
+        why="a compare; what it makes -inf needs no more work, so that counts of its pairs are upper bounds",
+    ),
     # along an index (subscripted): pairs that do not exist take no part
     "sum": Row(r"\sum_{{{o}}} {0}", _sum, ("g",), along="drop"),
     "mean": Row(
@@ -102,5 +131,11 @@ OPS: dict[str, Row] = {
         along="keep",
         arity=(1, 2),
         why="per element: compare, subtract, exponential, add, divide",
+    ),
+    "topk": Row(
+        r"\operatorname{{top}}_{{{o}}} {0}",
+        _topk,
+        along="swap",
+        why="a compare per candidate, which no selection can do without",
     ),
 }

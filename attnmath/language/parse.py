@@ -24,7 +24,7 @@ from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op,
 MAX_LINE, MAX_LINES, MAX_DEPTH, MAX_JOINED = 2_000, 500, 40, 60  # a page is a page: what is longer is no equation
 
 _TOKEN = re.compile(
-    r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\([a-z|]+\))*|\.\.|<-)|(.))", re.ASCII
+    r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\((?:[a-z0-9'| ]|\([a-z0-9' ]+\))+\))*|\.\.|<-)|(.))", re.ASCII
 )
 UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}  # of token counts
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class _Line:
             raise self.fail("a tensor, a number or an operation", 1)
         name, *over = token.split("_")
         if name in OPS and (over or self.peek() != "["):
-            return self.operation(name, tuple(o.strip("()") for o in over))
+            return self.operation(name, tuple(o[1:-1] if o[0] == "(" else o for o in over))
         if self.peek() == "[":
             return self.ref(token)
         if self.peek() and self.peek() not in "+-*/^),|]&":
@@ -196,8 +196,11 @@ class _Line:
             raise LanguageError(
                 f"{self.where}{name} runs along no index: write {name}, without _{over[0]}\n    {self.text}"
             )
-        if row.along and not over:
-            raise LanguageError(f"{self.where}write {name}_n, naming the index that it runs along\n    {self.text}")
+        wanted = 2 if row.along == "swap" else 1
+        if row.along and len(over) < wanted:
+            shown = f"{name}_n_k, naming the index it chooses from and the one of the chosen"
+            shown = shown if wanted == 2 else f"{name}_n, naming the index that it runs along"
+            raise LanguageError(f"{self.where}write {shown}\n    {self.text}")
         return Op(name, tuple(args), over)
 
     # -- masks

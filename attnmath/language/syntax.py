@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attnmath.language.masks import MaskExpr
 
 MAX_DIGITS = 40  # of any size: far beyond any machine, and short enough that no product of sizes leaves the floats
-OFFSETS = ("past", "kept")  # shifts by these reach back into a cache
+OFFSETS = ("past", "kept", "done")  # shifts by these reach back into a cache
 
 
 class Shift(Struct, frozen=True):
@@ -227,6 +227,15 @@ def letters(x: Node) -> tuple[str, ...]:
     return found
 
 
+def digits(d: str) -> tuple[str, ...]:
+    """The letters of an index that is several read as one.
+
+    >>> digits("n"), digits("n|(k i)"), digits("c i")
+    (('n',), ('n', 'k', 'i'), ('c', 'i'))
+    """
+    return tuple(d.replace("|", " ").replace("(", "").replace(")", "").split())
+
+
 @lru_cache(8192)
 def refs(x: Node) -> tuple[Ref, ...]:
     """Every tensor read in an expression, gathers' own tensors included.
@@ -368,6 +377,8 @@ def check(p: Program) -> Program:
     >>> check(Program((equation("A[t] = X[t]"),)))
     <Program of A>
     """
+    from attnmath.language.ops import OPS
+
     made: dict[str, Equation] = {}
     for e in p.equations:
         if e.alts and e.out.name in made:
@@ -388,8 +399,9 @@ def check(p: Program) -> Program:
                 f"`{e}` has {len(e.alts)} alternatives; its left needs one index with as many parts, like n|s"
             )
         for op in (op for a in e.alts for op in ops(a)):
-            has = {p for a in op.args for d in letters(a) for p in d.split("|")}
-            if missing := [o for o in op.over if not set(o.split("|")) <= has]:
+            has = {p for a in op.args for d in letters(a) for p in digits(d)}
+            along = op.over[:1] if OPS[op.name].along == "swap" else op.over
+            if missing := [o for o in along if not set(digits(o)) <= has]:
                 raise LanguageError(
                     f"`{op}` in `{e}` runs along {', '.join(missing)}, which its argument does not have"
                 )

@@ -2,7 +2,8 @@
 
 FLOPs of a term = (factors - 1 + one if it sums) x the index tuples that exist, so a multiply-add is 2; functions and
 reductions by their row in `ops`; joining terms costs one addition each, of which every sum has one to spare; a table of
-positions and constants costs nothing. Pairs that a mask excludes do not exist and are not counted.
+positions and constants costs nothing. Pairs that a mask excludes do not exist and are not counted. Where which pairs
+exist depends on data, the count is an upper bound, and the step says so.
 
 All of it is duck-typed: Python integers (exact at any size), float64 arrays (sweeps), Formula or SymPy (formulas).
 """
@@ -15,10 +16,11 @@ from functools import cached_property
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnmath.errors import InputError, LanguageError
+from attnmath.errors import InputError
 from attnmath.language.arith import Number, prod
 from attnmath.language.masks import Mask, MaskExpr
 from attnmath.language.ops import OPS
+from attnmath.language.order import ordered
 from attnmath.language.syntax import (
     Cat,
     Equation,
@@ -30,6 +32,7 @@ from attnmath.language.syntax import (
     Program,
     Ref,
     Shift,
+    digits,
     letters,
     ops,
     refs,
@@ -66,11 +69,12 @@ class Flops(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """One equation and what it costs."""
+    """One equation and what it costs; `at_most`: an upper bound, since the data decide which of its pairs exist."""
 
     equation: Equation
     flops: Flops
     exps: Number
+    at_most: bool = False
 
     @property
     def name(self) -> str:
@@ -87,6 +91,8 @@ class Space:
                 raise InputError(f"{n} is an array of integers, which wrap silently; give float64 (exact up to 2^53)")
         self.program, self.sizes = program, sizes
         self._known: dict[tuple[str, ...], Number] = {}
+        self._bounded: set[tuple[str, ...]] = set()  # the letters whose tuples are counted from above only
+        self.at_most = False  # whether such a count was asked for
 
     @cached_property
     def masks(self) -> dict[tuple[str, str], Mask]:
@@ -110,6 +116,7 @@ class Space:
         names = tuple(dict.fromkeys(found))
         if names not in self._known:
             self._known[names] = self._tuples(names)
+        self.at_most |= names in self._bounded
         return self._known[names]
 
     def _tuples(self, found: tuple[str, ...]) -> Number:
@@ -124,12 +131,11 @@ class Space:
         for (q, k), pairs in self.pairs.items():
             both = {q, *k.split()}
             if both <= set(found):
-                if not both <= set(rest):
-                    twice = ", ".join(sorted(both - set(rest)))
-                    masks = ", ".join(f"{a} sees {b}" for a, b in self.pairs)
-                    raise LanguageError(f"two masks on {twice} in one term have no exact count yet: {masks}")
-                rest = [x for x in rest if x not in both]
-                count = count * pairs
+                if both <= set(rest):
+                    count = count * pairs
+                    rest = [x for x in rest if x not in both]
+                else:  # a second mask on one query: as if every query saw as many as any does
+                    self._bounded.add(found)
         return count * prod(self.sizes[d] for d in rest)
 
     def partners(self, found: tuple[str, ...], left: tuple[str, ...]) -> tuple[str, ...]:
@@ -177,9 +183,30 @@ def count(program: Program, sizes: Mapping[str, Number]) -> tuple[Step, ...]:
     >>> total(steps).matmul
     549822922752
     """
-    space, inside = Space(program, sizes), {e.out.name for e in core(program)}
+    space, inside, free = Space(program, sizes), {e.out.name for e in core(program)}, tables(program)
     space.check_lengths()
-    return tuple(Step(e, *_cost(e, space, e.out.name in inside)) for e in program.equations if e.alts)
+    by_data = any(op.name == "only" for e in program.equations for a in e.alts for op in ops(a))
+    steps = []
+    for e in program.equations:
+        if e.alts:
+            space.at_most = False
+            flops, exps = (Flops(), 0) if e.out.name in free else _cost(e, space, e.out.name in inside)
+            steps.append(Step(e, flops, exps, space.at_most or (by_data and e.out.name in inside)))
+    return tuple(steps)
+
+
+def tables(program: Program) -> frozenset[str]:
+    """The tensors that are made of positions and constants alone: they can be made once, and cost nothing.
+
+    >>> from attnmath.language.parse import program
+    >>> sorted(tables(program("F[p] = 2^-@p\\nR[t p] = @t * F[p]\\nQ[b t p] = X[b t p] * R[t p]")))
+    ['F', 'R']
+    """
+    found: set[str] = set()
+    for e in program.equations:
+        if e.alts and all(r.name in found for a in e.alts for r in refs(a)):
+            found.add(e.out.name)
+    return frozenset(found)
 
 
 def total(steps: Iterable[Step]) -> Flops:
@@ -199,8 +226,6 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
     rest: Number = 0
     exps: Number = 0
     flops = Flops()
-    if not any(refs(a) for a in e.alts):
-        return flops, 0
     for index, x in settled(e):
         left = tuple(d for i in index for d in letters(i))
         parts, summing = terms(x), 0
@@ -250,19 +275,39 @@ def _data(x: Expr) -> bool:
 
 
 def core(program: Program) -> tuple[Equation, ...]:
-    """The fused region: the equations in which a query meets a key.
+    """The fused region: the equations in which a query meets a key, or that belong to a recursion or read its state.
 
     >>> from attnmath import variants
     >>> [e.out.name for e in core(variants.get("mha").program)]
     ['S', 'L', 'A', 'O']
     """
     pairs = [{q, *k.split()} for q, k in program.sees]
+    free, states = tables(program), recursive(program)
 
     def meets(e: Equation) -> bool:
         found = set(letters(e.out)).union(*(letters(a) for a in e.alts), *(op.over for a in e.alts for op in ops(a)))
-        return any(p <= {part for d in found for part in d.strip("()").split("|")} for p in pairs)
+        return any(p <= {part for d in found for part in digits(d)} for p in pairs)
 
-    return tuple(e for e in program.equations if e.alts and any(refs(a) for a in e.alts) and meets(e))
+    def steps(e: Equation) -> bool:
+        return e.out.name in states or any(r.name in states for a in e.alts for r in refs(a))
+
+    return tuple(e for e in program.equations if e.alts and e.out.name not in free and (meets(e) or steps(e)))
+
+
+def recursive(program: Program) -> frozenset[str]:
+    """The tensors that a recursion computes.
+
+    >>> from attnmath.language.parse import program
+    >>> sorted(recursive(program("H[t] = 2 * H[t-1] + X[t]\\nY[t] = H[t]")))
+    ['H']
+    """
+    seen: set[str] = set()
+    made = program.defined
+    for e in made.values():  # in order, only a recursion reads what is not there yet
+        seen.add(e.out.name)
+        if any(r.name in made and (r.name == e.out.name or r.name not in seen) for a in e.alts for r in refs(a)):
+            return frozenset(x.out.name for group, loop in ordered(program) if loop for x in group)
+    return frozenset()
 
 
 def unmasked(program: Program) -> Program:

@@ -174,33 +174,34 @@ class _Machine:
 
     def weight(self, names: Sequence[str]) -> Named | None:
         """Which pairs among these indices exist, or None where no mask speaks."""
-        found = []
-        for q, k in self.program.sees:
-            if q in names and set(k.split()) <= set(names):
-                found.append(self.pairs(q, k, k))
-            elif q in names:
-                found += [self.pairs(q, k, d) for d in names if "|" in d and k in d.split("|")]
-        if not found:
-            return None
-        order = tuple(dict.fromkeys(d for o, _ in found for d in o))
-        out = np.ones((), bool)
-        for o, w in found:
-            out = out & _align(o, w, order)
-        return order, out
+        found = [self.pairs(q, k) for q, k in self.program.sees if q in names and set(k.split()) <= set(names)]
+        found += [part for d in names if "|" in d and (part := self.parted(d, names))]
+        return _and(found) if found else None
 
-    def pairs(self, q: str, k: str, d: str) -> Named:
-        """Existence of the pairs (q, d), where d is k, several indices of one axis `c i`, or has k as a part `n|c`."""
+    def parted(self, d: str, names: Sequence[str]) -> Named | None:
+        """Existence along an axis of parts `n|(k i)`, each under the masks on its own letters; None if there are none."""
+        parts = [tuple(p.strip("()").split()) for p in d.split("|")]
+        under = [[(q, k) for q, k in self.program.sees if q in names and set(k.split()) <= set(p)] for p in parts]
+        if not any(under):
+            return None
+        shared = tuple(dict.fromkeys(x for p, pairs in zip(parts, under) for pair in pairs for x in self.pairs(*pair)[0] if x not in p))
+        blocks = []
+        for p, pairs in zip(parts, under):
+            order = (*shared, *p)
+            shape = [len(self.span(x)) for x in order]
+            w = np.broadcast_to(_align(*_and([self.pairs(*x) for x in pairs]), order) if pairs else True, shape)
+            blocks.append(w.reshape(*shape[: len(shared)], -1))
+        return (*shared, d), np.concatenate(blocks, -1)
+
+    def pairs(self, q: str, k: str) -> Named:
+        """Existence of the pairs (q, k), where k may be several indices of one axis, `c i`."""
         if (q, k) in self.given:
             return self.given[q, k]
         ks = tuple(k.split())
         order = self.free((q, *ks))
         i = self.along(q, order) + self.offset(q)
         j = self.place(Group(ks), order) if len(ks) > 1 else self.along(k, order)
-        w = np.broadcast_to(self.masks[q, k].dense(i, j), [len(self.span(x)) for x in order])
-        if d == k:
-            return order, w
-        parts = [w if p == k else np.ones((*w.shape[:-1], self.size(p)), bool) for p in d.split("|")]
-        return (*order[:-1], d), np.concatenate(parts, -1)
+        return order, np.broadcast_to(self.masks[q, k].dense(i, j), [len(self.span(x)) for x in order])
 
     # -- expressions
 
@@ -221,18 +222,20 @@ class _Machine:
             return self.reduced(x, args, order)
 
     def reduced(self, x: Op, args: list[Named], order: tuple[str, ...]) -> Named:
-        if len(x.over) > 1 and OPS[x.name].along == "keep":
+        row = OPS[x.name]
+        if len(x.over) > 1 and row.along == "keep":
             raise LanguageError(f"`{x}` runs along {len(x.over)} indices at once, which is not built yet")
         w = self.weight(letters(x.args[0]))
         y: Array = None
-        for d in x.over:
+        for d in x.over[:1] if row.along == "swap" else x.over:
             if d not in order:
                 raise LanguageError(f"`{x}` runs along {d}, which `{x.args[0]}` does not have")
             axis, xs = order.index(d), [_align(*a, order) for a in args]
             weights = _align(*w, order) if w else np.ones((), bool)
-            y = OPS[x.name].run(np, xs, axis, np.broadcast_to(weights, np.broadcast_shapes(xs[0].shape, weights.shape)))
-            if OPS[x.name].along == "drop":
-                order = order[:axis] + order[axis + 1 :]
+            weights = np.broadcast_to(weights, np.broadcast_shapes(xs[0].shape, weights.shape))
+            slots = (self.size(x.over[1]),) if row.along == "swap" else ()
+            y = row.run(np, xs, axis, weights, *slots)
+            order = order if row.along == "keep" else (*order[:axis], *x.over[1:][: len(slots)], *order[axis + 1 :])
             args, w = [(order, y)], None
         return order, y
 
@@ -305,6 +308,15 @@ class _Machine:
             for e in group:
                 self.step(e)
         self.pinned = {}
+
+
+def _and(found: Sequence[Named]) -> Named:
+    """Booleans that must all hold."""
+    order = tuple(dict.fromkeys(d for o, _ in found for d in o))
+    out = np.ones((), bool)
+    for o, w in found:
+        out = out & _align(o, w, order)
+    return order, out
 
 
 def _align(order: tuple[str, ...], x: Any, want: Sequence[str]) -> Array:

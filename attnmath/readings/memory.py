@@ -9,7 +9,7 @@ from msgspec import Struct
 from attnmath.errors import Unknown
 from attnmath.language.arith import Number, maximum, minimum, prod
 from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, letters, refs
-from attnmath.readings.count import Space, core
+from attnmath.readings.count import Space, core, recursive
 
 BITS: dict[str, int] = {
     "fp64": 64,
@@ -44,6 +44,9 @@ def in_bytes(total_bits: Number) -> Number:
     return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
 
 
+TIMES = ("t", "n", "c", "o")  # the letters that count tokens, or chunks and blocks of them, as time goes by
+
+
 class Cached(Struct, frozen=True):
     """A tensor that is read before the new tokens: numbers per cached token, and how many tokens are kept.
 
@@ -70,7 +73,7 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
     found: dict[str, Cached] = {}
     for r in (r for e in program.equations for a in e.alts for r in refs(a)):
         for at, i in enumerate(r.index):
-            if not isinstance(i, Shift) or i.base not in ("t", "n"):
+            if not isinstance(i, Shift) or i.base not in TIMES:
                 continue
             row = space.elements(tuple(x for k, x in enumerate(r.index) if k != at and x != "b"))
             if grows(i):
@@ -89,7 +92,7 @@ def grows(i: Index) -> bool:
     >>> [grows(i) for i in equation("K[n d] = k[n-past d]").alts[0].index]
     [True, False]
     """
-    return isinstance(i, Shift) and any(step in OFFSETS for _, step in i.by)
+    return isinstance(i, Shift) and any(step in OFFSETS and sign < 0 for sign, step in i.by)
 
 
 def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:
@@ -142,6 +145,8 @@ class Core:
         outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
+        found = caches(program, sizes) if recursive(program) else ()
+        self.states = tuple(c for c in found if c.tokens is None and c.tensor in made)
         self._known: dict[str, Number] = {}
 
     def bytes(self, names: Iterable[str]) -> Number:
@@ -185,8 +190,12 @@ class Core:
 
     @property
     def compulsory(self) -> Number:
-        """Every input and every output once: no kernel moves less."""
-        return self.bytes(self.inputs) + self.bytes(self.outputs)
+        """Every input and every output once, and a state once out, and once in unless it is the first: no kernel moves less."""
+        moved = self.bytes(self.inputs) + self.bytes(self.outputs)
+        for c in self.states:
+            state = in_bytes(c.per_token * self.space.sizes["b"] * self.bits[c.tensor])
+            moved = moved + state + state * minimum(self.space.sizes["past"], 1)
+        return moved
 
     @property
     def fused(self) -> Number:

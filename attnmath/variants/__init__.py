@@ -4,6 +4,7 @@ title:   Grouped-query attention
 source:  Ainslie et al. 2023, arXiv:2305.13245, section 2.2
 about:   what a reader should know first
 extends: gqa                            optional: another variant, whose lines come first
+where:   i = 128, series = 2            optional: the page's own defaults of letters, and sizes of words of its own
 
 equations and masks                     common to all forms
 form expanded:                          optional: the same function by other equations, indented under its name
@@ -20,26 +21,30 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.files import read_text
-from attnmath.language.letters import LETTERS, needed
+from attnmath.language.letters import LETTERS, mentioned, needed
 from attnmath.language.modify import apply, prune
 from attnmath.language.order import in_order
-from attnmath.language.parse import program
-from attnmath.language.syntax import OFFSETS, Program, letters
+from attnmath.language.parse import expression, program
+from attnmath.language.syntax import MAX_DIGITS, Program, letters
 
 HERE = os.path.dirname(__file__)
 SUFFIX = ".attn"
 MAX_BYTES = 64_000
-FIELDS = ("title", "source", "about", "extends")
+FIELDS = ("title", "source", "about", "extends", "where")
 
 
 class Variant(Struct, frozen=True):
-    """A page: its forms (the first is the definition, the others compute the same) and where it comes from."""
+    """A page: its forms (the first is the definition, the others compute the same) and where it comes from.
+
+    `where`: its own defaults of letters, and the sizes of its own words, numbers or expressions over letters.
+    """
 
     name: str
     title: str
     source: str
     about: str
     forms: Mapping[str, Program]
+    where: Mapping[str, int | float | str] = {}
 
     def __repr__(self) -> str:
         return f"<Variant {self.name}: {', '.join(self.forms)}>"
@@ -56,8 +61,13 @@ class Variant(Struct, frozen=True):
         >>> get("mqa").options
         ('batch', 'seq', 'context', 'heads', 'head-dim', 'v-head-dim', 'd-model')
         """
-        names = needed(n for p in self.forms.values() for n in p.names)
+        names = needed([n for p in self.forms.values() for n in (*p.names, *self._parents(p))], self.where)
         return tuple(option for n in names if (option := LETTERS[n].option))
+
+    def _parents(self, page: Program) -> tuple[str, ...]:
+        """The letters that the sizes of the page's own words are computed from."""
+        own = (self.where[n] for n in page.names if n in self.where and n not in LETTERS)
+        return tuple(n for text in own for n in mentioned(text))
 
     @property
     def tensors(self) -> dict[str, tuple[str, ...]]:
@@ -127,12 +137,29 @@ def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
     base = _base(fields["extends"], where, (*above, path)) if "extends" in fields else None
     try:
         forms = _forms(body, where, len(head.split("\n")) + 2, base)
+        own = (base.where if base else {}) | _where(fields.get("where", ""))
         for p in forms.values():
-            _checked(p)
+            _checked(p, own)
+        if dead := [n for n in own if n not in LETTERS and not any(n in p.names for p in forms.values())]:
+            raise LanguageError(f"where: {', '.join(dead)} is on no line of the page")
     except LanguageError as error:
         message = str(error)
         raise LanguageError(message if where in message else f"{where}: {message}") from None
-    return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms)
+    return Variant(name, fields["title"], fields["source"], fields.get("about", ""), forms, own)
+
+
+def _where(text: str) -> dict[str, int | float | str]:
+    """`i = 4, slot = 2 * i` as sizes by name: whole numbers as numbers, anything else as an expression over letters."""
+    found: dict[str, int | float | str] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name.replace("'", "").isalnum() or not name[0].islower() or name in found:
+            raise LanguageError(f"where: {item[:60]!r} is no size; write name = value, name = value, each name once")
+        number = value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
+        found[name] = int(value) if number else str(expression(value))
+        if unknown := [n for n in mentioned(found[name]) if n not in LETTERS]:
+            raise LanguageError(f"where: {name} = {value[:60]}: {nearest_letter(unknown)}")
+    return found
 
 
 def _header(head: str, where: str) -> dict[str, str]:
@@ -155,13 +182,15 @@ def _header(head: str, where: str) -> dict[str, str]:
     return fields
 
 
-def _checked(p: Program) -> None:
-    """What a page needs beyond its equations' own sense: letters of the registry, and something to compute for tokens."""
+def _checked(p: Program, own: Mapping[str, object]) -> None:
+    """What a page needs beyond its equations' own sense: letters of the registry or words of its own, and something to
+    compute for tokens.
+    """
     if not p.defined:
         raise LanguageError("the page has no equation")
-    if unknown := [n for n in p.names if n not in LETTERS]:
+    if unknown := [n for n in p.names if n not in LETTERS and n not in own]:
         raise LanguageError(nearest_letter(unknown))
-    values = {n for n, row in LETTERS.items() if isinstance(row.default, float) or n in OFFSETS}
+    values = {n for n, row in LETTERS.items() if row.value}
     indices = {d for e in p.equations for x in (e.out, *e.alts) for d in letters(x)}
     if wrong := sorted(indices & values):
         raise LanguageError(f"{', '.join(wrong)} is a value, not an index")
