@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.errors import InputError
+from attnmath.errors import InputError, NoClosedForm
 from attnmath.keys import KEYS, Reading, cheapest
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
@@ -148,8 +148,14 @@ def _json(letter: str) -> str:
 
 def _formulas(r: Reading) -> dict[str, Any]:
     """Every key's formula, and for those that hold only under conditions, the conditions."""
-    found = {key: row.read(r) for key, row in KEYS.items() if row.read}
-    regime = {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
+    found: dict[str, Any] = {}
+    regime: dict[str, list[str]] = {}
+    for key, row in KEYS.items():
+        try:
+            found |= {key: row.read(r)} if row.read else {}
+        except NoClosedForm as error:  # the number stands, its formula does not exist
+            regime[key] = [f"no formula: {error}"]
+    regime |= {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
     for key, f in found.items():
         if KEYS[key].unit == "bytes" and any(b != 1 for _, b in getattr(f, "terms", {}).values()):
             regime.setdefault(key, []).append(ROUNDED)

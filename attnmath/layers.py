@@ -68,11 +68,11 @@ class Layer(Struct, frozen=True):
         Raises InputError if sizes are missing, do not divide, or contradict each other.
         """
         own = {k: v for k, v in self.local.items() if k in LETTERS}
-        for k, v in own.items():
-            if given.get(k, v) != v:
-                raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
         defaults = {k: v for k, v in self.variant.where.items() if k in LETTERS}
-        values, assumed = resolve(self.letters([page]) if page else self.names, {**own, **given}, lift, defaults)
+        values, assumed = resolve(self.letters([page]) if page else self.names, {**given, **own}, lift, defaults)
+        for k, v in own.items():
+            if k in given and k in values and given[k] != values[k]:
+                raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
                 try:

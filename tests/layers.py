@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from oracle import Walk
 
 from attnmath import layers, variants
+from attnmath.language.syntax import Shift, refs
 from attnmath.readings.evaluate import run
 
 MASKS = [
@@ -25,6 +26,11 @@ MASKS = [
     "prefix(3) & window(2)",
     "chunked(4) & window(3)",
     "chunked(2) | window(2) | first(2)",
+    "around(1)",
+    "band(2, 1)",
+    "causal & dilated(2)",
+    "causal & (window(2) | dilated(3))",
+    "causal & documents(2, 3, 4)",
 ]
 MODIFIERS = {
     "gqa": [
@@ -38,9 +44,26 @@ MODIFIERS = {
         ["bias"],
         ["bias:on=Q+k+v+Y", "norm", "rope"],
         ["window:w=2"],
+        ["rope:dims=2,part=last,turn=back"],
+        ["rope:scaling=yarn,factor=4,original=64", "scale:width=16", "softcap:cap=5"],
+        ["rope:scaling=llama3,factor=8", "sink"],
+        ["norm:over=all", "temperature-tuning:floor=2"],
+        ["norm:kind=layer", "gate"],
+        ["alibi"],
+        ["dropout:rate=0.5", "sink:logit=0"],
+        ["shared-kv"],
     ],
-    "mha": [[], ["rope:dims=2,layout=interleaved"], ["bias"], ["rope", "rope"]],
-    "mqa": [[], ["rope"], ["norm", "bias:on=Y"]],
+    "mha": [
+        [],
+        ["rope:dims=2,layout=interleaved"],
+        ["bias"],
+        ["rope", "rope"],
+        ["scale:value=1", "t5-bias:buckets=8,far=6"],
+        ["t5-bias:side=decoder,buckets=4,far=5"],
+        ["alibi:slopes=mpt", "temperature:tau=2"],
+        ["score-bias:axes=t+n"],
+    ],
+    "mqa": [[], ["rope"], ["norm", "bias:on=Y"], ["tied"], ["norm:kind=l2,weight=none", "gate:per=head"]],
     "mla": [[], ["rope:layout=interleaved"], ["direct-queries"], ["direct-queries", "rope"], ["bias:on=cQ+cKV+kR+Y"]],
     "cross": [[], ["bias:on=Q+k+v+Y"], ["norm"]],
     "sliding-window": [[], ["rope"]],
@@ -79,30 +102,41 @@ def cases(draw, names=None):
         given_["kept"] = 0 if phase == "prefill" else given_["n"]
     elif phase != "prefill":
         given_["n"] = t + draw(st.integers(0, 4))
-    if any(str(u).startswith("window") for u in layer.uses):
-        del given_["w"]  # the modifier brings its own
+    for n in ("w", "e"):
+        if n in layer.local:
+            del given_[n]  # a modifier brings its own
     sizes, _ = layer.sizes(given_)
     return layer, form, sizes
 
 
 def arrays(page, sizes, seed=0):
-    """Random inputs of a page, and a past for what it reads before the new tokens."""
+    """Random inputs of a page, and a past for what it reads before the new tokens (tokens, blocks, or states)."""
     rng = np.random.default_rng(seed)
-    size = lambda i: int(sizes[i]) if isinstance(i, str) else 0
-    inputs = {
-        n: rng.standard_normal([size(i) for i in index]) / 2 for n, index in page.tensors.items() if n in page.inputs
-    }
+    inputs = {n: rng.standard_normal([int(sizes[i]) for i in page.tensors[n]]) / 2 for n in page.inputs}
     past = {}
-    for e in page.equations:
-        x = e.alts[0]
-        name = getattr(x, "name", None)
-        for axis, i in enumerate(getattr(x, "index", ())):
-            offset = next((o for o in ("past", "kept") if o in str(i)), None)
-            if offset and sizes[offset]:
-                shape = [size(d) for d in page.tensors[name]]
-                shape[axis] = int(sizes[offset])
-                past[name] = (axis, rng.standard_normal(shape) / 2)
+    for r in (r for e in page.defined.values() for a in e.alts for r in refs(a)):
+        for axis, i in enumerate(r.index):
+            if not isinstance(i, Shift) or i.base not in ("t", "n", "c", "o"):
+                continue
+            offset = next((x for sign, x in i.by if sign < 0 and x in ("past", "kept", "done")), None)
+            back = sum(-sign * x if isinstance(x, int) else sizes[x] - 1 for sign, x in i.by if x != offset)
+            rows = int(sizes[offset]) if offset else int(back) if sizes.get("past") else 0
+            if rows > 0:
+                shape = [int(sizes[d]) for d in page.tensors[r.name]]
+                shape[axis] = rows
+                past[r.name] = (axis, rng.standard_normal(shape) / 2)
     return inputs, past
+
+
+def sliced(page, inputs, at, t):
+    """The inputs of a step that adds t tokens to those seen so far."""
+    cut = {"t": lambda x, k: np.take(x, range(at, at + t), k), "n": lambda x, k: np.take(x, range(at + t), k)}
+    out = {}
+    for n, x in inputs.items():
+        for k, i in enumerate(page.tensors[n]):
+            x = cut[i](x, k) if i in cut else x
+        out[n] = x
+    return out
 
 
 def table(x):

@@ -53,10 +53,15 @@ def _python(text: str) -> str:
             end = _closing(text, k + m.end() - 1)
             out += f"R({m[1]!r}, {text[k + m.end() : end]!r})"
             k = end + 1
+        elif m := re.match(r"([a-z0-9]+)_\(((?:[^()]|\([^()]*\))*)\)\(", text[k:]):
+            out += f"F({m[1]!r}, {[m[2]]!r}, "
+            k += m.end()
         elif m := re.match(r"([a-z0-9]+)((?:_[a-z0-9']+)+)\(", text[k:]):
             out += f"F({m[1]!r}, {m[2][1:].split('_')!r}, "
             k += m.end()
-        elif m := re.match(r"(sqrt|exp|log|cos|tanh|sigmoid|relu|max2|lt|eq)\(", text[k:]):
+        elif m := re.match(
+            r"(sqrt|exp|log|cos|tanh|sigmoid|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
+        ):
             out += f"F({m[1]!r}, [], "
             k += m.end()
         elif m := re.match(r"@([a-z][a-z0-9']*)", text[k:]):
@@ -124,6 +129,10 @@ class Walk:
                 name, index = left.split("[", 1)
                 alts = [ast.parse(_python(a), mode="eval").body for a in _split(right, "|")]
                 self.made[name] = (_items(index.rstrip()[:-1]), alts)
+        self.free: set[str] = set()  # tables: made of positions, constants and other tables
+        for name, (_, alts) in self.made.items():
+            if all(set(_tensors(a)) <= self.free for a in alts):
+                self.free.add(name)
         self.values, self.cost, self.exps, self.touched = {}, Counter(), Counter(), defaultdict(set)
         self.memo, self.current = {}, []
 
@@ -234,8 +243,8 @@ class Walk:
         """Every term sums over what is not bound yet; a table of positions is free."""
         if not self.exists(env):
             return 0.0
-        free = not _tensors(node)
-        before = self.cost[self.current[-1]]
+        free = self.current[-1] in self.free
+        before, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
         plain, summing = [], []
         for sign, factors in _terms(node):
             over = [d for d in dict.fromkeys(d for _, f in factors for d in self.letters(f)) if d not in env]
@@ -257,7 +266,7 @@ class Walk:
                     total += sign * self.product(factors, inner)
                     self.tally()
         if free:
-            self.cost[self.current[-1]] = before
+            self.cost[self.current[-1]], self.exps[self.current[-1]] = before, exps
         return total
 
     def product(self, factors: list, env: dict) -> float:
@@ -286,6 +295,8 @@ class Walk:
                 return []
             over = ast.literal_eval(node.args[1])
             found = [d for a in node.args[2:] for d in self.letters(a)]
+            if first == "topk":
+                return [*(d for d in found if d != over[0]), over[1]]
             return found if first == "softmax" else [d for d in found if d not in over]
         return [d for child in ast.iter_child_nodes(node) for d in self.letters(child)]
 
@@ -325,8 +336,8 @@ class Walk:
         name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
         if not over:
             args = [self.node(a, env) for a in node.args[2:]]
-            self.tally()
-            self.exps[self.current[-1]] += name in ("exp", "log", "cos", "tanh", "sigmoid")
+            self.tally(3 if name == "softplus" else 1)
+            self.exps[self.current[-1]] += 2 if name == "softplus" else name in ("exp", "log", "cos", "tanh", "sigmoid")
             return {
                 "sqrt": math.sqrt,
                 "exp": math.exp,
@@ -335,26 +346,47 @@ class Walk:
                 "tanh": math.tanh,
                 "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
                 "relu": lambda x: max(x, 0.0),
+                "softplus": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0),
+                "floor": math.floor,
+                "pow2": lambda x: max(2.0**k for k in range(40) if 2**k <= x),
+                "only": lambda x: 0.0 if x > 0 else -math.inf,
                 "max2": max,
+                "min2": min,
                 "lt": lambda x, y: float(x < y),
                 "eq": lambda x, y: float(x == y),
             }[name](*args)
         return self.along(node, name, over, env)
 
     def along(self, node: ast.AST, name: str, over: list[str], env: dict) -> float:
-        outer = {k: v for k, v in env.items() if k not in over}
+        runs = over[:1] if name == "topk" else over
+        digits = [d for o in runs for d in re.findall(r"[a-z][a-z0-9']*", o)]
+        outer = {k: v for k, v in env.items() if k not in digits}
         rows = []
-        for values in itertools.product(*(range(self.sizes[d]) for d in over)):
-            inner = {**outer, **dict(zip(over, values))}
-            if self.exists(inner):
-                rows.append((values, self.node(node.args[2], inner)))
+        for part in _split(runs[0], "|") if len(runs) == 1 else [" ".join(runs)]:  # n|(k i): first one part, then the other
+            own = re.findall(r"[a-z][a-z0-9']*", part)
+            for values in itertools.product(*(range(self.sizes[d]) for d in own)):
+                inner = {**outer, **dict(zip(own, values))}
+                if self.exists(inner):
+                    rows.append(((*own, *values), self.node(node.args[2], inner)))
         if name == "softmax":
-            return self.softmax(node, rows, tuple(env[d] for d in over), outer)
+            here = [d for d in digits if d in env]
+            return self.softmax(node, rows, (*here, *(env[d] for d in here)), outer)
         if name == "max":
             self.tally(len(rows))
             return max((x for _, x in rows), default=0.0)
+        if name == "topk":
+            return self.topk(node, rows, env[over[1]], {k: v for k, v in outer.items() if k != over[1]})
         self.tally(len(rows))  # mean: one addition fewer, and a division
         return sum(x for _, x in rows) / (len(rows) if name == "mean" else 1)
+
+    def topk(self, node: ast.AST, rows: list, slot: int, outer: dict) -> float:
+        """The place of the slot-th best, -1 if there are fewer; every candidate is looked at once."""
+        key = (id(node), "best", tuple(sorted((d, outer[d]) for d in set(self.letters(node)) if d in outer)))
+        if key not in self.memo:
+            self.memo[key] = sorted(rows, key=lambda row: (-row[1], row[0]))
+            self.tally(len(rows))
+        best = self.memo[key]
+        return best[slot][0][-1] if slot < len(best) else -1
 
     def softmax(self, node: ast.AST, rows: list, place: tuple, outer: dict) -> float:
         key = (
@@ -364,14 +396,19 @@ class Walk:
             self.current[-1],
         )
         if key not in self.memo:
-            if not rows:
-                self.memo[key] = {}
-                return 0.0
-            top = -math.inf
+            sink = -math.inf
+            if len(node.args) > 3:  # joins the denominator only: compare, subtract, exponential, add
+                sink = self.node(node.args[3], outer)
+                self.tally(4)
+                self.exps[self.current[-1]] += 1
+            top = sink
             for _, x in rows:
                 top = max(top, x)
                 self.tally()
-            powers, total = {}, 0.0
+            if top == -math.inf:
+                self.memo[key] = {}
+                return 0.0
+            powers, total = {}, math.exp(sink - top)
             for at, x in rows:
                 powers[at] = math.exp(x - top)
                 total += powers[at]
@@ -396,8 +433,11 @@ def _named(factor: tuple) -> set[str]:
     return {d for text in texts for d in re.findall(r"[a-z][a-z0-9']*", text)}
 
 
-def _tensors(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call) and n.func.id == "R" for n in ast.walk(node))
+def _tensors(node: ast.AST) -> list[str]:
+    """The tensors that an expression reads, gathers' own included."""
+    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and n.func.id == "R"]
+    inner = [m for c in calls for m in re.findall(r"([A-Za-z][A-Za-z0-9']*)\[", c.args[1].value)]
+    return [*(ast.literal_eval(c.args[0]) for c in calls), *inner]
 
 
 def _terms(node: ast.AST, sign: int = 1) -> list:

@@ -14,7 +14,7 @@ from oracle import Walk, sees
 
 import attnmath as am
 from attnmath import layers, variants
-from attnmath.errors import InputError, LanguageError
+from attnmath.errors import NoClosedForm, InputError, LanguageError
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
@@ -83,7 +83,12 @@ def test_formulas_equal_integers(case, dtype, kv_dtype):
     for key, row in KEYS.items():
         if row.read is None:
             continue
-        want, got = row.read(numbers), row.read(formulas)
+        want = row.read(numbers)
+        try:
+            got = row.read(formulas)
+        except NoClosedForm:  # which keys a dilated mask sees: a count, and no formula
+            assert "dilated" in str(layer.mask)
+            continue
         text = str(got)
         value = got.value if isinstance(got, Formula) else got
         assert want == value or (kv_dtype == "int4" and abs(want - value) < 8), (key, text)
@@ -124,12 +129,12 @@ def test_sympy_agrees_with_the_formulas_of_cost(case, key):
     c = am.cost(layer.variant.name, **options)
     f = am.formula(layer.variant.name, key, **options)
     names = {n: sp.Symbol(n, integer=True, positive=True) for n in LETTERS}
-    text = sp.sympify(eval(c.formulas[key], {}, names))
+    text = sp.sympify(eval(c.formulas[key], {"floor": sp.floor}, names))
     values = {names[k]: v for k, v in sizes.items() if k in LETTERS}
     on_a_border = (
         sizes["t"] == 1
         or ("context" in options and sizes["n"] == sizes["t"])
-        or any(eval(cond.replace(">=", "=="), {}, dict(sizes)) for cond in c.regime.get(key, []))
+        or any(eval(cond.replace(">=", "=="), {"floor": lambda x: x.__floor__()}, dict(sizes)) for cond in c.regime.get(key, []))
     )  # two formulas hold there
     assert on_a_border or sp.simplify(f - text) == 0, (c.formulas[key], f)
     assert f.subs(values) == c[key]
@@ -445,12 +450,14 @@ def simulated(page, sizes, width):
     """(bytes moved equation by equation, peak of live tensors) of the core, read off the text: names and shapes only."""
     lines_ = [line.split(" = ", 1) for line in str(page).splitlines() if " = " in line]
     shape = {n: index for n, (index, _) in Walk(str(page), sizes, {}).made.items()}
+    given = {n: list(map(str, r.index)) for n, r in page.inputs.items()}
     seen = {**sizes, "n": keys_seen(page, sizes)}
-    elements = {n: int(np.prod([Walk(str(page), seen, {}).length(i) for i in index])) for n, index in shape.items()}
+    size = lambda index: int(np.prod([Walk(str(page), seen, {}).length(i) for i in index]))
+    elements = {n: size(index) for n, index in {**shape, **given}.items() if "b" in index}
     core_ = [
-        (left.split("[")[0], dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if n in shape))
+        (left.split("[")[0], dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if "b" in (shape.get(n) or given[n])))
         for left, right in lines_
-        if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and left.split("[")[0] in "SLAPO"
+        if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and "[b " in left and "past" not in right
     ]
     moved = sum(width(n) * elements[n] for out, read in core_ for n in {out: None, **read})
     made = {out for out, _ in core_}

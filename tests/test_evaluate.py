@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import MODIFIERS, arrays, cases
+from layers import sliced, MODIFIERS, arrays, cases
 
 import attnmath as am
 from attnmath import layers, variants
@@ -40,18 +40,15 @@ CAUSAL = [n for n in variants.names() if "causal" in str(layers.build(n).mask)]
 @pytest.mark.parametrize("steps", [(1,) * 6, (4, 1, 1), (2, 3, 1)])
 def test_decoding_with_the_cache_equals_prefill(name, uses, steps):
     layer = layers.build(name, uses)
-    own_window = any("window" in u for u in uses)
-    sizes, _ = layer.sizes(
-        {"b": 2, "t": 6, "h": 4, "g": 2, "d": 4, "e": 3, "m": 5, "l": 3, "q": 3, "p": 2}
-        | ({} if own_window else {"w": 3})
-    )
-    window = 3 if "w" in sizes and not own_window else None
+    given = {"b": 2, "t": 6, "h": 4, "g": 2, "d": 4, "e": 3, "m": 5, "l": 3, "q": 3, "p": 2, "w": 3}
+    sizes, _ = layer.sizes({n: x for n, x in given.items() if n not in layer.local})
+    window = 3 if "w" in sizes and "w" not in layer.local else None
     for form in layer.forms:
         inputs, _ = arrays(layer.form(form), sizes)
         whole = am.evaluate(name, inputs, modifiers=uses, form=form, window=window)
         cache, parts, at = None, [], 0
         for t in steps:
-            given_ = {n: x[:, at : at + t] if n == "X" else x for n, x in inputs.items()}
+            given_ = sliced(layer.form(form), inputs, at, t)
             step = am.evaluate(name, given_, modifiers=uses, form=form, window=window, cache=cache)
             cache, at = step.cache, at + t
             parts.append(step["Y"])

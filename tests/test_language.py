@@ -145,7 +145,14 @@ def test_modifiers_that_do_not_fit(text, message):
 
 def test_two_modifiers_that_disagree_are_refused():
     with pytest.raises(LanguageError, match="two modifiers disagree"):
-        layers.build("gqa", ["rope", "rope:base=500000"])
+        layers.build("gqa", ["softcap:cap=5", "softcap:cap=6"])
+
+
+def test_two_ropes_keep_their_own_tables():
+    page = layers.build("gqa", ["rope:on=Q,base=10", "rope:on=k,dims=2,base=20"]).form()
+    assert str(page.defined["FREQ"]) == "FREQ[pair] = 1 / 10 ^ (@pair / pair)"
+    assert str(page.defined["FREQ2"]) == "FREQ2[pair2] = 1 / 20 ^ (@pair2 / pair2)"
+    assert "ROT2[t pair2 side2 side2']" in str(page.defined["k"])
 
 
 # -- the registry of letters

@@ -78,10 +78,12 @@ def heads(z, name, *shape):
     return z[f"w.{name}.weight"].T.reshape(*shape)
 
 
-def rotation(z, layout="half"):
-    """The source's own cos and sin (computed in float32 there) as the table that a rotation multiplies with."""
+def rotation(z, twice=True):
+    """The source's own cos and sin (computed in float32 there) as the table that a rotation multiplies with; most sources
+    repeat each pair's.
+    """
     cos, sin = z["in.position_embeddings.0"][0], z["in.position_embeddings.1"][0]
-    pairs = cos.shape[-1] // 2
+    pairs = cos.shape[-1] // (2 if twice else 1)
     cos, sin = cos[:, :pairs], sin[:, :pairs]
     return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
 
@@ -294,3 +296,121 @@ def test_gpt2(vector):
         ["bias:on=Q+k+v+Y"],
         ins | {"WO": z["w.c_proj.weight"].reshape(3, 8, 24), "BY": z["w.c_proj.bias"]},
     )
+
+
+def test_core_scale(vector):
+    z, meta = vector("mha_scale__torch_sdpa")
+    out = am.evaluate("gqa", grouped(z, meta), modifiers=["scale:value=0.3"])
+    close(ungrouped(out["O"], meta), z["out.o"], meta, "o")
+
+
+def test_additive_bias(vector):
+    z, meta = vector("mha_additive_bias__torch_sdpa")
+    ins = {n.upper(): z[f"in.{n}"].swapaxes(1, 2) for n in "qkv"} | {"SB": z["in.mask"]}
+    out = am.evaluate("mha", ins, modifiers=["score-bias:axes=b+h+t+n"], mask="full")
+    close(out["O"].swapaxes(1, 2), z["out.o"], meta, "o")
+
+
+MODIFIED = {  # vector: (modifiers, mask, window)
+    "softcap_causal__torch_flex": (["softcap:cap=5"], "causal", None),
+    "alibi_h4_causal__torch_flex": (["alibi"], "causal", None),
+    "fa_window_softcap__flashattn_ref": (["softcap:cap=4"], "band(3, 1)", None),
+    "sparse_transformer_strided__torch_flex": ([], "causal & (window(4) | dilated(4))", None),
+}
+
+
+@pytest.mark.parametrize("name", MODIFIED)
+def test_modified_cores(name, vector):
+    z, meta = vector(name)
+    uses, mask, window = MODIFIED[name]
+    out = am.evaluate("gqa", grouped(z, meta), modifiers=uses, mask=mask, window=window)
+    close(ungrouped(out["O"], meta), z["out.o"], meta, "o")
+
+
+def test_documents(vector):
+    z, meta = vector("document_causal__torch_flex")
+    doc = z["in.doc_id"].tolist()
+    lengths = [doc.count(d) for d in dict.fromkeys(doc)]
+    out = am.evaluate("gqa", grouped(z, meta), mask=f"causal & documents({', '.join(map(str, lengths))})")
+    close(ungrouped(out["O"], meta), z["out.o"], meta, "o")
+
+
+def test_sink_logit_in_a_window(vector):
+    z, meta = vector("sink_logit_gqa__fla_naive")
+    ins = grouped(z, meta)
+    sink = z["in.sink_bias"].reshape(ins["Q"].shape[2:4])
+    out = am.evaluate("gqa", ins | {"WSINK": sink}, modifiers=["sink"], window=5)
+    close(ungrouped(out["O"], meta), z["out.o"], meta, "o")
+
+
+GEMMA = {"gemma2_local__hf": 4, "gemma2_global__hf": None}
+
+
+@pytest.mark.parametrize("name", GEMMA)
+def test_gemma2(name, vector):
+    """The cap joins after the scale, 1/sqrt(query_pre_attn_scalar) with 16, and before the mask."""
+    z, meta = vector(name)
+    uses = ["rope", "scale:width=16", "softcap:cap=5"]
+    module(z, meta, "gqa", uses, {**gqa_weights(z), "ROT": rotation(z)}, GEMMA[name])
+
+
+def test_gemma3n(vector):
+    z, meta = vector("gemma3n_local_vnorm__hf")
+    ins = {**gqa_weights(z), "ROT": rotation(z), "WQN": z["w.q_norm.weight"], "WkN": z["w.k_norm.weight"]}
+    module(z, meta, "gqa", ["norm", "norm:on=v,weight=none", "rope", "scale:value=1"], ins, 4)
+
+
+def test_gpt_oss(vector):
+    z, meta = vector("gptoss_sink_global__hf")
+    bias = {
+        "BQ": z["w.q_proj.bias"].reshape(2, 2, 8),
+        "Bk": z["w.k_proj.bias"].reshape(2, 8),
+        "Bv": z["w.v_proj.bias"].reshape(2, 8),
+        "BY": z["w.o_proj.bias"],
+    }
+    ins = {**gqa_weights(z), **bias, "ROT": rotation(z, twice=False), "WSINK": z["w.sinks"].reshape(2, 2)}
+    out = am.evaluate("gqa", {"X": z["in.x"], **ins}, modifiers=["bias:on=Q+k+v+Y", "rope", "sink"])
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+def test_qwen3_next(vector):
+    """q_proj holds, head by head, the query and its gate; a quarter or half of the dimensions turn."""
+    z, meta = vector("gated_attention_qwen3next__hf")
+    both = z["w.q_proj.weight"].reshape(2, 2, 2, 8, 24)  # group, head of the group, query or gate
+    ins = {
+        "WQ": both[:, :, 0].transpose(3, 0, 1, 2),
+        "WGATE": both[:, :, 1].transpose(3, 0, 1, 2),
+        "WK": heads(z, "k_proj", 24, 2, 8),
+        "WV": heads(z, "v_proj", 24, 2, 8),
+        "WO": heads(z, "o_proj", 2, 2, 8, 24),
+        "WQN": z["w.q_norm.weight"],
+        "WkN": z["w.k_norm.weight"],
+        "ROT": rotation(z),
+    }
+    out = am.evaluate("gqa", {"X": z["in.x"], **ins}, modifiers=["norm:weight=1+w", "rope:dims=4", "gate"])
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+def test_bloom(vector):
+    """Six heads: the slopes of four, then every other one of eight. BLOOM adds slope * j; a softmax cannot tell."""
+    z, meta = vector("alibi_bloom__hf")
+    w = z["w.query_key_value.weight"]
+    h, d = 6, w.shape[0] // 18
+    parts, biases = w.T.reshape(-1, h, 3, d), z["w.query_key_value.bias"].reshape(h, 3, d)
+    ins = {f"W{n}": parts[:, :, k] for k, n in enumerate("QKV")} | {f"B{n}": biases[:, k] for k, n in enumerate("Qkv")}
+    ins |= {"WO": z["w.dense.weight"].T.reshape(h, d, -1), "BY": z["w.dense.bias"], "X": z["in.x"]}
+    out = am.evaluate("mha", ins, modifiers=["bias:on=Q+k+v+Y", "alibi"])
+    residual = z.get("in.residual", 0)
+    close(out["Y"] + residual, z["out.o"], meta, "o")
+
+
+def test_t5(vector):
+    z, meta = vector("t5_encoder_bias__hf")
+    h = 3
+    shape = lambda n: z[f"w.{n}.weight"].T.reshape(z[f"w.{n}.weight"].shape[1], h, -1)
+    ins = {"WQ": shape("q"), "WK": shape("k"), "WV": shape("v"), "WREL": z["w.relative_attention_bias.weight"]}
+    ins["WO"] = z["w.o.weight"].T.reshape(h, -1, z["w.o.weight"].shape[0])
+    uses = ["scale:value=1", "t5-bias:buckets=8,far=12"]
+    out = am.evaluate("mha", {"X": z["in.x"], **ins}, modifiers=uses, mask="full")
+    close(out["Y"], z["out.o"], meta, "o")
+    close(out["A"], z["out.core.p"], meta, "p")

@@ -24,6 +24,7 @@ class Row(Struct, frozen=True):
     exps: int = 0
     along: str = ""  # "" elementwise | "keep" | "drop" | "swap": the first index it runs along becomes the second
     arity: tuple[int, int] = (1, 1)
+    joins: int = 0  # FLOPs, and one of `exps`, for each row that a second argument joins
     why: str = ""  # where the cost comes from, if it is not one instruction
 
     def shape(self, letters: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,6 +103,7 @@ OPS: dict[str, Row] = {
         why="log(1 + exp(x)): exponential, add, logarithm",
     ),
     "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a)),
+    "pow2": Row(r"2^{{\lfloor \log_2 {0} \rfloor}}", lambda np, a: 2.0 ** np.floor(np.log2(a))),
     "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, a)",)),
     "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
     "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
@@ -130,7 +132,8 @@ OPS: dict[str, Row] = {
         exps=1,
         along="keep",
         arity=(1, 2),
-        why="per element: compare, subtract, exponential, add, divide",
+        joins=4,
+        why="per element: compare, subtract, exponential, add, divide; a sink takes part in the first four, once a row",
     ),
     "topk": Row(
         r"\operatorname{{top}}_{{{o}}} {0}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
@@ -21,9 +22,10 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.language.modify import apply
-from attnmath.language.syntax import Program
+from attnmath.language.syntax import Op, Program, Ref, digits
 
 Sizes = dict[str, int | float | str]
+HEADS = ("h", "g", "r")  # the letters that count heads
 
 
 class Modifier(Struct, frozen=True):
@@ -135,6 +137,65 @@ def use(text: str) -> Use:
         given[key] = value
     modifier = get(name)
     return Use(modifier, tuple(modifier.read(given).items()))
+
+
+class Softmax(Struct, frozen=True):
+    """A softmax over keys: the weights it gives, the scores it takes, and the operation with its index."""
+
+    weights: Ref
+    scores: Ref
+    operation: str
+
+    @property
+    def key(self) -> str:
+        """What it runs along: the keys, as `n` or in parts, `n|k`."""
+        return self.operation.partition("_")[2].strip("()")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The indices of its scores that count heads.
+
+        >>> from attnmath import variants
+        >>> softmaxes(variants.get("gqa").program)[0].heads
+        ('g', 'r')
+        """
+        return tuple(str(i) for i in self.scores.index if i in HEADS)
+
+
+def softmaxes(page: Program) -> list[Softmax]:
+    """Every softmax in which a query weighs keys; LanguageError if the page has none.
+
+    >>> from attnmath import variants
+    >>> [(str(s.weights), str(s.scores), s.key) for s in softmaxes(variants.get("mha").program)]
+    [('A[b h t n]', 'L[b h t n]', 'n')]
+    """
+    found = []
+    keys = {d for q, k in page.sees if q == "t" for d in k.split()}
+    for e in page.equations:
+        for x in e.alts[:1]:
+            while isinstance(x, Op) and x.name in ("*", "/"):  # a softmax that something was done to
+                x = x.args[0]
+            if isinstance(x, Op) and x.name == "softmax" and isinstance(x.args[0], Ref) and keys & set(digits(x.over[0])):
+                over = f"({x.over[0]})" if "|" in x.over[0] else x.over[0]
+                found.append(Softmax(e.out, x.args[0], f"softmax_{over}"))
+    if not found:
+        raise LanguageError("it changes a softmax over keys; this page has none")
+    return found
+
+
+def renamed(page: Program, text: str, sizes: Sizes, tables: tuple[str, ...]) -> tuple[str, Sizes]:
+    """A modifier's lines and sizes with its own tables and words numbered, if the page has such from an earlier use.
+
+    >>> from attnmath import variants
+    >>> renamed(use("rope").apply(variants.get("mqa").program)[0], "ROT[t pair] = 1", {"pair": 4}, ("ROT",))
+    ('ROT2[t pair2] = 1', {'pair2': 4})
+    """
+    uses = sum(n.rstrip("0123456789") == tables[0] for n in page.tensors)
+    if not uses:
+        return text, sizes
+    own = "|".join((*tables, *(k for k in sizes if k.isalnum())))
+    number = lambda x: re.sub(rf"\b({own})\b", rf"\g<1>{uses + 1}", x) if isinstance(x, str) else x
+    return number(text), {number(k): v for k, v in sizes.items()}
 
 
 def targets(page: Program, on: str) -> list[tuple[str, str]]:

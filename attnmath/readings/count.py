@@ -255,6 +255,9 @@ def _inside(x: Expr, space: Space) -> tuple[Number, Number]:
     row = OPS[x.name]
     here = space.tuples(dict.fromkeys(d for a in x.args for d in letters(a)) if row.along else letters(x))
     flops, exps = row.cost * here, row.exps * here
+    if row.joins and len(x.args) > 1:
+        rows = space.tuples(d for d in letters(x.args[0]) if d not in x.over)
+        flops, exps = flops + row.joins * rows, exps + row.exps * rows
     for a in x.args:
         more = _inside(a, space)
         flops, exps = flops + more[0], exps + more[1]

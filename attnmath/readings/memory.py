@@ -117,7 +117,8 @@ def _tokens(space: Space, key: str) -> Number:
 
 
 def from_cache(program: Program) -> frozenset[str]:
-    """The tensors that are the cache as the step sees it: old and new rows of one tensor, and nothing else.
+    """The tensors that are the cache as the step sees it: old and new rows of one tensor, and nothing else; or another
+    layer's, handed in.
 
     >>> from attnmath import variants
     >>> sorted(from_cache(variants.get("mla").program))
@@ -126,7 +127,9 @@ def from_cache(program: Program) -> frozenset[str]:
 
     def whole(e: Equation) -> bool:
         x = e.alts[0]
-        return isinstance(x, Ref) and any(map(grows, x.index))
+        if not isinstance(x, Ref):
+            return False
+        return any(map(grows, x.index)) or (x.name in program.inputs and x.index == e.out.index and "n" in x.index)
 
     return frozenset(e.out.name for e in program.equations if len(e.alts) == 1 and whole(e))
 
