@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
-from attnmath.language.letters import LETTERS
+from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.language.modify import heads
 from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
@@ -59,13 +59,14 @@ def evaluate(
     cache: Mapping[str, Array] | None = None,
     form: str | None = None,
     window: int | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Compute what the given tensors suffice for: from X and the weights, or from Q, K and V, or from anywhere between.
 
     `tensors`: arrays by the page's names, laid out as `variant(name).tensors` says (float64 or float32; a tensor that is
     given is not computed). `mask`: a mask's name, or booleans (True: the pair exists) of shape [t n], [b t n] or
-    [b h t n], 1 where it repeats. `cache`: the `cache` of the call before; new tokens continue it. A query that sees no
-    key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
+    [b h t n], 1 where it repeats. `cache`: the `cache` of the call before; new tokens continue it. `options`: sizes that
+    no shape tells, as for `cost`: `block_size=64`, `layer=3`; `eps`: what norms add under their root. A query that sees no key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
 
     >>> import numpy as np
     >>> q, k, v = np.ones((1, 2, 1, 4)), np.ones((1, 2, 1, 4)), np.arange(8.0).reshape(1, 2, 1, 4)
@@ -83,7 +84,7 @@ def evaluate(
         raise InputError(
             f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}"
         )
-    sizes = _sizes(layer, page, program, arrays, past, window)
+    sizes = _sizes(layer, page, program, arrays, past, _options(window, options))
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
     if masks and (window is not None or any(u.modifier.name == "window" for u in layer.uses)):
         raise InputError("a mask array stands for the whole mask; work the window into it, or name the mask instead")
@@ -136,9 +137,9 @@ def _sizes(
     program: Program,
     arrays: Mapping[str, Array],
     past: Mapping[str, Array],
-    window: int | None,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every letter's size, read off the shapes; contradictions are named."""
+    """Every letter's size, given or read off the shapes; contradictions are named."""
     found: dict[str, tuple[int, str]] = {}
     errors: list[str] = []
     for name, x in arrays.items():
@@ -161,34 +162,48 @@ def _sizes(
     if "n" not in given and new in given:
         given["n"] = given[new] + before
     given[offset] = before if past else max(0, given.get("n", 0) - given.get(new, 0))
-    if past and not before and (("past" in layer.letters([page])) or _positions(page)):
+    if past and not before and _positions(page):
         raise InputError("this page reads positions, and a cache of states does not say how many tokens came before")
     if past and given.get("n") != given.get(new, 0) + before:
         raise InputError(
             f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
         )
-    if window is not None:
-        if complaint := size_error(plain(window)):
-            raise InputError(f"window: {complaint}")
-        given["w"] = plain(window)
+    for i, length in options.items():
+        if given.get(i, length) != length:
+            raise InputError(f"--{LETTERS[i].option} {length}, but {found[i][1]} says {given[i]}" if i in found else f"{i} is {given[i]}, not {length}")
+        given[i] = length
     local = {n: v for n, v in given.items() if n not in LETTERS}
     known = {n: v for n, v in given.items() if n in LETTERS}
     sizes, _ = layer.sizes(known, page=program)
     return {offset: given[offset], **sizes, **{n: v for n, v in local.items() if n not in sizes}}
 
 
+def _options(window: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes by letter, from options by name; `eps` is what norms add under their root."""
+    named = {k.replace("_", "-"): plain(v) for k, v in options.items()} | ({} if window is None else {"window": plain(window)})
+    eps = named.pop("eps", None)
+    if eps is not None and (isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1):
+        raise InputError(f"eps: {eps!r:.40} is no number from 0 to 1")
+    errors = [f"--{k}: {why}" for k, v in named.items() if (why := size_error(v)) and not (k == "layer" and v == 0)]
+    errors += [str(Unknown("option", k, OPTIONS)) for k in named if k not in OPTIONS]
+    if errors:
+        raise InputError(together(errors))
+    return {OPTIONS[k]: v for k, v in named.items()} | ({} if eps is None else {"eps": eps})
+
+
 def _positions(page: Program) -> bool:
-    return any(f"@{t}" in str(e) for e in page.equations for t in ("t", "n"))
+    """Whether it matters how many tokens came before: a mask compares positions, or an equation reads them."""
+    masked = any(q == "t" and mask.name != "full" for (q, _), mask in page.sees.items())
+    return masked or any(f"@{t}" in str(e) for e in page.equations for t in ("t", "n"))
 
 
 def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[str]) -> int:
     lengths = {}
     for name, x in past.items():
-        index = page.tensors[name]
-        axis = next((k for k, i in enumerate(index) if i in ("t", "s")), None)
-        if axis is None or not any(isinstance(i, Shift) for r in _reads(page, name) for i in r.index):
+        axes = [k for r in _reads(page, name) for k, i in enumerate(r.index) if isinstance(i, Shift) and i.base in TIMES]
+        if not axes:
             raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
-        lengths[name] = x.shape[axis]
+        lengths[name] = x.shape[axes[0]]
     needed = [n for n in page.tensors if any(grows(i) for r in _reads(page, n) for i in r.index)]
     if past and (absent := [n for n in needed if n not in past and n in computed]):
         raise InputError(

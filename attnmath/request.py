@@ -49,7 +49,7 @@ def check(
         ...
     attnmath.errors.InputError: --seq: 0 is no size: at least 1
     """
-    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v))]
+    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v)) and not (k == "layer" and v == 0)]
     unknown = [k for k in given if k not in OPTIONS]
     errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
     if phase not in PHASES:

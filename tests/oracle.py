@@ -60,7 +60,7 @@ def _python(text: str) -> str:
             out += f"F({m[1]!r}, {m[2][1:].split('_')!r}, "
             k += m.end()
         elif m := re.match(
-            r"(sqrt|exp|log|cos|tanh|sigmoid|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
+            r"(sqrt|exp|log|cos|tanh|sigmoid|silu|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
         ):
             out += f"F({m[1]!r}, [], "
             k += m.end()
@@ -336,8 +336,10 @@ class Walk:
         name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
         if not over:
             args = [self.node(a, env) for a in node.args[2:]]
-            self.tally(3 if name == "softplus" else 1)
-            self.exps[self.current[-1]] += 2 if name == "softplus" else name in ("exp", "log", "cos", "tanh", "sigmoid")
+            self.tally({"softplus": 3, "silu": 2}.get(name, 1))
+            self.exps[self.current[-1]] += {"softplus": 2}.get(
+                name, name in ("exp", "log", "cos", "tanh", "sigmoid", "silu")
+            )
             return {
                 "sqrt": math.sqrt,
                 "exp": math.exp,
@@ -346,6 +348,7 @@ class Walk:
                 "tanh": math.tanh,
                 "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
                 "relu": lambda x: max(x, 0.0),
+                "silu": lambda x: x / (1 + math.exp(-x)),
                 "softplus": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0),
                 "floor": math.floor,
                 "pow2": lambda x: max(2.0**k for k in range(40) if 2**k <= x),

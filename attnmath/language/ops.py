@@ -94,6 +94,14 @@ OPS: dict[str, Row] = {
     "cos": Row(r"\cos\left({0}\right)", lambda np, a: np.cos(a), ("g * cos(a + pi / 2)",), exps=1),
     "tanh": Row(r"\tanh {0}", lambda np, a: np.tanh(a), ("g * (1 - y * y)",), exps=1),
     "sigmoid": Row(r"\sigma\left({0}\right)", _sigmoid, ("g * y * (1 - y)",), exps=1),
+    "silu": Row(
+        r"\operatorname{{silu}}\left({0}\right)",
+        lambda np, a: a * _sigmoid(np, a),
+        ("g * (sigmoid(a) + y * (1 - sigmoid(a)))",),
+        cost=2,
+        exps=1,
+        why="x times its sigmoid",
+    ),
     "softplus": Row(
         r"\operatorname{{softplus}}\left({0}\right)",
         lambda np, a: np.logaddexp(0, a),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from attnmath.errors import LanguageError
-from attnmath.language.syntax import Equation, Program, Ref, Shift, refs
+from attnmath.language.syntax import Equation, Program, Ref, Shift, letters, refs
 
 Loop = tuple[str, int]  # the index that a recursion steps along, and its direction
 
@@ -75,7 +75,7 @@ def _within_a_step(group: list[Equation], loop: Loop, program: Program) -> list[
 
     def now(e: Equation) -> list[str]:
         own = (r for a in e.alts for r in refs(a) if r.name in made)
-        return [r.name for r in own if loop not in _steps(made[r.name].out, r, program)]
+        return [r.name for r in own if loop not in _steps(made[r.name].out, r, e, program)]
 
     reads = {n: now(e) for n, e in made.items()}
     out: list[Equation] = []
@@ -94,7 +94,7 @@ def _direction(group: list[Equation], program: Program) -> Loop:
     found: set[Loop] = set()
     for e in group:
         for r in (r for a in e.alts for r in refs(a) if r.name in made):
-            found |= set(_steps(made[r.name].out, r, program))
+            found |= set(_steps(made[r.name].out, r, e, program))
     names = ", ".join(made)
     if not found:
         verb = "refers to itself" if len(made) == 1 else "refer to each other"
@@ -104,13 +104,16 @@ def _direction(group: list[Equation], program: Program) -> Loop:
     return found.pop()
 
 
-def _steps(written: Ref, read: Ref, program: Program) -> Iterator[Loop]:
+def _steps(written: Ref, read: Ref, reader: Equation, program: Program) -> Iterator[Loop]:
+    """The steps from where a tensor is written to where an equation reads it: a shift, or a mask from an index of the
+    reader's own to the one it reads under.
+    """
     for mine, its in zip(written.index, read.index):
         if isinstance(its, Shift) and all(isinstance(x, int) for _, x in its.by):
             moved = sum(sign * x for sign, x in its.by if isinstance(x, int))
             if moved:
                 yield its.base, 1 if moved < 0 else -1
-        elif isinstance(mine, str) and isinstance(its, str) and mine != its:
+        elif isinstance(mine, str) and isinstance(its, str) and mine != its and mine in letters(reader.out):
             if (mine, its) in program.sees:
                 yield mine, 1
             elif (its, mine) in program.sees:
