@@ -16,7 +16,7 @@ from attnmath.language.modify import heads
 from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
 from attnmath.readings.evaluate import Named, run
-from attnmath.readings.memory import TIMES, grows, reach_back
+from attnmath.readings.memory import TIMES, counts_tokens, grows, reach_back
 from attnmath.request import plain, size_error
 
 Array = Any
@@ -209,7 +209,8 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
         raise InputError(
             f"the cache lacks {', '.join(absent)}: the page reads {', '.join(needed)} before the new tokens"
         )
-    tokens = {n: k for n, k in lengths.items() if n in needed}
+    of_tokens = [n for n in needed if any(counts_tokens(i) for r in _reads(page, n) for i in r.index)]
+    tokens = {n: k for n, k in lengths.items() if n in of_tokens}
     if len(set(tokens.values())) > 1:
         raise InputError(f"the cached tensors differ in their number of tokens: {tokens}")
     return next(iter(tokens.values()), 0)

@@ -176,10 +176,11 @@ class Walk:
                 offset += self.length(p)
             return None
         if index.startswith("("):
-            x = 0
-            for digit in _items(index[1:-1]):
+            first, *rest = _items(index[1:-1])
+            x = self.at(first, env)
+            for digit in rest:
                 d = self.at(digit, env)
-                if not 0 <= d < self.length(digit):
+                if x < 0 or not 0 <= d < self.length(digit):
                     return -1
                 x = x * self.length(digit) + d
             return x
@@ -195,7 +196,7 @@ class Walk:
 
     def names(self, index: str) -> list[str]:
         found = re.findall(r"[a-z][a-z0-9']*(?![\[A-Za-z0-9'])", re.sub(r"[A-Za-z][A-Za-z0-9']*\[", " ", index))
-        return [d for d in found if d in self.sizes and d not in ("past", "kept")]
+        return [d for d in found if d in self.sizes and d not in ("past", "kept", "done")]
 
     # -- elements
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 from msgspec import Struct
@@ -190,11 +191,12 @@ def renamed(page: Program, text: str, sizes: Sizes, tables: tuple[str, ...]) -> 
     >>> renamed(use("rope").apply(variants.get("mqa").program)[0], "ROT[t pair] = 1", {"pair": 4}, ("ROT",))
     ('ROT2[t pair2] = 1', {'pair2': 4})
     """
-    uses = sum(n.rstrip("0123456789") == tables[0] for n in page.tensors)
-    if not uses:
+    taken = lambda n: any(f"{table}{'' if n == 1 else n}" in page.tensors for table in tables)
+    use_ = next(n for n in count(1) if not taken(n))
+    if use_ == 1:
         return text, sizes
     own = "|".join((*tables, *(k for k in sizes if k.isalnum())))
-    number = lambda x: re.sub(rf"\b({own})\b", rf"\g<1>{uses + 1}", x) if isinstance(x, str) else x
+    number = lambda x: re.sub(rf"\b({own})\b", rf"\g<1>{use_}", x) if isinstance(x, str) else x
     return number(text), {number(k): v for k, v in sizes.items()}
 
 

@@ -133,7 +133,7 @@ class _Machine:
             for k, p in enumerate(i.parts):
                 where = self.place(p, order)
                 inside = inside & (where >= 0)
-                if k or not isinstance(p, Ref):
+                if k:  # the leading digit may be anything that the axis has
                     n = self.size(p)
                     inside, at = inside & (where < n), at * n + where
                 else:

@@ -44,7 +44,7 @@ def in_bytes(total_bits: Number) -> Number:
     return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
 
 
-TIMES = ("t", "n", "c", "o")  # the letters that count tokens, or chunks and blocks of them, as time goes by
+TIMES = ("t", "n", "n'", "n''", "c", "o", "o'")  # the letters that count tokens, chunks or blocks as time goes by
 
 
 class Cached(Struct, frozen=True):
@@ -93,6 +93,16 @@ def grows(i: Index) -> bool:
     [True, False]
     """
     return isinstance(i, Shift) and any(step in OFFSETS and sign < 0 for sign, step in i.by)
+
+
+def counts_tokens(i: Index) -> bool:
+    """Whether an index reaches back over all earlier tokens, and not over blocks of them.
+
+    >>> from attnmath.language.parse import equation
+    >>> counts_tokens(equation("M[o d] = x[o-done d]").alts[0].index[0])
+    False
+    """
+    return grows(i) and isinstance(i, Shift) and all(step != "done" for _, step in i.by)
 
 
 def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:

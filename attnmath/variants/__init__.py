@@ -67,7 +67,7 @@ class Variant(Struct, frozen=True):
     def _parents(self, page: Program) -> tuple[str, ...]:
         """The letters that the sizes of the page's own words are computed from."""
         own = (self.where[n] for n in page.names if n in self.where and n not in LETTERS)
-        return tuple(n for text in own for n in mentioned(text))
+        return tuple(n for text in own for n in mentioned(text) if n in LETTERS)
 
     @property
     def tensors(self) -> dict[str, tuple[str, ...]]:
@@ -157,7 +157,7 @@ def _where(text: str) -> dict[str, int | float | str]:
             raise LanguageError(f"where: {item[:60]!r} is no size; write name = value, name = value, each name once")
         number = value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
         found[name] = int(value) if number else str(expression(value))
-        if unknown := [n for n in mentioned(found[name]) if n not in LETTERS]:
+        if unknown := [n for n in mentioned(found[name]) if n not in LETTERS and n not in found]:
             raise LanguageError(f"where: {name} = {value[:60]}: {nearest_letter(unknown)}")
     return found
 
