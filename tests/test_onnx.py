@@ -1,9 +1,9 @@
 """ONNX's conformance cases for attention, through `evaluate`: each is a node, its inputs and what it has to give.
 
-The cases are a folder with an index.json and one NAME.npz each: arrays `in.X` and `out.Y` by the node's own names, those of
-half precision stored as float32, their type under `dtypes`. ATTNMATH_ONNX names another folder. What is here lays arrays
-out, meets masks and converts types; what is computed, the pages compute. A case with an operator, an attribute, an input
-or a subgraph that nothing here knows fails under its own name.
+The cases are a folder with an index.json and one NAME.npz each: arrays `in.X` and `out.Y` by the node's own names,
+those of half precision stored as float32, their type under `dtypes`. ATTNMATH_ONNX names another folder. What is here
+lays arrays out, meets masks and converts types; what is computed, the pages compute. A case with an operator, an
+attribute, an input or a subgraph that nothing here knows fails under its own name.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HERE, SHARED = ROOT / "tests" / "vectors" / "onnx", ROOT.parent / "shared" / "ve
 FOLDER = Path(os.environ.get("ATTNMATH_ONNX") or (HERE if HERE.exists() else SHARED))
 INEXPRESSIBLE: dict[str, str] = {}  # a case's name: why no page says it
 
-# The reference rounds to the type of its inputs after every step, a page evaluates in float32 throughout: they agree to the
-# last bit of that type, which is 2^-7 of a number in bfloat16 and 2^-10 in float16.
+# The reference rounds to the type of its inputs after every step, a page evaluates in float32 throughout: they agree to
+# the last bit of that type, which is 2^-7 of a number in bfloat16 and 2^-10 in float16.
 COARSE = {"bfloat16": 8e-3, "float16": 1e-3}
 FLOAT16, DOUBLE, BFLOAT16 = 10, 11, 16  # TensorProto's numbers, as in softmax_precision
 
@@ -48,6 +48,7 @@ def _parameter(case: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("case", cases())
 def test_case(case):
+    """Every output that the node names, so that a cache or the scores cannot be wrong behind a right result."""
     operator = known(case)
     with np.load(FOLDER / f"{case['name']}.npz") as arrays:
         ins = named(case["inputs"], operator.inputs, "in", arrays)
@@ -86,8 +87,7 @@ def compare(got: np.ndarray, want: np.ndarray, name: str, dtype: str, case: Mapp
     assert got.shape == want.shape, f"{name} has shape {got.shape}, not {want.shape}"
     rounded = {FLOAT16: "float16", BFLOAT16: "bfloat16"}.get(case["attrs"].get("softmax_precision"))
     coarse = max(COARSE.get(dtype, 0), COARSE.get(rounded, 0))
-    least = case.get("numpy", {}).get("tol", 3e-6) if not coarse else coarse
-    rtol, atol = max(case["rtol"], coarse), max(case["atol"], least)
+    rtol, atol = max(case["rtol"], coarse), max(case["atol"], coarse or case.get("numpy", {}).get("tol", 3e-6))
     np.testing.assert_allclose(got, want.astype(got.dtype), rtol, atol, equal_nan=False, err_msg=name)
 
 
@@ -101,7 +101,7 @@ class Core(NamedTuple):
     k: np.ndarray
     v: np.ndarray
     past: Arrays | None = None  # keys and values [b g past d] that come before them
-    stages: tuple[list[str], ...] = ([], [], [])  # modifiers: up to the product, up to the cap, up to the weights
+    stages: tuple[list[str], ...] = ()  # modifiers of the scores: up to the scaled product, up to the capped one
     mask: str | np.ndarray = "full"  # booleans [b h t n]
     bias: np.ndarray | None = None  # [b h t n], added to the scores
     factor: np.ndarray | None = None  # [b h t n], multiplies the weights
@@ -109,9 +109,8 @@ class Core(NamedTuple):
     def evaluate(self) -> Arrays:
         """Y [b h t e]; L and A, scores and weights, [b h t n]; present keys and values."""
         b, h, t, _ = self.q.shape
-        layout = across if self.past and self.k.shape[2] != t else along
-        page, tensors, axes, weights = layout(self)
-        uses, extra = sum(self.stages, []), {}
+        page, tensors, axes, weights = (across if self.apart else along)(self)
+        uses, extra = [use for stage in self.stages for use in stage], {}
         for name, use, x in (("SB", f"score-bias:axes={axes}", self.bias), ("KEEP", "dropout:rate=0", self.factor)):
             if x is not None:
                 uses, extra = [*uses, use], {**extra, name: x.reshape(weights)}
@@ -128,9 +127,21 @@ class Core(NamedTuple):
             "present_value": values.swapaxes(1, 2),
         }
 
-    def keys(self) -> int:
+    @property
+    def apart(self) -> bool:
+        """Whether keys are no continuation of the queries' own tokens: they come in other numbers, or are fewer."""
+        t, s = self.q.shape[2], self.k.shape[2]
+        return s != t if self.past else s < t
+
+    @property
+    def before(self) -> int:
+        """How many keys are past ones."""
+        return self.past["k"].shape[2] if self.past else 0
+
+    @property
+    def length(self) -> int:
         """How many keys there are, the past ones included."""
-        return self.k.shape[2] + (self.past["k"].shape[2] if self.past else 0)
+        return self.k.shape[2] + self.before
 
 
 def along(core: Core) -> tuple[str, Arrays, str, tuple[int, ...]]:
@@ -140,16 +151,16 @@ def along(core: Core) -> tuple[str, Arrays, str, tuple[int, ...]]:
     q = np.moveaxis(core.q.reshape(b, g, h // g, t, d), 3, 1)
     names = "kv" if core.past else "KV"
     tensors = {"Q": q} | {n: x.swapaxes(1, 2) for n, x in zip(names, (core.k, core.v))}
-    return "gqa", tensors, "b+g+r+t+n", (b, g, h // g, t, core.keys())
+    return "gqa", tensors, "b+g+r+t+n", (b, g, h // g, t, core.length)
 
 
 def across(core: Core) -> tuple[str, Arrays, str, tuple[int, ...]]:
-    """On the page of cross, where new keys are not as many as queries; the heads that share keys are queries of one head."""
+    """On the page of cross, whose keys are counted apart; query heads that share keys become queries of one head."""
     b, h, t, d = core.q.shape
     g = core.k.shape[1]
     rows = h // g * t
     tensors = {"Q": core.q.reshape(b, g, rows, d), "k": core.k, "v": core.v}
-    return "cross", {n: x.swapaxes(1, 2) for n, x in tensors.items()}, "b+h+t+n", (b, g, rows, core.keys())
+    return "cross", {n: x.swapaxes(1, 2) for n, x in tensors.items()}, "b+h+t+n", (b, g, rows, core.length)
 
 
 def attention(ins: Arrays, attributes: Attributes) -> Arrays:
@@ -177,7 +188,7 @@ def stages(attributes: Attributes) -> tuple[list[str], ...]:
 
 
 def shown(core: Core, sees: np.ndarray, out: Arrays, mode: int) -> np.ndarray:
-    """The scores or weights that are asked for; those before the softmax exist for pairs that the mask leaves out, too."""
+    """The scores or weights asked for; those before the softmax exist for pairs that the mask leaves out, too."""
     assert mode in range(4), f"nothing here knows qk_matmul_output_mode {mode}"
     if mode == 3:
         return out["A"]
@@ -187,9 +198,9 @@ def shown(core: Core, sees: np.ndarray, out: Arrays, mode: int) -> np.ndarray:
 
 
 def pairs(core: Core, ins: Arrays, attributes: Attributes) -> tuple[np.ndarray, np.ndarray | None]:
-    """(which pairs exist, what is added to the scores of those), both [b h t n]: minus infinity says that a pair does not."""
+    """(which pairs exist, what their scores gain), both [b h t n]: minus infinity says that a pair does not exist."""
     b, h, t, _ = core.q.shape
-    n = core.keys()
+    n = core.length
     ahead = np.arange(n) - np.arange(t)[:, None] - offset(core, ins)
     left, right = window(attributes)
     sees = np.ones((b, h, t, n), bool)
@@ -208,10 +219,10 @@ def pairs(core: Core, ins: Arrays, attributes: Attributes) -> tuple[np.ndarray, 
 
 
 def offset(core: Core, ins: Arrays) -> Any:
-    """The position of the first query among the keys: after the past, or, row by row, at the end of what is no padding."""
+    """The first query's place among the keys: after the past, or where the last one ends what is no padding."""
     if "nonpad_kv_seqlen" in ins:
         return ins["nonpad_kv_seqlen"].reshape(-1, 1, 1, 1) - core.q.shape[2]
-    return core.past["k"].shape[2] if core.past else 0
+    return core.before
 
 
 def window(attributes: Attributes) -> tuple[int, int]:
@@ -221,10 +232,9 @@ def window(attributes: Attributes) -> tuple[int, int]:
 
 def said(core: Core, ins: Arrays, attributes: Attributes) -> str | None:
     """The mask in words where attnmath has them, so that its own masks are tested; None where only booleans say it."""
-    t, n = core.q.shape[2], core.keys()
+    t, n = core.q.shape[2], core.length
     left, right = window(attributes)
-    at_the_end = n - t == (core.past["k"].shape[2] if core.past else 0)
-    if {"attn_mask", "nonpad_kv_seqlen"} & ins.keys() or (not at_the_end and (core.past or max(left, right) >= 0)):
+    if {"attn_mask", "nonpad_kv_seqlen"} & ins.keys() or core.apart or (max(left, right) >= 0 and n - t != core.before):
         return None
     words = ["causal-top-left" if n != t and not core.past else "causal"] if attributes.get("is_causal") else []
     if max(left, right) >= 0:
@@ -243,12 +253,12 @@ def flex_attention(ins: Arrays, attributes: Attributes) -> Arrays:
 
 
 def constant(core: Core, value: float) -> np.ndarray:
-    return np.full((*core.q.shape[:3], core.keys()), value, core.q.dtype)
+    return np.full((*core.q.shape[:3], core.length), value, core.q.dtype)
 
 
 def relative(core: Core) -> np.ndarray:
     """How far the key is behind the query."""
-    behind = np.arange(core.q.shape[2])[:, None] - np.arange(core.keys())
+    behind = np.arange(core.q.shape[2])[:, None] - np.arange(core.length)
     return constant(core, 0) + behind.astype(core.q.dtype)
 
 
@@ -257,7 +267,7 @@ INDICES = "Shape,Gather,Gather,Range,Reshape,Range,Reshape"
 SCORE_MODS: dict[str, Callable[[Core], Core]] = {
     "<subgraph:Add>": lambda core: core._replace(bias=constant(core, 0.5)),
     "<subgraph:Div,Tanh,Mul>": lambda core: core._replace(stages=(*core.stages, ["softcap:cap=20"])),
-    f"<subgraph:{INDICES},GreaterOrEqual,Where>": lambda core: core._replace(mask="causal-top-left"),
+    f"<subgraph:{INDICES},GreaterOrEqual,Where>": lambda core: core._replace(mask=relative(core) >= 0),
     f"<subgraph:{INDICES},Sub,Cast,Add>": lambda core: core._replace(bias=relative(core)),
 }
 PROB_MODS: dict[str, Callable[[Core], Core]] = {
@@ -312,7 +322,7 @@ def log_decay(decay: np.ndarray | None, k: np.ndarray) -> np.ndarray:
 
 
 def rotary_embedding(ins: Arrays, attributes: Attributes) -> Arrays:
-    """The modifier rope with its table handed in. Each row has positions of its own: all rows' tokens make one sequence."""
+    """The modifier rope, its table handed in. Each row has its own positions: all rows' tokens make one sequence."""
     flat = ins["input"].ndim == 3
     x = split(ins["input"], attributes.get("num_heads")).swapaxes(1, 2)
     at = ins.get("position_ids", ...)
@@ -326,7 +336,7 @@ def rotary_embedding(ins: Arrays, attributes: Attributes) -> Arrays:
 
 
 class Operator(NamedTuple):
-    """What computes it, and the names of its inputs, outputs and attributes; a node's inputs and outputs go by place."""
+    """What computes it, and the names of its inputs and outputs, which go by place, and of its attributes."""
 
     run: Callable[[Arrays, Attributes], Arrays]
     inputs: str
