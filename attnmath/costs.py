@@ -100,11 +100,12 @@ def _layer_cost(
     dtype = settings["dtype"] or "bf16"
     kv_dtype = settings["kv_dtype"] or dtype
     asked = by_letter(given, settings["phase"], layer.names)
-    values, filled = layer.sizes(asked)
-    chosen = form if form is not None else cheapest(layer.forms, values, dtype, kv_dtype)
+    layer.variant.form(form)
+    chosen = form if form is not None else cheapest(layer, asked, dtype, kv_dtype)
     page = layer.form(chosen)
+    values, filled = layer.sizes(asked, page=page)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
-    symbols, _ = layer.sizes(asked, at.symbol)
+    symbols, _ = layer.sizes(asked, at.symbol, page)
     numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
     n: dict[str, Any] = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS, OPTIONS
+from attnmath.language.masks import MaskExpr
 from attnmath.language.modify import heads
 from attnmath.language.syntax import Program, Ref, Shift, refs
 from attnmath.layers import PAIR, Layer, build
@@ -77,6 +78,10 @@ def evaluate(
         raise InputError("tensors: a mapping of names to arrays is expected")
     layer = build(variant, modifiers, mask if isinstance(mask, str) else None, window is not None)
     page = layer.form(form)
+    if mask is not None and not isinstance(mask, str):  # it says itself which pairs exist, whatever their positions
+        if PAIR not in page.sees:
+            raise InputError(f"{variant} has no mask between queries and keys")
+        page = replace(page, sees={**page.sees, PAIR: MaskExpr("full")})
     arrays = {n: _checked(n, x, page) for n, x in tensors.items()}
     past = {n: _checked(n, x, page) for n, x in (cache or {}).items()}
     program, missing = computable(page, arrays)

@@ -53,10 +53,11 @@ def formula(
     open_ = {n: asked.get(n, 1) for n in needed(layer.names, asked) if LETTERS[n].default is None}
     extends = "past" in layer.names and "n" in {**asked, **open_}
 
-    symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends))
     store = dtype or "bf16"
-    values, _ = layer.sizes(asked) if known else ({}, {})
-    chosen = form if form is not None or not known else cheapest(layer.forms, values, store, kv_dtype or store)
+    chosen = form if form is not None or not known else cheapest(layer, asked, store, kv_dtype or store)
+    page = layer.form(chosen)
+    symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
+    values, _ = layer.sizes(asked, page=page) if known else ({}, {})
     read = KEYS[key].read
     assert read is not None
-    return symbolic.finished(read(Reading(layer.form(chosen), symbols, store, kv_dtype or store)), values)
+    return symbolic.finished(read(Reading(page, symbols, store, kv_dtype or store)), values)

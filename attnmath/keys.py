@@ -11,8 +11,11 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from attnmath.errors import InputError
 from attnmath.language.arith import Number
+from attnmath.language.order import ordered
 from attnmath.language.syntax import Program
+from attnmath.layers import Layer
 from attnmath.readings.count import Flops, Step, core, count, parameters, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, in_bytes
 
@@ -84,17 +87,30 @@ class Reading:
         return in_bytes(found * bits(self.dtype))
 
 
-def cheapest(forms: Mapping[str, Program], sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
-    """The form with the fewest FLOPs at these sizes; None if there is only one.
+def cheapest(layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
+    """The form that a kernel would take at these sizes; None if there is only one.
+
+    With several new tokens, a form that steps token by token is taken only if the sizes leave no other (a chunk has to
+    divide them); of the rest, the one with the fewest FLOPs. Raises InputError if no form fits the sizes.
 
     >>> from attnmath import layers
-    >>> mla = layers.build("mla")
-    >>> cheapest(mla.forms, mla.sizes({"t": 1, "n": 8192, "h": 128})[0], "bf16", "bf16")
+    >>> cheapest(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
     'absorbed'
     """
-    if len(forms) == 1:
+    if len(layer.forms) == 1:
         return None
-    return min(forms, key=lambda name: Reading(forms[name], sizes, dtype, kv_dtype).flops.total)
+    found: dict[str, tuple[bool, Number]] = {}
+    errors: list[InputError] = []
+    for name, page in layer.forms.items():
+        try:
+            sizes, _ = layer.sizes(asked, page=page)
+            steps = sizes.get("t", 1) != 1 and any(loop and loop[0] == "t" for _, loop in ordered(page))
+            found[name] = steps, Reading(page, sizes, dtype, kv_dtype).flops.total
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return min(found, key=lambda name: found[name])
 
 
 class Key(Struct, frozen=True):

@@ -78,9 +78,9 @@ class Layer(Struct, frozen=True):
                 try:
                     values[name] = number(expression(value), values) if isinstance(value, str) else value
                 except InputError as error:
-                    raise InputError(f"a modifier's {name} = {value}: {error}") from None
+                    raise InputError(f"{_made_of(value, values)}: {error} ({name} = {value})") from None
                 if isinstance(values[name], int) and values[name] < 0:
-                    raise InputError(f"a modifier's {name} = {value} would be {values[name]}")
+                    raise InputError(f"{_made_of(value, values)}: {name} = {value} would be {values[name]}")
         _consistent(values)
         return values, {k: v for k, v in assumed.items() if k not in own}
 
@@ -89,6 +89,11 @@ def _positions(page: Program) -> tuple[str, ...]:
     """A mask over positions needs to know where the queries stand, at the end of the keys; a recursion, where it begins."""
     positional = any(q == "t" and m.name != "full" for (q, _), m in page.sees.items()) or recursive(page)
     return ("past",) if positional and "kept" not in page.names else ()
+
+
+def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:
+    """The options that a size is computed from, with their values."""
+    return ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in mentioned(value) if x in LETTERS and LETTERS[x].option)
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
@@ -138,6 +143,10 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
         raise InputError(
             f"mask {chosen}: {', '.join(unknown)[:80]}: a mask's sizes are numbers or letters of the registry"
         )
+    if (chosen or (window and "w" not in program.names)) and len([q for q, _ in program.sees if q == "t"]) > 1:
+        raise InputError(f"{variant}: what a query sees is part of what it computes here; --mask and --window have no use")
+    if chosen and chosen.over_blocks:
+        raise InputError(f"mask {chosen}: its keys are blocks of tokens, which only a page can have")
     if "kept" in program.names and (window or (chosen and chosen.name != "full")):
         raise InputError(
             f"{variant}: queries and memory have no positions in common, so no --mask but full and no --window has a meaning"
@@ -145,7 +154,7 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
     slides = named("window", (Num("w"),))
     if chosen:
         own = both(chosen, slides) if "w" in own.names else chosen
-    if window and "w" not in own.names:
+    if window and "w" not in program.names:
         own = both(own, slides)
     return replace(program, sees={**program.sees, PAIR: own})
 

@@ -66,8 +66,22 @@ MODIFIERS = {
     "mqa": [[], ["rope"], ["norm", "bias:on=Y"], ["tied"], ["norm:kind=l2,weight=none", "gate:per=head"]],
     "mla": [[], ["rope:layout=interleaved"], ["direct-queries"], ["direct-queries", "rope"], ["bias:on=cQ+cKV+kR+Y"]],
     "cross": [[], ["bias:on=Q+k+v+Y"], ["norm"]],
-    "sliding-window": [[], ["rope"]],
+    "sliding-window": [[], ["rope"], ["packed"]],
+    "dsa": [[], ["rope:layout=interleaved", "rope:on=qI+kI,dims=2"]],
+    "msa": [[], ["norm:on=qI+kI,weight=1+w", "rope"]],
+    "moba": [[], ["rope", "sink"]],
+    "nsa": [[], ["softcap:cap=5"]],
+    "csa": [[], ["rope:on=Q+kv,dims=2,part=last,layout=interleaved", "rope:on=eI,dims=2", "rope:on=O,turn=back"]],
+    "hca": [[], ["rope:on=e"]],
+    "differential": [[], ["rope:on=Q1+k1", "sink"]],
+    "gated-deltanet": [[], ["norm:on=q"]],
 }
+
+
+def maskable(name):
+    """Whether a mask of the caller's makes sense: one mask of positions, in every form."""
+    forms = variants.get(name).forms.values()
+    return name != "cross" and all([pair for pair in p.sees if pair[0] == "t"] == [("t", "n")] for p in forms)
 
 
 @st.composite
@@ -76,27 +90,18 @@ def cases(draw, names=None):
     name = draw(st.sampled_from(sorted(names or variants.names())))
     uses = draw(st.sampled_from(MODIFIERS.get(name, [[]])))
     phase = draw(st.sampled_from(["prefill", "one new token", "several"]))
-    masked = name != "cross" and draw(st.booleans())
+    masked = maskable(name) and draw(st.booleans())
     layer = layers.build(name, uses, draw(st.sampled_from(MASKS)) if masked else None)
     form = draw(st.sampled_from(sorted(layer.forms)))
+    chunked = "c" in layer.names
+    i = 1 if chunked and phase == "one new token" else draw(st.integers(1, 3))
     t = {"prefill": draw(st.integers(1, 4)), "one new token": 1, "several": draw(st.integers(2, 3))}[phase]
-    given_ = {
-        "b": draw(st.integers(1, 2)),
-        "t": t,
-        "d": draw(st.sampled_from([2, 4])),
-        "e": draw(st.integers(1, 3)),
-        "m": draw(st.integers(1, 3)),
-    }
+    t = i * draw(st.integers(1, 2)) if chunked and phase != "one new token" else t
+    given_ = {"b": draw(st.integers(1, 2)), "t": t, "i": i, "p": 2, "layers": 3}
+    given_ |= {x: draw(st.sampled_from([2, 4])) for x in ("d", "z")}
+    given_ |= {x: draw(st.integers(1, 3)) for x in ("e", "m", "l", "q", "x", "k", "a", "v", "tap", "layer")}
     g, r = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    given_ |= {
-        "h": g * r,
-        "g": g,
-        "w": draw(st.integers(1, 4)),
-        "l": draw(st.integers(1, 3)),
-        "q": draw(st.integers(1, 3)),
-        "p": 2,
-        "x": draw(st.integers(1, 3)),
-    }
+    given_ |= {"h": g * r, "g": g, "group": g, "w": draw(st.integers(1, 4))}
     if name == "cross":
         given_["n"] = draw(st.integers(1, 4))
         given_["kept"] = 0 if phase == "prefill" else given_["n"]
@@ -105,7 +110,7 @@ def cases(draw, names=None):
     for n in ("w", "e"):
         if n in layer.local:
             del given_[n]  # a modifier brings its own
-    sizes, _ = layer.sizes(given_)
+    sizes, _ = layer.sizes({n: x for n, x in given_.items() if n in layer.names or n in ("h", "g", "n", "t")})
     return layer, form, sizes
 
 

@@ -315,7 +315,9 @@ class Walk:
         if isinstance(node, ast.Call) and node.func.id == "R":
             name, index = (ast.literal_eval(a) for a in node.args)
             return self.element(name, tuple(self.at(i, env) for i in _items(index)))
-        key = (id(node), tuple(sorted((d, env[d]) for d in set(self.letters(node)) if d in env)), self.current[-1])
+        parts = ast.literal_eval(node.args[1]) if isinstance(node, ast.Call) and node.args[0].value == "softmax" else []
+        own = {*self.letters(node), *(d for o in parts for d in re.findall(r"[a-z][a-z0-9']*", o))}
+        key = (id(node), tuple(sorted((d, env[d]) for d in own if d in env)), self.current[-1])
         if key not in self.memo:
             cost, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
             self.memo[key] = self.function(node, env)

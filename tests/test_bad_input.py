@@ -101,10 +101,10 @@ LINES = [
         ["cost", "--variant", "mla", "--seq", "8", "--heads", "4", "--form", "absorb"],
         "unknown form 'absorb': did you mean 'absorbed'",
     ),
-    ([*GQA, "--kv-rank", "512"], "--kv-rank has no use for gqa; the variants that have: mla"),
+    ([*GQA, "--kv-rank", "512"], "--kv-rank has no use for gqa; the variants that have: dsa, mla"),
     (
         ["cost", "--variant", "mqa", "--seq", "8", "--heads", "4", "--kv-heads", "2"],
-        "--kv-heads has no use for mqa; the variants that have: gqa, sliding-window",
+        "--kv-heads has no use for mqa; the variants that have: differential, gated-deltanet, gqa, kda,",
     ),
     (["cost", "--variant", "cross", "--seq", "8", "--heads", "4", "--window", "2"], "no --window has a meaning"),
     (["cost", "--variant", "sliding-window", "--seq", "8", "--heads", "4"], "missing: --window"),

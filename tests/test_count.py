@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import MASKS, arrays, cases, table, walked
+from layers import MASKS, arrays, cases, maskable, table, walked
 from oracle import Walk, sees
 
 import attnmath as am
@@ -36,7 +36,10 @@ def test_counts_equal_a_walk_of_every_index_tuple(case):
     assert parameters(page, sizes) == sum(x.size for n, x in arrays(page, sizes)[0].items() if n[0] in "WB")
 
 
-@given(cases())
+SOFTMAX = ["cross", "gqa", "mha", "mla", "mqa", "sliding-window"]
+
+
+@given(cases(SOFTMAX))
 def test_categories_are_what_the_factors_say(case):
     """A term with a weight that sums is a projection; two activations that sum, query against key, are the matmul."""
     layer, form, sizes = case
@@ -103,7 +106,7 @@ def keyed(layer, form, sizes, key, **more):
     if sizes["n"] == sizes["t"] and layer.variant.name != "cross":
         del options["context"]  # not given: it is the new tokens
     options["phase"] = "decode" if sizes.get("kept") else "prefill"
-    mask = str(layer.mask).replace(" & window(w)", "") if "window(w)" in str(layer.mask) else str(layer.mask)
+    mask = str(layer.mask).replace(" & window(w)", "") if maskable(layer.variant.name) else None
     return dict(modifiers=[str(u) for u in layer.uses], mask=mask, form=form, **options)
 
 
@@ -133,6 +136,7 @@ def test_sympy_agrees_with_the_formulas_of_cost(case, key):
     values = {names[k]: v for k, v in sizes.items() if k in LETTERS}
     on_a_border = (
         sizes["t"] == 1
+        or sizes.get("w") == 1
         or ("context" in options and sizes["n"] == sizes["t"])
         or any(eval(cond.replace(">=", "=="), {"floor": lambda x: x.__floor__()}, dict(sizes)) for cond in c.regime.get(key, []))
     )  # two formulas hold there
@@ -154,7 +158,11 @@ def test_a_formula_holds_wherever_its_regime_does(case, t, past, w, key):
     given_ = given_letters(layer, sizes) | context
     at = Point({}, {"n": "t"})
     symbols, _ = layer.sizes(given_, at.symbol)
-    f = KEYS[key].read(Reading(layer.form(form), symbols, "bf16", "bf16"))
+    try:
+        f = KEYS[key].read(Reading(layer.form(form), symbols, "bf16", "bf16"))
+    except NoClosedForm:
+        assert "dilated" in str(layer.mask)
+        return
     brought = {k: v for k, v in layer.local.items() if k in LETTERS}
     elsewhere = {**given_, "t": t, "n": t + past} | ({"w": w} if "w" in given_ else {})
     here = {"floor": lambda x: x.__floor__()}

@@ -156,10 +156,10 @@ class Space:
         tensors = self.program.tensors
         for r in (r for e in self.program.equations for x in (e.out, *e.alts) for r in refs(x)):
             for i, own in zip(r.index, tensors[r.name]):
-                if i == own or isinstance(i, (Shift, Ref)) or i == "last":
+                if i == own or isinstance(i, (Shift, Ref)) or i == "last" or _gathers(i):
                     continue
                 a, b = self._axis(i), self._axis(own)
-                if isinstance(a, int) and isinstance(b, int) and a != b:
+                if isinstance(a, int) and isinstance(b, int) and (a > b if _whole_blocks(i) else a != b):
                     raise InputError(f"{r}: {i} is {a} long, but the {own} of {r.name} is {b}")
 
     def _axis(self, i: Index) -> Number:
@@ -185,7 +185,12 @@ def count(program: Program, sizes: Mapping[str, Number]) -> tuple[Step, ...]:
     """
     space, inside, free = Space(program, sizes), {e.out.name for e in core(program)}, tables(program)
     space.check_lengths()
-    by_data = any(op.name == "only" for e in program.equations for a in e.alts for op in ops(a))
+    by_data = any(
+        op.name == "only" and not {r.name for r in refs(op)} <= free
+        for e in program.equations
+        for a in e.alts
+        for op in ops(a)
+    )
     steps = []
     for e in program.equations:
         if e.alts:
@@ -274,7 +279,17 @@ def learned(x: Expr) -> bool:
 
 
 def _data(x: Expr) -> bool:
-    return isinstance(x, Ref) and "b" in letters(x)
+    return "b" in letters(x) and bool(refs(x))
+
+
+def _gathers(i: Index) -> bool:
+    return isinstance(i, Group) and any(isinstance(p, Ref) for p in i.parts)
+
+
+def _whole_blocks(i: Index) -> bool:
+    """Whether an index reads an axis block by block, which leaves out what does not fill one."""
+    lead = i.parts[0] if isinstance(i, Group) else None
+    return (lead.base if isinstance(lead, Shift) else lead) in ("o", "o'", "f")
 
 
 def core(program: Program) -> tuple[Equation, ...]:
