@@ -14,6 +14,7 @@ from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.readings.count import count, learned, unmasked
+from attnmath.readings.memory import Cached
 from attnmath.results import Cost
 
 Part = tuple[str, int | float]  # an equation or a tensor, and its share
@@ -126,16 +127,22 @@ def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
         return [
             *((f"{n}, read", r.core.bytes([n])) for n in r.core.inputs),
             *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs),
+            *((f"{c.tensor}, the state, {'read and ' if known else ''}written", part) for c, part, known in r.core.state_parts),
         ]
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
 
 
 def _cached(r: Reading, _: str) -> Iterable[Part]:
-    return [(f"{c.tensor}, {c.tokens:,} tokens of {c.per_token:,} elements", part) for c, part in r.cache_parts(False)]
+    return [(f"{c.tensor}, {c.rows:,} {_kind(c)} of {c.per_row:,} elements", part) for c, part in r.cache_parts(False)]
 
 
 def _cached_per_token(r: Reading, _: str) -> Iterable[Part]:
-    return [(f"{c.tensor}, {c.per_token:,} elements", part) for c, part in r.cache_parts(True)]
+    share = lambda c: "" if c.every == 1 else f", for {c.every} tokens"
+    return [(f"{c.tensor}, {c.per_row:,} elements{share(c)}", part) for c, part in r.cache_parts(True)]
+
+
+def _kind(c: Cached) -> str:
+    return "tokens" if c.every == 1 else f"blocks of {c.every} tokens,"
 
 
 def _weights(r: Reading, _: str) -> Iterable[Part]:

@@ -17,7 +17,7 @@ from attnmath.language.order import ordered
 from attnmath.language.syntax import Program
 from attnmath.layers import Layer
 from attnmath.readings.count import Flops, Step, core, count, parameters, total, unmasked
-from attnmath.readings.memory import Cached, Core, bits, caches, in_bytes
+from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes
 
 
 class Reading:
@@ -64,11 +64,23 @@ class Reading:
 
     def cache_parts(self, per_token: bool) -> list[tuple[Cached, Number]]:
         """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch."""
+        width = bits(self.kv_dtype)
+        check_blocks(self.caches, self.kv_dtype)
         return [
-            (c, in_bytes(c.per_token * (1 if per_token else c.tokens * self.sizes["b"]) * bits(self.kv_dtype)))
+            (c, in_bytes(c.per_row * width, c.every) if per_token else in_bytes(c.per_row * c.rows * self.sizes["b"] * width))
             for c in self.caches
-            if c.tokens is not None
+            if c.rows is not None
         ]
+
+    @cached_property
+    def upper_bounds(self) -> tuple[str, ...]:
+        """The keys that the data can only make smaller: those of steps that are counted from above."""
+        loose = total(s for s in self.steps if s.at_most)
+        found = [k for k in ("projections", "matmul", "softmax", "other") if not _is_zero(getattr(loose, k))]
+        sums = [["core"] if {"matmul", "softmax"} & set(found) else [], ["total"] if found else []]
+        keys = [f"flops.{k}" for k in (*found, *sums[0], *sums[1])]
+        exact = ["flops_by_convention.exact"] if "matmul" in found else []
+        return (*keys, *exact, *(["exps"] if any(s.at_most and s.exps for s in self.steps) else []))
 
     def cache_bytes(self, per_token: bool) -> Number:
         """The sum of `cache_parts`."""
@@ -82,8 +94,8 @@ class Reading:
         """What does not grow: states of a fixed number of steps."""
         found: Number = 0
         for c in self.caches:
-            if c.tokens is None:
-                found = found + c.per_token * self.sizes["b"]
+            if c.rows is None:
+                found = found + c.per_row * self.sizes["b"]
         return in_bytes(found * bits(self.dtype))
 
 
@@ -111,6 +123,10 @@ def cheapest(layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: st
     if not found:
         raise errors[0]
     return min(found, key=lambda name: found[name])
+
+
+def _is_zero(x: Number) -> bool:
+    return isinstance(x, int) and x == 0
 
 
 class Key(Struct, frozen=True):

@@ -71,7 +71,7 @@ class Layer(Struct, frozen=True):
         defaults = {k: v for k, v in self.variant.where.items() if k in LETTERS}
         values, assumed = resolve(self.letters([page]) if page else self.names, {**given, **own}, lift, defaults)
         for k, v in own.items():
-            if k in given and k in values and given[k] != values[k]:
+            if k in given and k in values and _plain(given[k]) != _plain(values[k]):
                 raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
@@ -89,6 +89,11 @@ def _positions(page: Program) -> tuple[str, ...]:
     """A mask over positions needs to know where the queries stand, at the end of the keys; a recursion, where it begins."""
     positional = any(q == "t" and m.name != "full" for (q, _), m in page.sees.items()) or recursive(page)
     return ("past",) if positional and "kept" not in page.names else ()
+
+
+def _plain(x: Number) -> Number:
+    """A formula's value; anything else as it is."""
+    return getattr(x, "value", x)
 
 
 def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:

@@ -10,7 +10,7 @@ from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import OPTIONS
 from attnmath.language.syntax import MAX_DIGITS
 from attnmath.layers import Layer, options_of
-from attnmath.readings.memory import bits
+from attnmath.readings.memory import BITS, BLOCKS, blocks
 
 PHASES = ("prefill", "decode")
 
@@ -58,11 +58,12 @@ def check(
             if phase == "train"
             else str(Unknown("phase", phase, PHASES))
         )
-    for name in (dtype, kv_dtype):
-        try:
-            bits(name or "bf16")
-        except InputError as error:
-            errors.append(str(error))
+    if dtype is not None and dtype not in BITS:
+        stored = f"; {dtype} is how a cache is stored: --kv-dtype {dtype}" if blocks(dtype) else ""
+        errors.append(f"{Unknown('dtype', dtype, BITS)}{stored}")
+    if kv_dtype is not None and kv_dtype not in BITS and not blocks(kv_dtype):
+        known = [*BITS, *BLOCKS]
+        errors.append(f"{Unknown('kv-dtype', kv_dtype, known)}; or a 16-bit scale per group of numbers, as int4/64")
     if l2 == "warm" and gpu is None:
         errors.append("--l2 warm has a use only with a --gpu")
     if l2 not in ("cold", "warm"):
@@ -88,10 +89,10 @@ def check_useful(layer: Layer, given: Mapping[str, Any]) -> None:
     """Refuse options that this variant has no use for, naming the variants that have.
 
     >>> from attnmath.layers import build
-    >>> check_useful(build("mqa"), {"kv-heads": 8})
+    >>> check_useful(build("mqa"), {"memory-dim": 8})
     Traceback (most recent call last):
         ...
-    attnmath.errors.InputError: --kv-heads has no use for mqa; the variants that have: gqa, sliding-window
+    attnmath.errors.InputError: --memory-dim has no use for mqa; the variants that have: cross
     """
     own = options_of(layer)
     errors = []

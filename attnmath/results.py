@@ -19,6 +19,7 @@ class StepCost(Struct, frozen=True):
     equation: str
     flops: int
     exps: int
+    at_most: bool = False  # the data decide which pairs exist, so that it may be less
 
 
 class FlopCounts(Struct, frozen=True):
@@ -92,6 +93,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     layers: list[LayerRun] = field(default_factory=list)
     formulas: dict[str, str] = field(default_factory=dict)
     regime: dict[str, list[str]] = field(default_factory=dict)
+    upper_bounds: list[str] = field(default_factory=list)  # keys whose number the data can only make smaller
     source: str = ""
     l2: str = "cold"
     gpu_file: str | None = None  # as it was asked for, where it is not a built-in name

@@ -107,9 +107,7 @@ def cases(draw, names=None):
         given_["kept"] = 0 if phase == "prefill" else given_["n"]
     elif phase != "prefill":
         given_["n"] = t + draw(st.integers(0, 4))
-    for n in ("w", "e"):
-        if n in layer.local:
-            del given_[n]  # a modifier brings its own
+    given_ = {n: x for n, x in given_.items() if n not in layer.local}  # what a modifier brings is not given
     sizes, _ = layer.sizes({n: x for n, x in given_.items() if n in layer.names or n in ("h", "g", "n", "t")})
     return layer, form, sizes
 

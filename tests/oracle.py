@@ -12,6 +12,10 @@ import math
 import re
 from collections import Counter, defaultdict
 
+PARTS = {  # what a formula's text may call
+    "floor": lambda x: x.__floor__(),
+    "stairs": lambda x, step: sum(range(x, 0, -step)),
+}
 MASKS = {  # when query position i sees key position j; p: tokens before the new ones
     "full": lambda i, j, p: True,
     "causal": lambda i, j, p: j <= i,

@@ -49,6 +49,11 @@ def exact(v: Any) -> str:
     return f"{v:,}" if isinstance(v, int) else f"{v:.6g}" if isinstance(v, float) else str(v)
 
 
+def counted(c: Cost, key: str) -> str:
+    """A number of a cost in full; with ≤ where the data can make it smaller."""
+    return ("≤ " if _utf8() else "<= ") * (key in c.upper_bounds) + exact(c[key])
+
+
 def pretty(formula: str) -> str:
     """A formula for the eye: `2*b*t**2` as 2·b·t².
 
@@ -206,7 +211,7 @@ def _markdown_rows(c: Cost) -> list[Row]:
         (title, "", "", ""),
         *([bound] if c.time_bound_s.fused else []),
         *(
-            (label.strip(), exact(c[key]), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "")
+            (label.strip(), counted(c, key), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "")
             for key, label in SHOWN
         ),
     ]
@@ -253,10 +258,14 @@ def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
         mark = ""
         if regime := tuple(c.regime.get(key, ())):
             mark = marks.setdefault(regime, f" [{len(marks) + 1}]")
-        rows.append((label, exact(value), scaled(value, unit) if value else unit, pretty(formula) + mark))
+        rows.append((label, counted(c, key), scaled(value, unit) if value else unit, pretty(formula) + mark))
     lines = [strong(heading(c)), "", *columns(rows, (1,))]
     lines += [f"{mark} holds while {pretty(' and '.join(regime))}" for regime, mark in marks.items()]
+    if c.upper_bounds:
+        lines.append("≤: the data decide which pairs exist".replace("≤", "≤" if _utf8() else "<="))
     lines += ["", *_where(c)]
+    if any("stairs(" in f for f in c.formulas.values()):
+        lines.append("stairs(x, s) = x + (x - s) + (x - 2s) + ..., the positive ones: queries that see one more block each s")
     if c.gpu:
         lines += ["", *_times(c)]
     if verbose:
@@ -392,7 +401,7 @@ def _comparison_rows(found: list[Cost]) -> list[Row]:
         rows += [(k, *(exact(c.inputs.get(k)) for c in found), "") for k in ("batch", "seq", "context")]
     for key, label in SHOWN:
         if key != "state_bytes" or any(c.state_bytes for c in found):
-            rows.append((label, *(exact(c[key]) for c in found), KEYS[key].unit))
+            rows.append((label, *(counted(c, key) for c in found), KEYS[key].unit))
     if found[0].gpu:
         times = (scaled(c.time_bound_s.fused, "s") if c.time_bound_s.fused else "-" for c in found)
         rows.append((f"core, lower bound on {found[0].gpu}", *times, ""))

@@ -15,8 +15,21 @@ from typing import Any
 
 from msgspec import Struct, field
 
-Atom = Any  # a letter, or ("floor", a, b)
+Atom = Any  # a letter, or ("floor", a, b), or ("stairs", a, b)
 Monomial = tuple[tuple[Atom, int], ...]
+
+
+def stairs(x: int, step: int) -> int:
+    """x + (x - step) + (x - 2 step) + ..., the positive ones: how many queries see how many blocks.
+
+    >>> stairs(7, 3)
+    12
+    """
+    rows = -(-max(x, 0) // step)
+    return rows * x - step * rows * (rows - 1) // 2
+
+
+ATOMS = {"floor": lambda a, b: a // b, "stairs": stairs}
 
 
 class Point(Struct, frozen=True):
@@ -52,13 +65,15 @@ class Formula:
         values, num, den = self.point.values, 0, 1
         for monomial, (a, b) in self.terms.items():
             for atom, power in monomial:
-                v = values[atom] if isinstance(atom, str) else atom[1].value // atom[2].value
+                v = values[atom] if isinstance(atom, str) else ATOMS[atom[0]](atom[1].value, atom[2].value)
                 a, b = (a * v**power, b) if power > 0 else (a, b * v**-power)
             num, den = num * b + a * den, den * b
         return num // den if num % den == 0 else num / den  # type: ignore[return-value]
 
     def _lift(self, other: Any) -> Formula:
-        return other if isinstance(other, Formula) else Formula({(): (other, 1)}, self.point)
+        if isinstance(other, Formula):
+            return other
+        return Formula({(): (other.numerator, other.denominator)}, self.point)
 
     def __add__(self, other: Any) -> Formula:
         if isinstance(other, int) and not other:
@@ -109,8 +124,15 @@ class Formula:
         divisor = self._lift(other)
         if divisor.terms == {(): (1, 1)} or not self.terms:
             return self
-        bare = ("floor", Formula(self.terms, self.point), Formula(divisor.terms, self.point))
-        return Formula({((bare, 1),): (1, 1)}, self.point, self._both(divisor))
+        return self._atom("floor", divisor)
+
+    def stairs(self, step: Any) -> Formula:
+        """self + (self - step) + (self - 2 step) + ..., the positive ones, as one thing."""
+        return self._atom("stairs", self._lift(step)) if self.terms else self
+
+    def _atom(self, name: str, other: Formula) -> Formula:
+        bare = (name, Formula(self.terms, self.point), Formula(other.terms, self.point))
+        return Formula({((bare, 1),): (1, 1)}, self.point, self._both(other))
 
     def maximum(self, other: Any) -> Formula:
         """The larger of the two at this point; unless it always is, the condition joins the regime."""
@@ -209,7 +231,7 @@ def _never_negative(f: Formula) -> bool:
 
 def _positive(x: Atom) -> bool:
     """A letter, or a quotient of what is never negative, rounded down."""
-    return isinstance(x, str) or (_never_negative(x[1]) and _never_negative(x[2]))
+    return isinstance(x, str) or x[0] == "stairs" or (_never_negative(x[1]) and _never_negative(x[2]))
 
 
 def _condition(gap: Formula) -> str:
@@ -292,7 +314,8 @@ def _product(monomial: Monomial, a: int, b: int, more: list[str], f: Formula, nu
         if isinstance(x, str):
             name = str(f.point.values[x]) if numbers else x
         else:
-            name = f"floor(({render(x[1], numbers)})/{_bracketed(render(x[2], numbers))})"
+            a, b = render(x[1], numbers), render(x[2], numbers)
+            name = f"floor({_bracketed(a)}/{_bracketed(b)})" if x[0] == "floor" else f"{x[0]}({a}, {b})"
         return name if p == 1 else f"{name}**{p}"
 
     ranked = sorted(monomial, key=lambda item: _ORDER.find(item[0]) if isinstance(item[0], str) else 99)

@@ -219,6 +219,10 @@ def _triangle(x: Number, step: Number = 1) -> Number:
     x = maximum(x, 0)
     if _is_one(step):
         return exact_div(x * (x + 1), 2)
+    if hasattr(step, "stairs"):
+        x = step * 0 + x  # a symbol's step makes a formula of a number, too
+    if hasattr(x, "stairs"):
+        return x.stairs(step)
     rows = ceil_div(x, step)
     return rows * x - exact_div(step * rows * (rows - 1), 2)
 

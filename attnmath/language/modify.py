@@ -34,26 +34,37 @@ def apply(program: Program, text: str, where: str = "") -> Program:
     """
     changes, masks = lines(text, where)
     equations, sees, dims, output = list(program.equations), dict(program.sees), dict(program.dims), program.output
+    fresh: list[str] = []  # new tensors: they stand right before the next line that changes an old one
     for line in changes:
         tensors = Program(tuple(equations), {}, dims).tensors
         e = _spelled_out(line, tensors)
         at = {x.out.name: n for n, x in enumerate(equations) if x.alts}
         name = e.out.name
+        if name not in at and not e.update:
+            equations.insert(max((at[r.name] + 1 for a in e.alts for r in refs(a) if r.name in at), default=0), e)
+            fresh.append(name)
+            continue
+        if name not in at:
+            raise LanguageError(f"`{line}` modifies {name}, which is not defined here: {nearest(name, at, 'tensors')}")
         if e.update:
-            if name not in at:
-                raise LanguageError(
-                    f"`{line}` modifies {name}, which is not defined here: {nearest(name, at, 'tensors')}"
-                )
             before, after = _behind(equations[at[name]], e, tensors)
             equations[at[name] : at[name] + 1] = before, after
             dims |= {before.out.name: tensors[name], name: tensors[name]}
-        elif name in at:
-            equations[at[name]] = e
+            fresh = [x for n in fresh for x in ((before.out.name, n) if n == name else (n,))]
         else:
-            equations.insert(max((at[r.name] + 1 for a in e.alts for r in refs(a) if r.name in at), default=0), e)
+            equations[at[name]] = e
+        if name not in fresh:
+            equations, fresh = _moved(equations, fresh, before.out.name if e.update else name), []
     for pair, mask in masks.items():
         sees[pair] = both(sees[pair], mask) if pair in sees else mask
     return in_order(check(prune(Program(tuple(equations), sees, dims), (output,))))
+
+
+def _moved(equations: list[Equation], names: list[str], target: str) -> list[Equation]:
+    """The equations with those of some names put right before another one."""
+    rest = [e for e in equations if e.out.name not in names]
+    at = next(n for n, e in enumerate(rest) if e.out.name == target and e.alts)
+    return [*rest[:at], *(e for n in names for e in equations if e.out.name == n), *rest[at:]]
 
 
 def _behind(old: Equation, new: Equation, taken: Mapping[str, object]) -> tuple[Equation, Equation]:

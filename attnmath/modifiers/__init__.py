@@ -141,11 +141,12 @@ def use(text: str) -> Use:
 
 
 class Softmax(Struct, frozen=True):
-    """A softmax over keys: the weights it gives, the scores it takes, and the operation with its index."""
+    """A softmax over keys: the weights it gives, the scores it takes, the operation with its index, whether it has a sink."""
 
     weights: Ref
     scores: Ref
     operation: str
+    sink: bool
 
     @property
     def key(self) -> str:
@@ -178,7 +179,7 @@ def softmaxes(page: Program) -> list[Softmax]:
                 x = x.args[0]
             if isinstance(x, Op) and x.name == "softmax" and isinstance(x.args[0], Ref) and keys & set(digits(x.over[0])):
                 over = f"({x.over[0]})" if "|" in x.over[0] else x.over[0]
-                found.append(Softmax(e.out, x.args[0], f"softmax_{over}"))
+                found.append(Softmax(e.out, x.args[0], f"softmax_{over}", len(x.args) > 1))
     if not found:
         raise LanguageError("it changes a softmax over keys; this page has none")
     return found

@@ -5,7 +5,7 @@ One more logit per head joins the softmax and attends to nothing, so that a row 
 another thing: a mask, `window(4096) | first(4)`.
 """
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, LanguageError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, softmaxes
 
@@ -22,6 +22,8 @@ def lines(page: Program, logit: str = "learned") -> tuple[str, Sizes]:
     if logit not in ("learned", "0"):
         raise InputError(f"sink:logit={logit}: it is learned, or 0")
     found, text = softmaxes(page), ""
+    if any(s.sink for s in found):
+        raise LanguageError("this page's softmax has a sink already")
     for s in found:
         name = "WSINK" if len(found) == 1 else f"WSINK{s.weights.name}"
         joins = f"{name}[{' '.join(s.heads)}]" if logit == "learned" else "0"

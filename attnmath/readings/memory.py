@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from attnmath.errors import Unknown
+from attnmath.errors import InputError, Unknown
 from attnmath.language.arith import Number, maximum, minimum, prod
-from attnmath.language.syntax import OFFSETS, Equation, Index, Program, Ref, Shift, letters, refs
+from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, refs
 from attnmath.readings.count import Space, core, recursive
 
 BITS: dict[str, int] = {
@@ -24,38 +24,97 @@ BITS: dict[str, int] = {
 }
 
 
-def bits(dtype: str) -> int:
-    """Bits of one element as it is stored; Unknown if the name is none of `BITS`.
+class Blocks(Struct, frozen=True):
+    """How a quantised cache stores numbers: so many bits each, and a scale for each block of them."""
 
-    >>> bits("bf16")
-    16
+    bits: int
+    block: int
+    scale_bits: int
+    source: str = ""
+
+
+GGML = "ggml-org/llama.cpp, ggml/src/ggml-common.h"
+MX = "OCP Microscaling Formats (MX) Specification v1.0, 2023: blocks of 32, scales E8M0"
+BLOCKS: dict[str, Blocks] = {
+    "q8_0": Blocks(8, 32, 16, GGML),
+    "q4_0": Blocks(4, 32, 16, GGML),
+    "mxfp8": Blocks(8, 32, 8, MX),
+    "mxfp6": Blocks(6, 32, 8, MX),
+    "mxfp4": Blocks(4, 32, 8, MX),
+    "nvfp4": Blocks(4, 16, 8, "NVIDIA 2025, arXiv:2509.25149: blocks of 16, scales E4M3; one FP32 scale per tensor beside them"),
+}
+
+
+def blocks(dtype: str) -> Blocks | None:
+    """The blocks of a quantised format, by name or as `int4/64`: four bits each and a 16-bit scale per 64; None for others.
+
+    >>> blocks("q8_0").scale_bits, blocks("int4/64").block, blocks("bf16")
+    (16, 64, None)
     """
+    if dtype in BLOCKS:
+        return BLOCKS[dtype]
+    element, slash, group = dtype.partition("/")
+    if not slash or element not in BITS or not (group.isascii() and group.isdigit() and 0 < int(group[:9]) < 2**20):
+        return None
+    return Blocks(BITS[element], int(group), 16)
+
+
+def bits(dtype: str) -> Number:
+    """Bits of one element as it is stored, its share of a block's scale included; Unknown if there is no such dtype.
+
+    >>> bits("bf16"), bits("q8_0")
+    (16, Fraction(17, 2))
+    """
+    if found := blocks(dtype):
+        from fractions import Fraction
+
+        return found.bits + Fraction(found.scale_bits, found.block)
     if dtype not in BITS:
         raise Unknown("dtype", dtype, BITS)
     return BITS[dtype]
 
 
-def in_bytes(total_bits: Number) -> Number:
-    """Bits as bytes: whole ones, rounded up, for integers; arrays and formulas are divided.
+def check_blocks(cached: Iterable[Cached], dtype: str) -> None:
+    """Refuse a format whose blocks do not divide the rows that are cached (integers only).
 
-    >>> in_bytes(12)
-    2
+    >>> check_blocks([Cached("k", 100, 1)], "q8_0")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: --kv-dtype q8_0 stores blocks of 32 numbers; a row of k has 100
     """
-    return -(-total_bits // 8) if isinstance(total_bits, int) else total_bits / 8
+    found = blocks(dtype)
+    for c in cached if found else ():
+        if found and c.rows is not None and isinstance(c.per_row, int) and c.per_row % found.block:
+            raise InputError(
+                f"--kv-dtype {dtype} stores blocks of {found.block} numbers; a row of {c.tensor} has {c.per_row}"
+            )
+
+
+def in_bytes(total_bits: Number, shares: Number = 1) -> Number:
+    """Bits as bytes, or one of so many equal shares: whole ones, rounded up, for integers; else divided.
+
+    >>> in_bytes(12), in_bytes(64, 4)
+    (2, 2)
+    """
+    if isinstance(shares, int) and (isinstance(total_bits, int) or hasattr(total_bits, "numerator")):
+        return -(-total_bits // (8 * shares))  # a fraction, too
+    return total_bits / (8 * shares)
 
 
 TIMES = ("t", "n", "n'", "n''", "c", "o", "o'")  # the letters that count tokens, chunks or blocks as time goes by
 
 
 class Cached(Struct, frozen=True):
-    """A tensor that is read before the new tokens: numbers per cached token, and how many tokens are kept.
+    """A tensor that is read before the new tokens: numbers per row, and how many rows are kept, one for each token or for
+    each block of `every` tokens.
 
-    `tokens` None is a state: `per_token` numbers in all, whatever the context.
+    `rows` None is a state: `per_row` numbers in all, whatever the context.
     """
 
     tensor: str
-    per_token: Number
-    tokens: Number | None
+    per_row: Number
+    rows: Number | None
+    every: Number = 1
 
 
 def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
@@ -66,22 +125,23 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
 
     >>> from attnmath import variants
     >>> page = variants.get("mla").program
-    >>> [(c.tensor, c.per_token, c.tokens) for c in caches(page, {"b": 1, "n": 4096, "l": 512, "p": 64, "past": 4095})]
+    >>> [(c.tensor, c.per_row, c.rows) for c in caches(page, {"b": 1, "n": 4096, "l": 512, "p": 64, "past": 4095})]
     [('aKV', 512, 4096), ('kR', 64, 4096)]
     """
     space = Space(program, sizes)
     found: dict[str, Cached] = {}
-    for r in (r for e in program.equations for a in e.alts for r in refs(a)):
+    for e, r in ((e, r) for e in program.equations for a in e.alts for r in refs(a)):
         for at, i in enumerate(r.index):
             if not isinstance(i, Shift) or i.base not in TIMES:
                 continue
             row = space.elements(tuple(x for k, x in enumerate(r.index) if k != at and x != "b"))
             if grows(i):
-                found[r.name] = Cached(r.name, row, _tokens(space, i.base))
+                every = 1 if counts_tokens(i) else sizes["i"]
+                found[r.name] = Cached(r.name, row, _rows(space, i.base, e), every)
             elif rows := reach_back(i, sizes):
                 old = found.get(r.name)
-                more = maximum(old.per_token, row * rows) if old else row * rows
-                found[r.name] = old if old and old.tokens is not None else Cached(r.name, more, None)
+                more = maximum(old.per_row, row * rows) if old else row * rows
+                found[r.name] = old if old and old.rows is not None else Cached(r.name, more, None)
     return tuple(found.values())
 
 
@@ -117,13 +177,28 @@ def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:
     return maximum(back, 0)
 
 
-def _tokens(space: Space, key: str) -> Number:
-    """How many tokens have to be kept for later queries: as far as any mask on these keys lets the newest see."""
-    spans = [m.span(space.sizes[key]) for (_, k), m in space.masks.items() if k == key]
+def _rows(space: Space, key: str, e: Equation) -> Number:
+    """How many rows have to be kept for later queries: as far as any mask on these keys lets the newest see, or all of them
+    where some may be chosen.
+    """
+    at = next((k for k, i in enumerate(e.out.index) if i == key), None)
+    reads = [r for x in space.program.equations for a in x.alts for r in refs(a) if r.name == e.out.name]
+    read = [r.index[at] for r in reads] if at is not None else []
+    letters_ = {key, *(i for i in read if isinstance(i, str))}
+    of_blocks = any(m.over_blocks for (_, k), m in space.program.sees.items() if k in letters_)
+    if of_blocks or any(_chosen(i) for i in read):
+        return space.sizes[key]
+    spans = [m.span(space.sizes[key]) for (_, k), m in space.masks.items() if k in letters_]
     most: Number = spans[0] if spans else space.sizes[key]
     for s in spans[1:]:
         most = maximum(most, s)
     return most
+
+
+def _chosen(i: Index) -> bool:
+    """Whether an index names any of the rows there are: a gather, or all blocks, not only those that become whole now."""
+    parts = i.parts if isinstance(i, Group) else (i,)
+    return any(isinstance(p, Ref) for p in parts) or (isinstance(i, Group) and parts[0] in ("o", "o'"))
 
 
 def from_cache(program: Program) -> frozenset[str]:
@@ -159,7 +234,7 @@ class Core:
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
         found = caches(program, sizes) if recursive(program) else ()
-        self.states = tuple(c for c in found if c.tokens is None and c.tensor in made)
+        self.states = tuple(c for c in found if c.rows is None and c.tensor in made)
         self._known: dict[str, Number] = {}
 
     def bytes(self, names: Iterable[str]) -> Number:
@@ -167,21 +242,30 @@ class Core:
         total: Number = 0
         for n in names:
             if n not in self._known:
-                elements, gathered = self._elements(self.index[n]), self._gathered(n)
-                elements = elements if gathered is None else minimum(elements, gathered)
-                self._known[n] = in_bytes(elements * self.bits[n])
+                self._known[n] = in_bytes(self._moved(n) * self.bits[n])
             total = total + self._known[n]
         return total
 
-    def _gathered(self, name: str) -> Number | None:
-        """How many elements are read of a tensor that is only ever gathered from; None if it is read plainly."""
+    def _moved(self, name: str) -> Number:
+        """How many elements of a tensor the core has to touch: of an input, what its neediest read takes, of which keys are
+        chosen as many as one query chooses, since all may choose the same; of anything else, all that exist.
+        """
         reads = [r for e in self.equations for a in e.alts for r in refs(a) if r.name == name]
-        if not reads or not all(any(isinstance(i, Ref) for i in r.index) for r in reads):
-            return None
-        total: Number = 0
+        if name not in self.inputs:
+            return self._elements(self.index[name])
+        most: Number = 0
         for r in reads:
-            total = total + self.space.tuples(letters(r))
-        return total
+            most = maximum(most, prod(self._places(i) for i in r.index))
+        return most
+
+    def _places(self, i: Index) -> Number:
+        """How many places of an axis a read takes."""
+        if isinstance(i, Group):
+            return prod(map(self._places, i.parts))
+        if isinstance(i, Ref):
+            slot = i.index[-1]
+            return self._seen(slot) if self._keys(slot) else self.space.elements((slot,))
+        return self._seen(i) if self._keys(i) else self.space.elements((i,))
 
     def _elements(self, index: tuple[Index, ...]) -> Number:
         keys = [i for i in index if self._keys(i)]
@@ -205,10 +289,19 @@ class Core:
     def compulsory(self) -> Number:
         """Every input and every output once, and a state once out, and once in unless it is the first: no kernel moves less."""
         moved = self.bytes(self.inputs) + self.bytes(self.outputs)
-        for c in self.states:
-            state = in_bytes(c.per_token * self.space.sizes["b"] * self.bits[c.tensor])
-            moved = moved + state + state * minimum(self.space.sizes["past"], 1)
+        for _, part, _ in self.state_parts:
+            moved = moved + part
         return moved
+
+    @property
+    def state_parts(self) -> list[tuple[Cached, Number, bool]]:
+        """(state, what it moves, whether there is an earlier one to read) of every recursion."""
+        known = minimum(self.space.sizes["past"], 1) if self.states else 0
+        out = []
+        for c in self.states:
+            state = in_bytes(c.per_row * self.space.sizes["b"] * self.bits[c.tensor])
+            out.append((c, state + state * known, bool(known)))
+        return out
 
     @property
     def fused(self) -> Number:
