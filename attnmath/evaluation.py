@@ -90,6 +90,7 @@ def evaluate(
             f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}"
         )
     sizes = _sizes(layer, page, program, arrays, past, _options(window, options))
+    _check_places(page, arrays, sizes)
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
     if masks and (window is not None or any(u.modifier.name == "window" for u in layer.uses)):
         raise InputError("a mask array stands for the whole mask; work the window into it, or name the mask instead")
@@ -128,12 +129,31 @@ def _checked(name: str, x: Array, page: Program) -> Array:
         x = np.asarray(x)
     except ValueError as error:
         raise InputError(f"{name} is no array: {error}") from None
-    gathers = {i.name for e in page.equations for a in e.alts for r in refs(a) for i in r.index if isinstance(i, Ref)}
-    if (x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8)) and not (x.dtype.kind in "iu" and name in gathers):
+    if (x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8)) and not (x.dtype.kind in "iu" and name in _gathers(page)):
         raise InputError(f"{name} holds {x.dtype}; give float64 or float32")
     if x.ndim != len(page.tensors[name]):
         raise InputError(f"{name} has {x.ndim} dimensions, shape {x.shape}; it is {Ref(name, page.tensors[name])}")
     return x
+
+
+def _gathers(page: Program) -> set[str]:
+    """The tensors of indices, under which others are read."""
+    reads = (r for e in page.equations for a in e.alts for r in refs(a))
+    return {x.name for r in reads for i in r.index for x in refs(i)}
+
+
+def _check_places(page: Program, arrays: Mapping[str, Array], sizes: Mapping[str, Any]) -> None:
+    """A tensor of indices that is handed in names a place wherever its slot exists."""
+    for name in _gathers(page) & set(arrays):
+        index = page.tensors[name]
+        mask = page.sees.get(("t", str(index[-1])))
+        exists = np.ones((sizes["t"], sizes[str(index[-1])]), bool)
+        if mask:
+            at = np.arange(sizes["t"])[:, None] + sizes.get("past", 0)
+            exists = mask.build(sizes).dense(at, np.arange(exists.shape[1])[None])
+        shape = [sizes[str(i)] if i in ("t", index[-1]) else 1 for i in index]
+        if (arrays[name][np.broadcast_to(exists.reshape(shape), arrays[name].shape)] < 0).any():
+            raise InputError(f"{name}: a slot that exists names no place (below 0); {mask or 'every slot'} exists here")
 
 
 def _sizes(

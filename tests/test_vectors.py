@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import shared
 
 import attnmath as am
 
@@ -414,3 +417,204 @@ def test_t5(vector):
     out = am.evaluate("mha", {"X": z["in.x"], **ins}, modifiers=uses, mask="full")
     close(out["Y"], z["out.o"], meta, "o")
     close(out["A"], z["out.core.p"], meta, "p")
+
+
+# -- recurrences: every form of a page, with its state
+
+
+FORMS = {"recurrent": {}, "quadratic": {}, "chunked": {"block_size": 4}}
+
+
+def every_form(variant, ins, meta, want, output="O", state=None, **options):
+    """Each form's output, and the last state where the source gives it (the quadratic form has none)."""
+    for form in am.variant(variant).forms:
+        cache = {} if state is None else {"H": state[0]}
+        if form == "quadratic" and cache:
+            continue
+        out = am.evaluate(variant, ins, form=form, cache=cache, **options, **FORMS[form])
+        close(out[output].reshape(want.shape), want, meta, f"{form} o")
+        if state is not None:
+            close(out.cache["H"][:, -1].reshape(state[1].shape), state[1], meta, f"{form} state")
+
+
+def swapped(z, *names):
+    return [z[f"in.{n}"].swapaxes(1, 2) for n in names]
+
+
+def test_linear_attention(vector):
+    """The source feeds its features in, and divides."""
+    z, meta = vector("linear_attn_normalized__fla_naive")
+    every_form("linear-attention", {"FQ": z["in.q"], "FK": z["in.k"], "v": z["in.v"]}, meta, z["out.o"], eps=1e-10)
+
+
+def test_linear_attention_without_a_denominator(vector):
+    z, meta = vector("linear_attn_unnormalized__fla_naive")
+    ins = {"Q": z["in.q"] / 2, "k": z["in.k"], "v": z["in.v"], "g": np.zeros_like(z["in.k"])}
+    every_form("gated-linear-attention", ins, meta, z["out.o"], state=(z["in.initial_state"][:, None], z["out.state"]))
+
+
+def test_gated_linear_attention(vector):
+    z, meta = vector("gla_recurrent__fla_naive")
+    ins = {"Q": z["in.q"] / 2, "k": z["in.k"], "v": z["in.v"], "g": z["in.gk"]}
+    every_form("gated-linear-attention", ins, meta, z["out.o"], state=(z["in.initial_state"][:, None], z["out.state"]))
+
+
+def test_one_decay_per_head(vector):
+    z, meta = vector("simple_gla_recurrent__fla_naive")
+    decay = np.broadcast_to(z["in.g"][..., None], z["in.k"].shape)
+    ins = {"Q": z["in.q"] / 2, "k": z["in.k"], "v": z["in.v"], "g": decay}
+    every_form("gated-linear-attention", ins, meta, z["out.o"])
+
+
+def test_retention_as_a_fixed_decay(vector):
+    z, meta = vector("retention__fla_naive")
+    q, k, v = swapped(z, "q", "k", "v")
+    decay = np.log(1 - 2.0 ** (-5 - np.arange(4)))
+    ins = {"Q": q / 2, "k": k, "v": v, "g": np.broadcast_to(decay[:, None], k.shape)}
+    every_form("gated-linear-attention", ins, meta, z["out.o"].swapaxes(1, 2))
+
+
+def test_mamba2(vector):
+    """ssd_minimal takes x times dt and A times dt."""
+    z, meta = vector("mamba2_ssd_minimal__mamba_repo")
+    ins = {"C": z["in.C"], "B": z["in.B"], "u": z["in.X"][:, :, :, None], "a": z["in.A"][..., None]}
+    every_form("mamba2", ins, meta, z["out.Y"])
+
+
+def one(x):
+    """Value heads in groups of one."""
+    return x[:, :, :, None]
+
+
+def test_gated_delta_rule(vector):
+    z, meta = vector("gated_delta_rule_recurrent__fla_naive")
+    ins = {"Q": z["in.q"] / 2, "K": z["in.k"], "v": one(z["in.v"]), "a": one(z["in.g"]), "beta": one(z["in.beta"])}
+    state = z["in.initial_state"][:, None, :, None], z["out.state"]
+    every_form("gated-deltanet", ins, meta, z["out.o"], state=state)
+
+
+@pytest.mark.parametrize("name", ["delta_rule_recurrent__fla_naive", "delta_rule_chunk__fla_naive"])
+def test_the_delta_rule_is_the_gated_one_that_forgets_nothing(name, vector):
+    z, meta = vector(name)
+    q, k, v, beta = swapped(z, "q", "k", "v", "beta")
+    ins = {"Q": q / 2, "K": k, "v": one(v), "a": np.zeros_like(one(beta)), "beta": one(beta)}
+    every_form("gated-deltanet", ins, meta, z["out.o"].swapaxes(1, 2))
+
+
+def test_kimi_delta_attention(vector):
+    """Four value heads on two key heads."""
+    z, meta = vector("kda_recurrent__fla_naive")
+    pairs = lambda x: x.reshape(*x.shape[:2], 2, 2, *x.shape[3:])
+    ins = {"Q": z["in.q"] / 2, "K": z["in.k"]}
+    ins |= {"v": pairs(z["in.v"]), "a": pairs(z["in.g"]), "beta": pairs(z["in.beta"])}
+    state = z["in.initial_state"].reshape(2, 1, 2, 2, 4, 6), z["out.state"]
+    every_form("kda", ins, meta, z["out.o"], state=state)
+
+
+# -- selection
+
+
+def test_dsa(vector):
+    """Keys and values of their own widths, as one latent that holds both: the query looks at the first, the output at the second."""
+    z, meta = vector("dsa__fla_naive")
+    k, v = z["in.k"][:, :, 0], z["in.v"][:, :, 0]
+    q = np.concatenate([z["in.q"] * np.sqrt(6 / 4), np.zeros((2, 10, 4, 6))], -1)  # the page divides by sqrt(4 + 2)
+    ins = {"Z": q, "C": np.concatenate([k, v], -1), "QR": np.zeros((2, 10, 4, 2)), "KR": np.zeros((2, 10, 2))}
+    ins |= {"QC": np.zeros((2, 10, 4, 4)), "WUV": np.eye(10)[:, None, 4:].repeat(4, 1)}
+    ins |= {"qI": z["in.q_idx"], "KI": z["in.k_idx"], "w": z["in.w_idx"]}
+    out = am.evaluate("dsa", ins, top_k=4)
+    close(out["O"], z["out.o"], meta, "o")
+    exists = np.arange(4)[None] <= np.arange(10)[:, None]
+    chosen = np.sort(np.where(exists, out["T"], -1), -1)
+    assert (chosen == np.sort(z["out.indices"], -1)).all(), "the same keys are chosen"
+
+
+def grouped_queries(z):
+    return z["in.q"].reshape(1, 16, 2, 2, 4)
+
+
+def test_nsa_compression(vector):
+    z, meta = vector("nsa_compression__fla_naive")
+    ins = {"Q": grouped_queries(z), "KC": z["in.k_cmp"], "VC": z["in.v_cmp"]}
+    out = am.evaluate("nsa", ins, block_size=4)
+    close(out["OC"].reshape(1, 16, 4, 6), z["out.o"], meta, "o")
+
+
+def test_nsa_selection(vector):
+    """The source lists the query's own block among the selected; the page always has it."""
+    z, meta = vector("nsa_selection__fla_naive")
+    own = np.arange(16)[:, None] // 4
+    chosen = z["in.block_indices"].swapaxes(1, 2)
+    assert (chosen == own).any(-1).all()
+    others = np.sort(np.where(chosen == own, -1, chosen), -1)[..., ::-1][..., :2]
+    ins = {"Q": grouped_queries(z), "KS": z["in.k"], "VS": z["in.v"], "T": np.ascontiguousarray(others)}
+    out = am.evaluate("nsa", ins, block_size=4, top_k=3)
+    close(out["OS"].reshape(1, 16, 4, 6), z["out.o"], meta, "o")
+
+
+def test_moba(vector):
+    """Two documents, one after the other; the last block of the second is not full."""
+    z, meta = vector("moba__moba_naive")
+    ends = z["in.cu_seqlens"]
+    for a, b in zip(ends, ends[1:]):
+        q, k, v = (z[f"in.{n}"][None, a:b] for n in "qkv")
+        out = am.evaluate("moba", {"Q": q[:, :, :, None], "K": k, "V": v}, block_size=4, top_k=2)
+        close(out["O"][0, :, :, 0], z["out.o"][a:b], meta, "o")
+
+
+def v4_weights(z, width=24, h=4, d=8):
+    w = {n[2:]: x for n, x in z.items() if n.startswith("w.")}
+    ins = {"X": z["in.x"], "WDQ": w["q_a_proj.weight"].T, "WNQ": w["q_a_norm.weight"], "WKV": w["kv_proj.weight"].T}
+    ins |= {"WUQ": w["q_b_proj.weight"].T.reshape(-1, h, d), "WNKV": w["kv_norm.weight"], "WSINK": w["sinks"]}
+    ins |= {"WOA": w["o_a_proj.weight"].reshape(2, -1, 2, d).transpose(0, 2, 3, 1)}
+    return w, ins | {"WOB": w["o_b_proj.weight"].T.reshape(2, -1, width)}
+
+
+def v4_tables(z, kind, *tables):
+    """FREQ of every rope, from the source's cos and sin at position 1 (computed in float32 there)."""
+    cos, sin = (z[f"in.position_embeddings.{kind}.{k}"][0, 1] for k in (0, 1))
+    return {name: np.arctan2(sin, cos) for name in tables}
+
+
+V4_TURN = "dims=4,part=last,layout=interleaved,scaling=given"
+
+
+def test_deepseek_v4_sliding(vector):
+    z, meta = vector("deepseek_v4_sliding__hf")
+    _, ins = v4_weights(z)
+    uses = [f"rope:on=Q+kv,{V4_TURN}", f"rope:on=O,{V4_TURN},turn=back"]
+    out = am.evaluate("shared-window", ins | v4_tables(z, "main", "FREQ", "FREQ2"), modifiers=uses, window=4)
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+def test_deepseek_v4_csa(vector):
+    z, meta = vector("deepseek_v4_csa__hf")
+    w, ins = v4_weights(z)
+    c, i = "compressor.", "compressor.indexer."
+    pair = lambda n: w[n].T.reshape(24, 2, 8)
+    ins |= {"WCK": pair(c + "kv_proj.weight"), "WCG": pair(c + "gate_proj.weight"), "WNE": w[c + "kv_norm.weight"]}
+    ins |= {"WPOS": w[c + "position_bias"].reshape(4, 2, 8), "WIPOS": w[i + "position_bias"].reshape(4, 2, 8)}
+    ins |= {"WIK": pair(i + "kv_proj.weight"), "WIG": pair(i + "gate_proj.weight"), "WNI": w[i + "kv_norm.weight"]}
+    ins |= {"WIQ": w[i + "q_b_proj.weight"].T.reshape(-1, 2, 8), "WIW": w[i + "scorer.weights_proj.weight"].T}
+    uses = [f"rope:on={x},{V4_TURN}" for x in ("Q+kv", "e", "qI+eI")] + [f"rope:on=O,{V4_TURN},turn=back"]
+    ins |= v4_tables(z, "compress", "FREQ", "FREQ2", "FREQ3", "FREQ4")
+    out = am.evaluate("csa", ins, modifiers=uses, window=4, block_size=4, top_k=2)
+    close(out["Y"], z["out.o"], meta, "o")
+
+
+# -- every vector in the folder is met by a test, or belongs to mechanisms that come later
+
+LATER = {
+    "bahdanau_additive__opennmt", "based_taylor__fla_naive", "bigbird_block_sparse__hf", "forgetting_attn__fla_naive",
+    "gta__gta_gla_repo", "han_word_attention__han_repo", "linformer__linformer_pkg", "local_block_window__local_attention",
+    "longformer__hf", "luong_dot__opennmt", "nystromformer__hf", "performer_favor__performer_pytorch",
+    "performer_relu__performer_pytorch", "rebased__fla_naive", "reformer_local__hf", "reformer_lsh_r1__hf",
+    "reformer_lsh_r1_causal__hf", "reformer_lsh_r2__hf", "tpa__tpa_repo",
+}  # fmt: skip
+
+
+def test_no_vector_is_forgotten():
+    folder = shared("vectors")
+    texts = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py"))
+    forgotten = [p.stem for p in sorted(folder.glob("*.npz")) if p.stem not in texts]
+    assert not forgotten
