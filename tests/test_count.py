@@ -248,6 +248,10 @@ def test_published_figures():
     assert am.cost("mha", batch=64, seq=1024, heads=16, head_dim=64, mask="full").flops.matmul == 274_877_906_944
 
 
+GQA = {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24}
+FLASH = {"b": 2, "t": 6, "n": 9, "h": 4, "g": 2, "d": 8, "m": 8}
+
+
 @pytest.mark.parametrize(
     ("name", "layer", "sizes"),
     [
@@ -257,6 +261,20 @@ def test_published_figures():
             ("mla", [], None, "expanded"),
             {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "q": 10, "m": 24},
         ),
+        ("gemma2_local__hf", ("gqa", ["rope", "scale:width=16", "softcap:cap=5"], "window(4)", None), GQA),
+        ("gemma2_global__hf", ("gqa", ["rope", "scale:width=16", "softcap:cap=5"], None, None), GQA),
+        ("gemma3n_local_vnorm__hf", ("gqa", ["norm", "norm:on=v,weight=none", "rope", "scale:value=1"], "window(4)", None), GQA),
+        ("gptoss_sink_global__hf", ("gqa", ["bias:on=Q+k+v+Y", "rope", "sink"], None, None), GQA),
+        ("gated_attention_qwen3next__hf", ("gqa", ["norm:weight=1+w", "rope:dims=4", "gate"], None, None), GQA),
+        ("lfm2_gqa__hf", ("gqa", ["norm", "rope"], None, None), GQA | {"d": 6}),
+        ("gpt2_causal__hf", ("mha", ["bias:on=Q+k+v+Y"], None, None), {"b": 2, "t": 10, "h": 3, "d": 8, "m": 24}),
+        ("alibi_bloom__hf", ("mha", ["bias:on=Q+k+v+Y", "alibi"], None, None), {"b": 2, "t": 10, "h": 6, "d": 4, "m": 24}),
+        ("t5_encoder_bias__hf", ("mha", ["scale:value=1", "t5-bias"], "full", None), {"b": 2, "t": 20, "h": 3, "d": 6, "m": 24}),
+        ("bart_cross__hf", ("cross", ["bias:on=Q+k+v+Y"], None, None), {"b": 2, "t": 6, "n": 10, "kept": 0, "h": 3, "d": 8, "m": 24, "x": 24}),
+        ("mla_nope_kimi__hf", ("mla", ["direct-queries"], None, "expanded"), {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "m": 24}),
+        ("deepseek_v4_sliding__hf", ("shared-window", [], None, None), {"b": 2, "t": 18, "h": 4, "d": 8, "m": 24, "q": 10, "w": 4, "group": 2, "v": 6}),
+        ("fa_window_softcap__flashattn_ref", ("gqa", ["softcap"], "band(3, 1)", None), FLASH),
+        ("fa_causal_bottomright__flashattn_ref", ("gqa", [], "causal", None), FLASH),
         ("gqa_rope__hf", ("gqa", ["rope"], None, None), {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24}),
         (
             "qk_norm_qwen3__hf",
@@ -274,7 +292,7 @@ def test_torch_convention_is_what_torch_counts(name, layer, sizes, vector):
     _, meta = vector(name)
     variant, uses, mask, form = layer
     built = layers.build(variant, uses, mask)
-    full, _ = built.sizes(sizes)
+    full, _ = built.sizes(sizes, page=built.form(form))
     r = Reading(built.form(form), full, "fp64", "fp64")
     counted = meta["torch_flop_counter"]["matmul_flops_forward"]
     convention = KEYS["flops_by_convention.dense" if meta["level"] == "core" else "flops_by_convention.torch"]
