@@ -112,6 +112,14 @@ def cases(draw, names=None):
     return layer, form, sizes
 
 
+def small(layer, t=2, n=3):
+    """Small sizes for any layer: t new tokens, n keys."""
+    given = {"b": 1, "t": t, "n": n, "h": 2, "g": 1, "d": 4, "e": 2, "m": 3, "l": 2, "q": 2, "p": 2, "x": 2, "w": 2}
+    given |= {"i": 2, "k": 2, "a": 2, "z": 2, "v": 2, "group": 1, "tap": 2, "layer": 1, "layers": 3}
+    kept = {x: v for x, v in given.items() if x not in layer.local and (x in layer.names or x in ("h", "g"))}
+    return layer.sizes(kept)[0]
+
+
 def arrays(page, sizes, seed=0):
     """Random inputs of a page, and a past for what it reads before the new tokens (tokens, blocks, or states)."""
     rng = np.random.default_rng(seed)

@@ -9,12 +9,12 @@ import pytest
 import sympy as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import MASKS, arrays, cases, maskable, table, walked
+from layers import MASKS, arrays, cases, maskable, small, table, walked
 from oracle import PARTS, Walk, sees
 
 import attnmath as am
-from attnmath import layers, variants
-from attnmath.errors import NoClosedForm, InputError, LanguageError
+from attnmath import layers, modifiers, variants
+from attnmath.errors import AttnmathError, InputError, LanguageError, NoClosedForm
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
@@ -34,6 +34,30 @@ def test_counts_equal_a_walk_of_every_index_tuple(case):
         got = np.array(list(values[step.name].values())).reshape(out[step.name].shape)
         np.testing.assert_allclose(out[step.name], got, atol=1e-12, rtol=1e-10, err_msg=str(step.equation))
     assert parameters(page, sizes) == sum(x.size for n, x in arrays(page, sizes)[0].items() if n[0] in "WB")
+
+
+def applied(name):
+    """A modifier as it is without options, on the first variant that it changes."""
+    for variant in ("gqa", *variants.names()):
+        try:
+            layer = layers.build(variant, [name])
+        except AttnmathError:
+            continue
+        if str(layer.form()) != str(layers.build(variant).form()):
+            return layer
+    raise AssertionError(f"{name} changes no variant")
+
+
+@pytest.mark.parametrize("name", modifiers.names())
+@pytest.mark.parametrize(("t", "n"), [(3, 3), (1, 4), (2, 5)])
+def test_every_modifier_is_walked_by_existing(name, t, n):
+    layer = applied(name)
+    sizes = small(layer, t, n)
+    walk, out, values = walked(layer.form(), sizes)
+    for step in count(layer.form(), sizes):
+        got = np.array(list(values[step.name].values())).reshape(out[step.name].shape)
+        np.testing.assert_allclose(out[step.name], got, atol=1e-12, err_msg=str(step.equation))
+        assert (step.flops.total, step.exps) == (walk.cost[step.name], walk.exps[step.name]), str(step.equation)
 
 
 SOFTMAX = ["cross", "gqa", "mha", "mla", "mqa", "sliding-window"]
