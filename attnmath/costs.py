@@ -141,7 +141,7 @@ def _layer_cost(
         readings=(numbers, formulas),
         **(_formulas(formulas) if settings["formulas"] else {}),
     )
-    return _timed(out, [out], gpu, dtype, l2) if gpu else out
+    return _timed(out, [LayerRun(1, out)], gpu, dtype, l2) if gpu else out
 
 
 def _json(letter: str) -> str:
@@ -168,17 +168,16 @@ def _intensity(flops: int, traffic: Traffic) -> Traffic:
     return Traffic(*(flops / b if b else None for b in (traffic.compulsory, traffic.fused, traffic.unfused)))
 
 
-def _timed(out: Cost, parts: list[Cost], gpu: Gpu, dtype: str, l2: str) -> Cost:
+def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> Cost:
     """The bounds on time, a layer after the other; none for a page whose queries meet no keys."""
-    if not all(part.readings[0].core.equations for part in parts):
+    if not all(part.cost.readings[0].core.equations for part in parts):
         return replace(out, gpu=gpu.name, l2=l2)
     from attnmath.hardware.roofline import bound, ridge
 
     fused, unfused, by_unit = 0.0, 0.0, {"tensor": 0.0, "exp": 0.0, "hbm": 0.0}
-    for part in parts:
+    for times, part in ((run.count, run.cost) for _, run in kinds(parts)):
         numbers: Reading = part.readings[0]
         whole = bound(gpu, dtype, part.flops.matmul, part.exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
-        times = _part_count(out, part)
         fused += times * whole.time_s
         by_unit[whole.binds] += times * whole.time_s
         inside = {e.out.name: e for e in numbers.core.equations}
@@ -209,19 +208,25 @@ def _all_regimes(runs: list[LayerRun]) -> dict[str, list[str]]:
 
 
 def _over_layers(runs: list[LayerRun], key: str) -> str:
-    """A model's formula: the layer's, times their number; of several runs, by name."""
+    """A model's formula: the layer's, times their number; of several kinds, each by the name of its first run."""
     if len(runs) == 1:
         return f"{runs[0].count}*{_bracketed(runs[0].cost.formulas[key])}"
-    return " + ".join(f"{run.count}*layers[{k}].{key}" for k, run in enumerate(runs))
+    return " + ".join(f"{run.count}*layers[{k}].{key}" for k, run in kinds(runs))
+
+
+def kinds(runs: list[LayerRun]) -> list[tuple[int, LayerRun]]:
+    """Each kind of layer: the place of its first run, and all of its layers together.
+
+    >>> kinds([])
+    []
+    """
+    first = {id(run.cost): k for k, run in reversed(list(enumerate(runs)))}
+    count = {of: sum(r.count for r in runs if id(r.cost) == of) for of in first}
+    return [(k, LayerRun(count[of], runs[k].cost)) for of, k in sorted(first.items(), key=lambda item: item[1])]
 
 
 def _bracketed(text: str) -> str:
     return f"({text})" if " " in text else text
-
-
-def _part_count(whole: Cost, part: Cost) -> int:
-    """How many layers of the whole a part stands for."""
-    return next((run.count for run in whole.layers if run.cost is part), 1)
 
 
 def _model_cost(
@@ -238,9 +243,13 @@ def _model_cost(
         )
     described = read(path, ignored)
     runs = []
+    known: dict[str, Cost] = {}  # equal layers that are not neighbours are counted once
     for run in described.runs:
-        layer = layers.build(run.variant, run.uses, None, "window" in run.sizes)
-        runs.append(LayerRun(run.count, _layer_cost(layer, {**given, **run.sizes}, settings, None, gpu, l2)))
+        kind = repr((run.variant, run.uses, run.sizes))
+        if kind not in known:
+            layer = layers.build(run.variant, run.uses, None, "window" in run.sizes)
+            known[kind] = _layer_cost(layer, {**given, **run.sizes}, settings, None, gpu, l2)
+        runs.append(LayerRun(run.count, known[kind]))
 
     def summed(key: str) -> Any:
         values = [r.cost[key] for r in runs]
@@ -276,4 +285,4 @@ def _model_cost(
         formulas={key: _over_layers(runs, key) for key in first.formulas if not key.startswith("memory")},
         source=described.source,
     )
-    return _timed(together_, [r.cost for r in runs], gpu, settings["dtype"] or "bf16", l2) if gpu else together_
+    return _timed(together_, runs, gpu, settings["dtype"] or "bf16", l2) if gpu else together_

@@ -10,6 +10,7 @@ from msgspec import Struct
 from attnmath.errors import Unknown
 from attnmath.hardware import Figure, Gpu, get
 from attnmath.hardware.roofline import bound
+from attnmath.costs import kinds
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
@@ -77,16 +78,17 @@ def _over_layers(cost: Cost, key: str) -> Explanation:
     row = KEYS[key]
     if row.read is None:
         return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
-    one = [_read(run.cost, key) for run in cost.layers]
+    layers = [run for _, run in kinds(cost.layers)]
+    one = [_read(run.cost, key) for run in layers]
     most = key.startswith("memory")
     join = (
         ("max(" + ", ".join(e.substitution for e in one) + ")")
         if most
-        else " + ".join(f"{r.count}*({e.substitution})" for r, e in zip(cost.layers, one))
+        else " + ".join(f"{r.count}*({e.substitution})" for r, e in zip(layers, one))
     )
     parts = tuple(
         (f"{r.count} x {r.cost.variant}: {e.formula}", e.value * (1 if most else r.count))
-        for r, e in zip(cost.layers, one)
+        for r, e in zip(layers, one)
     )
     formula = "the largest of the layers'" if most else cost.formulas[key]
     return Explanation(
@@ -174,7 +176,7 @@ def _derived(cost: Cost, key: str) -> Explanation:
     figures = _figures(cost, gpu)
     parts = tuple((f"{name} of {gpu.name}: {'; '.join(f.sources)}", f.value) for name, f in figures.items())
     rate, bandwidth, *_ = (f.value for f in figures.values())
-    terms = " + ".join(f"{run.count} x {_terms(run.cost, gpu)}" for run in cost.layers) or _terms(cost, gpu)
+    terms = " + ".join(f"{run.count} x {_terms(run.cost, gpu)}" for _, run in kinds(cost.layers)) or _terms(cost, gpu)
     shown = {"ridge": f"{rate} / {bandwidth}", "time_bound_s.unfused": ""}.get(key, terms)
     return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), parts, row.source)
 

@@ -142,6 +142,42 @@ def test_windows_are_spread_over_layers(tmp_path):
     assert am.cost(model=written(tmp_path, mistral), seq=32_768).kv_cache_bytes == 131_072 * 4096
 
 
+def test_five_local_layers_to_one_global(tmp_path):
+    """Gemma 3 27B: layers 5, 11, ... see everything; its cache beyond the windows grows by the ten global layers only."""
+    gemma = {
+        "model_type": "gemma3_text",
+        "hidden_size": 5376,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "num_hidden_layers": 62,
+        "sliding_window": 1024,
+        "query_pre_attn_scalar": 168,
+    }
+    m = read(written(tmp_path, gemma))
+    assert [(r.count, r.sizes.get("window")) for r in m.runs[:4]] == [(5, 1024), (1, None), (5, 1024), (1, None)]
+    assert m.runs[0].uses == ("norm:weight=1+w", "rope", "scale:width=168")
+    c = am.cost(model=written(tmp_path, gemma), seq=131_072, gpu="h100-sxm")
+    row = 2 * 16 * 128 * 2  # K and V, bf16
+    assert c.kv_cache_bytes == row * (10 * 131_072 + 52 * 1024)
+    assert c.formulas["flops.matmul"] == "52*layers[0].flops.matmul + 10*layers[1].flops.matmul"
+    one = {w: am.cost("gqa", seq=131_072, heads=32, kv_heads=16, window=w, gpu="h100-sxm") for w in (1024, 131_072)}
+    want = 52 * one[1024].time_bound_s.fused + 10 * one[131_072].time_bound_s.fused
+    assert c.time_bound_s.fused == pytest.approx(want)
+
+
+def test_layers_that_alternate(tmp_path):
+    base = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4}
+    gemma = read(written(tmp_path, {**base, "model_type": "gemma2", "head_dim": 16}))
+    assert [r.sizes.get("window") for r in gemma.runs] == [4096, None, 4096, None]
+    assert gemma.runs[0].uses == ("rope", "scale:width=256", "softcap:cap=50")
+    gpt = read(written(tmp_path, {**base, "model_type": "gpt_oss", "head_dim": 16, "sliding_window": 128}))
+    assert [r.sizes.get("window") for r in gpt.runs] == [128, None, 128, None]
+    assert gpt.runs[0].uses == ("bias:on=Q+k+v+Y", "rope", "sink")
+    olmo = read(written(tmp_path, {**base, "model_type": "olmo2"}))
+    assert olmo.runs[0].uses == ("norm:over=all", "rope")
+
+
 def test_the_memory_of_a_model_is_its_largest_layers(tmp_path):
     """Layers run one after the other, so their peaks do not add up; full layers hold more than windowed ones."""
     mixed = {**FACTS["Qwen3-0.6B"][0], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 20}

@@ -17,6 +17,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "cost": "What a layer, or a model's attention, costs, and by which formula.",
     "compare": "The same, several variants side by side.",
     "equations": "What a variant computes, line by line.",
+    "report": "All of it about one variant as a document: Markdown, LaTeX or HTML.",
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",
     "gpus": "The accelerators, every figure with its source.",

@@ -280,6 +280,7 @@ def cost_text(c: Cost) -> str:
 
 def _where(c: Cost) -> list[str]:
     """The letters of the formulas, with their values here."""
+    from attnmath.costs import kinds
     from attnmath.language.letters import LETTERS
 
     runs = [run.cost for run in c.layers] or [c]
@@ -291,7 +292,7 @@ def _where(c: Cost) -> list[str]:
         if f"*{x}" in f"*{f}".replace("(", "*").replace(" ", "*").replace("/", "*")
     }
     out = []
-    for n, run in enumerate(runs):
+    for n, (count, run) in [(k, (r.count, r.cost)) for k, r in kinds(c.layers)] or [(0, (1, c))]:
         symbols = run.readings[1].sizes
         shown = [
             (x, symbols[x])
@@ -299,7 +300,7 @@ def _where(c: Cost) -> list[str]:
             if x in symbols and x in used and LETTERS[x].option and str(symbols[x]) == x
         ]
         names = ", ".join(f"{x} = {exact(v.value)} ({LETTERS[x].option})" for x, v in shown)
-        head = f"layers[{n}], {c.layers[n].count} x {run.variant}: " if len(runs) > 1 else "where "
+        head = f"layers[{n}], {count} x {run.variant}: " if len(runs) > 1 else "where "
         out.append(head + names)
     return out
 

@@ -145,7 +145,12 @@ KINDS: dict[str, Callable[[Any], str]] = {  # what is expected instead; empty if
     "share": lambda v: (
         "" if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v <= 1 else "a share, 0 < x <= 1"
     ),
+    "number": lambda v: (
+        "" if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < 1e12 else "a number of more than 0"
+    ),
     "rope": lambda v: _rope_error(v),
+    "unread": lambda v: "",
+    "ropes": lambda v: _ropes_error(v),
     "types": lambda v: (
         "" if isinstance(v, list) and all(x in LAYER_TYPES for x in v) else f"a list of {' and '.join(LAYER_TYPES)}"
     ),
@@ -159,6 +164,14 @@ def _rope_error(v: Any) -> str:
         return f"an object of {', '.join(sorted(ROPE_KEYS))}; {', '.join(unknown)[:80]} is not understood"
     share = v.get("partial_rotary_factor")
     return "" if share is None or not KINDS["share"](share) else "a partial_rotary_factor with 0 < x <= 1"
+
+
+def _ropes_error(v: Any) -> str:
+    """One table, or one for each kind of layer; none may turn a share of the dimensions only."""
+    tables = list(v.values()) if isinstance(v, dict) and set(v) <= set(LAYER_TYPES) else [v]
+    errors = [e for t in tables if t is not None and (e := _rope_error(t))]
+    partial = any(isinstance(t, dict) and t.get("partial_rotary_factor", 1) != 1 for t in tables)
+    return errors[0] if errors else "tables without partial_rotary_factor" if partial else ""
 
 
 def _shown(value: Any) -> str:
@@ -183,7 +196,7 @@ def _contradictions(c: Config) -> list[str]:
     types = c.get("layer_types")
     if types is not None and len(types) != c["num_hidden_layers"]:
         errors.append(f"layer_types names {len(types)} layers, num_hidden_layers is {c['num_hidden_layers']}")
-    if types and "sliding_attention" in types and not (c["use_sliding_window"] and c["sliding_window"]):
+    if types and "sliding_attention" in types and not (c.get("use_sliding_window", True) and c["sliding_window"]):
         errors.append("layer_types names sliding_attention, but sliding_window and use_sliding_window give no window")
     if "partial_rotary_factor" in c and not errors:
         width = c["head_dim"] or c["hidden_size"] // heads

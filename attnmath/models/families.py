@@ -19,8 +19,8 @@ Config = Mapping[str, Any]
 
 
 class Field(Struct, frozen=True):
-    """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `flag`, `share` (0 < x <= 1),
-    `types`, `rope`; or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
+    """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `number` (more than 0), `flag`,
+    `share` (0 < x <= 1), `types`, `rope` (`ropes`: one for each kind of layer), `unread` (the family's code never reads it); or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
 
     `default` is what the family's class takes where the field is absent; null is None wherever it has a default.
     """
@@ -89,6 +89,22 @@ def _window_by_type(c: Config) -> list[int | None]:
             "use_sliding_window without layer_types: which layers slide is not stated, and versions of the code differ"
         )
     return _window_by_layer({**c, "max_window_layers": 0})
+
+
+def _pattern(period: int, full: int) -> Callable[[Config], list[int | None]]:
+    """Sliding layers but for one of every `period`, the one at place `full`; or as `layer_types` says."""
+
+    def windows(c: Config) -> list[int | None]:
+        kinds = c["layer_types"] or [
+            "full_attention" if i % period == full else "sliding_attention" for i in range(c["num_hidden_layers"])
+        ]
+        return [c["sliding_window"] if kind == "sliding_attention" else None for kind in kinds]
+
+    return windows
+
+
+def _scale(c: Config) -> str:
+    return f"scale:width={c['query_pre_attn_scalar']:g}"
 
 
 _SHAPE = {
@@ -177,6 +193,51 @@ _DEEPSEEK = Family(
     _no_window,
 )
 
+_GEMMA2 = Family(
+    "gqa",
+    {
+        **_SHAPE,
+        "head_dim": Field("size", 256),
+        "attention_bias": Field("flag", False),
+        "query_pre_attn_scalar": Field("number", 256),
+        "attn_logit_softcapping": Field("number", 50.0),
+        "sliding_window": Field("size", 4096),
+        "layer_types": Field("types", None),
+    },
+    _HEADS,
+    (
+        _BIAS,
+        (_rope, ""),
+        (_scale, ""),
+        (lambda c: f"softcap:cap={c['attn_logit_softcapping']:g}", "attn_logit_softcapping"),
+    ),
+    _pattern(2, 1),
+)
+_GEMMA3 = replace(  # local and global layers differ in their rope's base only, which costs nothing
+    _GEMMA2,
+    fields={
+        **{k: f for k, f in _GEMMA2.fields.items() if k != "attn_logit_softcapping"},
+        "rope_parameters": Field("ropes", None),
+        "attn_logit_softcapping": Field("unread", None),
+    },
+    uses=(_BIAS, ("norm:weight=1+w", ""), ("rope", ""), (_scale, "")),
+    windows=_pattern(6, 5),
+)
+_GPT_OSS = Family(
+    "gqa",
+    {
+        **_SHAPE,
+        "head_dim": Field("size", 64),
+        "attention_bias": Field("true", True),
+        "sliding_window": Field("size", 128),
+        "layer_types": Field("types", None),
+    },
+    _HEADS,
+    (("bias:on=Q+k+v+Y", ""), (_rope, ""), ("sink", "")),
+    _pattern(2, 1),
+)
+_OLMO2 = replace(_LLAMA, uses=(_BIAS, ("norm:over=all", ""), (_rope, "")))
+
 FAMILIES: dict[str, Family] = {  # by model_type
     "llama": _LLAMA,
     "mistral": _MISTRAL,
@@ -188,6 +249,10 @@ FAMILIES: dict[str, Family] = {  # by model_type
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA3,
+    "gpt_oss": _GPT_OSS,
+    "olmo2": _OLMO2,
 }
 
 ROPE_KEYS = frozenset(  # what a rotary table may hold: the share of dimensions, and what only moves the frequencies
@@ -264,6 +329,15 @@ HARMLESS = frozenset(  # fields that do not change what the attention layers com
         "original_max_position_embeddings",
         "rope_local_base_freq",
         "use_mrope",
+        "final_logit_softcapping",
+        "cache_implementation",
+        "sliding_window_size",
+        "use_bidirectional_attention",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "initial_context_length",
+        "experts_per_token",
+        "swiglu_limit",
         "hidden_act",
         "hidden_activation",
         "intermediate_size",

@@ -56,7 +56,7 @@ class Modifier(Struct, frozen=True):
                 raise Unknown(f"option of {self.name}", key, self.options, f"options of {self.name}")
             kind = type(self.options[key])
             if kind is str:
-                out[key] = text.replace("+", " ") if key == "on" else text
+                out[key] = text.replace("+", " ") if key in ("on", "axes") else text
                 continue
             try:
                 out[key] = kind(text) if len(text) < 40 else None
@@ -107,7 +107,7 @@ class Use(Struct, frozen=True):
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        shown = ",".join(f"{k}={str(v).replace(' ', '+') if k == 'on' else v}" for k, v in self.options)
+        shown = ",".join(f"{k}={str(v).removesuffix('.0').replace(' ', '+')}" for k, v in self.options)
         return f"{self.modifier.name}:{shown}" if shown else self.modifier.name
 
     def apply(self, page: Program) -> tuple[Program, Sizes]:

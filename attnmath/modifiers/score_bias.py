@@ -20,7 +20,7 @@ def lines(page: Program, axes: str = "t n") -> tuple[str, Sizes]:
     """
     text = ""
     for s in softmaxes(page):
-        own, asked = [str(i) for i in page.tensors[s.scores.name]], axes.replace("+", " ").split()
+        own, asked = [str(i) for i in page.tensors[s.scores.name]], axes.split()
         if unknown := [x for x in asked if x not in own]:
             raise InputError(f"score-bias:axes: {', '.join(unknown)[:60]}: the scores have {' '.join(own)}")
         text += f"{s.scores.name}[..] <- {s.scores.name}[..] + SB[{' '.join(asked)}]\n"

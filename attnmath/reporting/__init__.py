@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
-from attnmath.errors import Unknown
+from attnmath.errors import InputError, Unknown
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -36,7 +37,7 @@ def render(template: str, data: dict[str, Any]) -> str:
     >>> render("no-such-document", {})
     Traceback (most recent call last):
         ...
-    attnmath.errors.Unknown: unknown template 'no-such-document': the templates are equations.md, equations.tex
+    attnmath.errors.Unknown: unknown template 'no-such-document': the templates are equations.md, equations.tex, report.html, report.md, report.tex
     """
     env = _environment()
     if template + ".j2" not in env.list_templates():
@@ -56,7 +57,9 @@ def _environment() -> SandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= {"tex": tex, "md": md}
+    from attnmath.cli.render import exact, scaled
+
+    env.filters |= {"tex": tex, "md": md, "mathml": mathml, "exact": exact, "scaled": scaled}
     return env
 
 
@@ -64,6 +67,11 @@ TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\N{LESS-THAN OR EQUAL TO}": r"$\le$",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
 
@@ -74,7 +82,7 @@ def tex(text: str) -> str:
     >>> tex("50% of W_Q")
     '50\\\\% of W\\\\_Q'
     """
-    return "".join(TEX.get(c, c) for c in text)
+    return re.sub("-(?=-)", "-{}", "".join(TEX.get(c, c) for c in text))  # -- is no dash
 
 
 def md(text: str) -> str:
@@ -84,4 +92,32 @@ def md(text: str) -> str:
     'a\\\\*b \\\\| &lt;i&gt;'
     """
     out = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "*_`|[]#" else c for c in out)
+    return "".join(f"\\{c}" if c in "\\*_`|[]#$~" else c for c in out)
+
+
+def mathml(latex: str, text: str, block: bool = False) -> str:
+    """A formula as one <math> element; what the converter does not know comes as `text`, with a note.
+
+    It prints a macro that it does not know as text and raises nothing, so its output is read again. Raises InputError if
+    it is not installed.
+
+    >>> mathml("t^{2}", "t^2")[:38], mathml(r"\\nonsense{t}", "t^2")[:16]
+    ('<math xmlns="http://www.w3.org/1998/Mat', '<code>t^2</code>')
+    """
+    from html import escape
+    from xml.etree import ElementTree
+
+    from markupsafe import Markup
+
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        raise InputError("formulas in HTML need the package latex2mathml: pip install latex2mathml") from None
+    try:
+        out = convert(latex.replace(r"\iff", r"\;\iff\;"), display="block" if block else "inline")
+        sound = "\\" not in "".join(ElementTree.fromstring(out).itertext())
+    except Exception:  # its errors have no common base, and it raises others too
+        sound = False
+    if not latex or not sound:
+        return Markup(f"<code>{escape(text)}</code> <small>(as text: no MathML for it)</small>")
+    return Markup(out)

@@ -1,0 +1,161 @@
+"""`attnmath report`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+from typing import Any
+
+import click
+
+from attnmath import layers
+from attnmath.cli import options, render
+from attnmath.costs import cost
+from attnmath.errors import InputError
+from attnmath.language.letters import LETTERS, OPTIONS, needed
+from attnmath.request import by_letter
+
+KINDS = {".md": "report.md", ".tex": "report.tex", ".html": "report.html"}
+DEFAULTS = {"seq": 8192, "heads": 32, "window": 4096}  # of what has to be given and was not
+
+
+@click.command("report", short_help="A document: what a variant computes and costs.")
+@click.argument("name", required=False)
+@click.option("--variant", metavar="NAME|FILE.attn", help="The same as the argument.")
+@click.option(
+    "-o", "--output", "path", metavar="FILE", required=True, help="Where to: FILE.md, FILE.tex or FILE.html."
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@options.layer_options
+@click.option("--form", metavar="NAME", help="The form whose costs are shown [the one with the fewest FLOPs].")
+@options.size_options
+@options.dtype_options
+def command(name: str | None, variant: str | None, path: str, force: bool, **values: Any) -> int:
+    """A document about one variant: its equations with shapes, masks, costs with their formulas, and what was checked.
+
+    Markdown, LaTeX or HTML, by FILE's ending. Without sizes: --seq 8192, --heads 32 (and --window 4096 where one is needed).
+
+    \b
+    attnmath report gqa -o path/to/gqa.md --seq 8k --heads 32 --gpu h100-sxm
+    attnmath report mla -o path/to/mla.html --phase decode --with rope
+    attnmath report path/to/mine.attn -o path/to/mine.tex
+
+    Every number in it can be traced, by the command that stands beside it:
+
+    \b
+    attnmath cost --variant gqa --seq 8k --heads 32 --explain flops.matmul
+    """
+    if (name is None) == (variant is None):
+        raise InputError("name one variant: attnmath report gqa -o gqa.md")
+    template = _template(path)
+    _free(path, force)
+    text, failed = _document(name or variant or "", path, template, values)
+    _write(path, text, force)
+    render.note(f"wrote {path}: {len(text.encode()):,} bytes")
+    for check in failed:
+        render.note(f"check failed: {check.name}: {check.text}")
+    return 1 if failed else 0
+
+
+def _template(path: str) -> str:
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in KINDS:
+        raise InputError(f"-o {path}: the ending says which document it is: {', '.join(KINDS)}")
+    return KINDS[ending]
+
+
+def _free(path: str, force: bool) -> None:
+    """Refuse what cannot or should not be written, before any work is done."""
+    if os.path.isdir(path):
+        raise InputError(f"-o {path}: a directory, not a file")
+    if os.path.lexists(path) and not force:
+        raise InputError(f"-o {path}: the file exists; --force overwrites it")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise InputError(f"-o {path}: there is no directory {os.path.dirname(path)}")
+
+
+def _document(variant: str, path: str, template: str, values: dict[str, Any]) -> tuple[str, list[Any]]:
+    """(the document, the checks that failed)."""
+    from attnmath.reporting import render as fill
+    from attnmath.reporting.variant import SAY, Request, data
+
+    rows = list(options.each_row({**values, "variant": variant}))
+    if len(rows) != 1:
+        raise InputError(f"a document is about one size; these lists make {len(rows)}")
+    row = rows[0]
+    layer = layers.build(variant, row["modifiers"], row["mask"], row.get("window") is not None)
+    row, defaults = _filled(layer, row)
+    given = {k.replace("_", "-"): v for k, v in row.items() if k.replace("_", "-") in OPTIONS}
+    request = Request(
+        variant=variant,
+        sizes=by_letter(given, row["phase"], layer.names),
+        defaults=defaults,
+        commands=_commands(variant, path, given, row),
+        uses=tuple(row["modifiers"]),
+        mask=row["mask"],
+        window=row.get("window") is not None and "window" not in defaults,
+    )
+    found = data(layer, cost(**row), request)
+    return fill(template, {"r": found, "say": SAY}), [check for check in found.checks if check.passed is False]
+
+
+def _filled(layer: layers.Layer, row: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The options with those that the layer cannot do without, and the names of these."""
+    missing = {}
+    for letter in needed(layer.names, layer.variant.where):
+        option = LETTERS[letter].option or ""
+        open_ = letter not in layer.local and letter not in layer.variant.where and LETTERS[letter].default is None
+        if option in DEFAULTS and open_ and row.get(option) is None:
+            missing[option] = DEFAULTS[option]
+    if "seq" in missing and row.get("context") is not None:
+        missing["seq"] = 1 if row["phase"] == "decode" else row["context"]
+    return {**row, **missing}, tuple(missing)
+
+
+def _commands(variant: str, path: str, given: dict[str, Any], row: dict[str, Any]) -> Any:
+    """The command lines that reproduce the document; paths without the folders of this machine."""
+    from attnmath.reporting.variant import Commands
+
+    variant = _portable(variant)
+    layer = [word for use in row["modifiers"] for word in ("--with", use)]
+    layer += [word for k in ("mask", "form") if row[k] is not None for word in (f"--{k}", row[k])]
+    sizes = [word for k, v in given.items() for word in (f"--{k}", str(v))]
+    rest = {"phase": row["phase"], "dtype": row["dtype"], "kv-dtype": row["kv_dtype"], "l2": row["l2"]}
+    rest |= {"gpu": _portable(row["gpu"]) if row["gpu"] else None}
+    kept = {k: v for k, v in rest.items() if v is not None and (k, v) not in (("phase", "prefill"), ("l2", "cold"))}
+    all_ = [*layer, *sizes, *(word for k, v in kept.items() for word in (f"--{k}", v))]
+    window = ["--window", str(given["window"])] if "window" in given else []
+    return Commands(
+        shlex.join(["attnmath", "report", variant, "-o", _portable(os.path.basename(path)), *all_]),
+        shlex.join(["attnmath", "cost", "--variant", variant, *all_, "--explain", "KEY"]),
+        shlex.join(["attnmath", "equations", variant, *layer, *window]),
+    )
+
+
+def _portable(path: str) -> str:
+    """A name, or a path as it was typed; of an absolute one its last part."""
+    path = os.path.basename(path) if os.path.isabs(path) else path
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _write(path: str, text: str, force: bool) -> None:
+    """The whole file or none: written beside it under another name, then put in its place."""
+    target = os.path.realpath(path)
+    beside = os.path.join(os.path.dirname(target), f".attnmath-{os.getpid()}.tmp")
+    try:
+        with open(beside, "x", encoding="utf-8", newline="\n") as file:
+            try:
+                file.write(text)
+                file.flush()
+                _free(path, force)
+                if os.path.exists(target):
+                    shutil.copymode(target, beside)
+                os.replace(beside, target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(beside)
+                raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"-o {path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
