@@ -67,7 +67,8 @@ def evaluate(
     `tensors`: arrays by the page's names, laid out as `variant(name).tensors` says (float64 or float32; a tensor that is
     given is not computed). `mask`: a mask's name, or booleans (True: the pair exists) of shape [t n], [b t n] or
     [b h t n], 1 where it repeats. `cache`: the `cache` of the call before; new tokens continue it. `options`: sizes that
-    no shape tells, as for `cost`: `block_size=64`, `layer=3`; `eps`: what norms add under their root. A query that sees no key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
+    no shape tells, as for `cost` (`block_size=64`, `layer=3`), and `eps`, what norms add under their root. A query that
+    sees no key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
 
     >>> import numpy as np
     >>> q, k, v = np.ones((1, 2, 1, 4)), np.ones((1, 2, 1, 4)), np.arange(8.0).reshape(1, 2, 1, 4)
@@ -129,7 +130,9 @@ def _checked(name: str, x: Array, page: Program) -> Array:
         x = np.asarray(x)
     except ValueError as error:
         raise InputError(f"{name} is no array: {error}") from None
-    if (x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8)) and not (x.dtype.kind in "iu" and name in _gathers(page)):
+    if (x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8)) and not (
+        x.dtype.kind in "iu" and name in _gathers(page)
+    ):
         raise InputError(f"{name} holds {x.dtype}; give float64 or float32")
     if x.ndim != len(page.tensors[name]):
         raise InputError(f"{name} has {x.ndim} dimensions, shape {x.shape}; it is {Ref(name, page.tensors[name])}")
@@ -195,7 +198,11 @@ def _sizes(
         )
     for i, length in options.items():
         if given.get(i, length) != length:
-            raise InputError(f"--{LETTERS[i].option} {length}, but {found[i][1]} says {given[i]}" if i in found else f"{i} is {given[i]}, not {length}")
+            raise InputError(
+                f"--{LETTERS[i].option} {length}, but {found[i][1]} says {given[i]}"
+                if i in found
+                else f"{i} is {given[i]}, not {length}"
+            )
         given[i] = length
     local = {n: v for n, v in given.items() if n not in LETTERS}
     known = {n: v for n, v in given.items() if n in LETTERS}
@@ -205,7 +212,9 @@ def _sizes(
 
 def _options(window: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes by letter, from options by name; `eps` is what norms add under their root."""
-    named = {k.replace("_", "-"): plain(v) for k, v in options.items()} | ({} if window is None else {"window": plain(window)})
+    named = {k.replace("_", "-"): plain(v) for k, v in options.items()} | (
+        {} if window is None else {"window": plain(window)}
+    )
     eps = named.pop("eps", None)
     if eps is not None and (isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1):
         raise InputError(f"eps: {eps!r:.40} is no number from 0 to 1")
@@ -225,7 +234,9 @@ def _positions(page: Program) -> bool:
 def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[str]) -> int:
     lengths = {}
     for name, x in past.items():
-        axes = [k for r in _reads(page, name) for k, i in enumerate(r.index) if isinstance(i, Shift) and i.base in TIMES]
+        axes = [
+            k for r in _reads(page, name) for k, i in enumerate(r.index) if isinstance(i, Shift) and i.base in TIMES
+        ]
         if not axes:
             raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
         lengths[name] = x.shape[axes[0]]

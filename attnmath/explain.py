@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from attnmath.costs import kinds
 from attnmath.errors import Unknown
 from attnmath.hardware import Figure, Gpu, get
 from attnmath.hardware.roofline import bound
-from attnmath.costs import kinds
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
@@ -87,8 +87,7 @@ def _over_layers(cost: Cost, key: str) -> Explanation:
         else " + ".join(f"{r.count}*({e.substitution})" for r, e in zip(layers, one))
     )
     parts = tuple(
-        (f"{r.count} x {r.cost.variant}: {e.formula}", e.value * (1 if most else r.count))
-        for r, e in zip(layers, one)
+        (f"{r.count} x {r.cost.variant}: {e.formula}", e.value * (1 if most else r.count)) for r, e in zip(layers, one)
     )
     formula = "the largest of the layers'" if most else cost.formulas[key]
     return Explanation(
@@ -129,7 +128,10 @@ def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
         return [
             *((f"{n}, read", r.core.bytes([n])) for n in r.core.inputs),
             *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs),
-            *((f"{c.tensor}, the state, {'read and ' if known else ''}written", part) for c, part, known in r.core.state_parts),
+            *(
+                (f"{c.tensor}, the state, {'read and ' if known else ''}written", part)
+                for c, part, known in r.core.state_parts
+            ),
         ]
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
 
@@ -139,7 +141,9 @@ def _cached(r: Reading, _: str) -> Iterable[Part]:
 
 
 def _cached_per_token(r: Reading, _: str) -> Iterable[Part]:
-    share = lambda c: "" if c.every == 1 else f", for {c.every} tokens"
+    def share(c: Cached) -> str:
+        return "" if c.every == 1 else f", for {c.every} tokens"
+
     return [(f"{c.tensor}, {c.per_row:,} elements{share(c)}", part) for c, part in r.cache_parts(True)]
 
 

@@ -67,7 +67,12 @@ class Reading:
         width = bits(self.kv_dtype)
         check_blocks(self.caches, self.kv_dtype)
         return [
-            (c, in_bytes(c.per_row * width, c.every) if per_token else in_bytes(c.per_row * c.rows * self.sizes["b"] * width))
+            (
+                c,
+                in_bytes(c.per_row * width, c.every)
+                if per_token
+                else in_bytes(c.per_row * c.rows * self.sizes["b"] * width),
+            )
             for c in self.caches
             if c.rows is not None
         ]

@@ -98,7 +98,9 @@ def _plain(x: Number) -> Number:
 
 def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:
     """The options that a size is computed from, with their values."""
-    return ", ".join(f"--{LETTERS[x].option} {sizes[x]}" for x in mentioned(value) if x in LETTERS and LETTERS[x].option)
+    return ", ".join(
+        f"--{LETTERS[x].option} {sizes[x]}" for x in mentioned(value) if x in LETTERS and LETTERS[x].option
+    )
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
@@ -149,7 +151,9 @@ def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: st
             f"mask {chosen}: {', '.join(unknown)[:80]}: a mask's sizes are numbers or letters of the registry"
         )
     if (chosen or (window and "w" not in program.names)) and len([q for q, _ in program.sees if q == "t"]) > 1:
-        raise InputError(f"{variant}: what a query sees is part of what it computes here; --mask and --window have no use")
+        raise InputError(
+            f"{variant}: what a query sees is part of what it computes here; --mask and --window have no use"
+        )
     if chosen and chosen.over_blocks:
         raise InputError(f"mask {chosen}: its keys are blocks of tokens, which only a page can have")
     if "kept" in program.names and (window or (chosen and chosen.name != "full")):

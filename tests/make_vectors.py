@@ -97,7 +97,14 @@ def layers():
         layer_types=["linear_attention"] * 5,
     )  # fmt: skip
     mamba = t.Mamba2Config(
-        num_heads=6, head_dim=8, hidden_size=WIDTH, state_size=5, expand=2, n_groups=2, chunk_size=8, num_hidden_layers=1
+        num_heads=6,
+        head_dim=8,
+        hidden_size=WIDTH,
+        state_size=5,
+        expand=2,
+        n_groups=2,
+        chunk_size=8,
+        num_hidden_layers=1,
     )
     diff = t.DiffLlamaConfig(
         hidden_size=WIDTH, num_attention_heads=8, num_key_value_heads=4, head_dim=4, num_hidden_layers=3,

@@ -372,7 +372,9 @@ class Walk:
         digits = [d for o in runs for d in re.findall(r"[a-z][a-z0-9']*", o)]
         outer = {k: v for k, v in env.items() if k not in digits}
         rows = []
-        for part in _split(runs[0], "|") if len(runs) == 1 else [" ".join(runs)]:  # n|(k i): first one part, then the other
+        for part in (
+            _split(runs[0], "|") if len(runs) == 1 else [" ".join(runs)]
+        ):  # n|(k i): first one part, then the other
             own = re.findall(r"[a-z][a-z0-9']*", part)
             for values in itertools.product(*(range(self.sizes[d]) for d in own)):
                 inner = {**outer, **dict(zip(own, values))}

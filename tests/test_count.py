@@ -14,7 +14,7 @@ from oracle import PARTS, Walk, sees
 
 import attnmath as am
 from attnmath import layers, modifiers, variants
-from attnmath.errors import AttnmathError, InputError, LanguageError, NoClosedForm
+from attnmath.errors import AttnmathError, InputError, NoClosedForm
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
@@ -118,9 +118,10 @@ def test_formulas_equal_integers(case, dtype, kv_dtype):
             continue
         text = str(got)
         value = got.value if isinstance(got, Formula) else got
-        assert want == value or (
-            (kv_dtype == "int4" or key == "kv_cache_bytes_per_token") and 0 <= want - value < 8
-        ), (key, text)  # tensor by tensor, rounded up to whole bytes
+        assert want == value or ((kv_dtype == "int4" or key == "kv_cache_bytes_per_token") and 0 <= want - value < 8), (
+            key,
+            text,
+        )  # tensor by tensor, rounded up to whole bytes
         assert eval(text, PARTS, dict(at.values)) == pytest.approx(value, rel=1e-12), (
             key,
             text,
@@ -198,9 +199,7 @@ def test_a_formula_holds_wherever_its_regime_does(case, t, past, w, key):
     elsewhere = {**given_, "t": t, "n": t + past} | ({"w": w} if "w" in given_ else {})
     here = PARTS
     assert all(eval(c, here, dict(sizes)) for c in getattr(f, "conditions", ())), "a regime holds where it was found"
-    if isinstance(f, Formula) and all(
-        eval(c, PARTS, {**elsewhere, **brought}) for c in f.conditions
-    ):
+    if isinstance(f, Formula) and all(eval(c, PARTS, {**elsewhere, **brought}) for c in f.conditions):
         there, _ = layer.sizes(elsewhere)
         want = KEYS[key].read(Reading(layer.form(form), there, "bf16", "bf16"))
         assert eval(str(f), PARTS, {**elsewhere, **brought}) == want, (
@@ -287,16 +286,40 @@ FLASH = {"b": 2, "t": 6, "n": 9, "h": 4, "g": 2, "d": 8, "m": 8}
         ),
         ("gemma2_local__hf", ("gqa", ["rope", "scale:width=16", "softcap:cap=5"], "window(4)", None), GQA),
         ("gemma2_global__hf", ("gqa", ["rope", "scale:width=16", "softcap:cap=5"], None, None), GQA),
-        ("gemma3n_local_vnorm__hf", ("gqa", ["norm", "norm:on=v,weight=none", "rope", "scale:value=1"], "window(4)", None), GQA),
+        (
+            "gemma3n_local_vnorm__hf",
+            ("gqa", ["norm", "norm:on=v,weight=none", "rope", "scale:value=1"], "window(4)", None),
+            GQA,
+        ),
         ("gptoss_sink_global__hf", ("gqa", ["bias:on=Q+k+v+Y", "rope", "sink"], None, None), GQA),
         ("gated_attention_qwen3next__hf", ("gqa", ["norm:weight=1+w", "rope:dims=4", "gate"], None, None), GQA),
         ("lfm2_gqa__hf", ("gqa", ["norm", "rope"], None, None), GQA | {"d": 6}),
         ("gpt2_causal__hf", ("mha", ["bias:on=Q+k+v+Y"], None, None), {"b": 2, "t": 10, "h": 3, "d": 8, "m": 24}),
-        ("alibi_bloom__hf", ("mha", ["bias:on=Q+k+v+Y", "alibi"], None, None), {"b": 2, "t": 10, "h": 6, "d": 4, "m": 24}),
-        ("t5_encoder_bias__hf", ("mha", ["scale:value=1", "t5-bias"], "full", None), {"b": 2, "t": 20, "h": 3, "d": 6, "m": 24}),
-        ("bart_cross__hf", ("cross", ["bias:on=Q+k+v+Y"], None, None), {"b": 2, "t": 6, "n": 10, "kept": 0, "h": 3, "d": 8, "m": 24, "x": 24}),
-        ("mla_nope_kimi__hf", ("mla", ["direct-queries"], None, "expanded"), {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "m": 24}),
-        ("deepseek_v4_sliding__hf", ("shared-window", [], None, None), {"b": 2, "t": 18, "h": 4, "d": 8, "m": 24, "q": 10, "w": 4, "group": 2, "v": 6}),
+        (
+            "alibi_bloom__hf",
+            ("mha", ["bias:on=Q+k+v+Y", "alibi"], None, None),
+            {"b": 2, "t": 10, "h": 6, "d": 4, "m": 24},
+        ),
+        (
+            "t5_encoder_bias__hf",
+            ("mha", ["scale:value=1", "t5-bias"], "full", None),
+            {"b": 2, "t": 20, "h": 3, "d": 6, "m": 24},
+        ),
+        (
+            "bart_cross__hf",
+            ("cross", ["bias:on=Q+k+v+Y"], None, None),
+            {"b": 2, "t": 6, "n": 10, "kept": 0, "h": 3, "d": 8, "m": 24, "x": 24},
+        ),
+        (
+            "mla_nope_kimi__hf",
+            ("mla", ["direct-queries"], None, "expanded"),
+            {"b": 2, "t": 10, "h": 3, "d": 5, "e": 7, "p": 4, "l": 6, "m": 24},
+        ),
+        (
+            "deepseek_v4_sliding__hf",
+            ("shared-window", [], None, None),
+            {"b": 2, "t": 18, "h": 4, "d": 8, "m": 24, "q": 10, "w": 4, "group": 2, "v": 6},
+        ),
         ("fa_window_softcap__flashattn_ref", ("gqa", ["softcap"], "band(3, 1)", None), FLASH),
         ("fa_causal_bottomright__flashattn_ref", ("gqa", [], "causal", None), FLASH),
         ("gqa_rope__hf", ("gqa", ["rope"], None, None), {"b": 2, "t": 10, "h": 4, "g": 2, "d": 8, "m": 24}),
@@ -343,8 +366,7 @@ def test_compulsory_bytes_are_what_a_walk_touches(case):
 def test_caches_are_found():
     llama = variants.get("gqa").program
     assert [
-        (c.per_row, c.rows)
-        for c in caches(llama, {"b": 1, "t": 1, "n": 100, "past": 99, "g": 8, "d": 128, "e": 128})
+        (c.per_row, c.rows) for c in caches(llama, {"b": 1, "t": 1, "n": 100, "past": 99, "g": 8, "d": 128, "e": 128})
     ] == [(1024, 100), (1024, 100)]
     conv = program("Y[b t m] = X[b t-k m] * W[m k]")
     assert [(c.per_row, c.rows) for c in caches(conv, {"b": 1, "t": 9, "m": 5, "k": 4})] == [(3 * 5, None)]
@@ -512,7 +534,10 @@ def simulated(page, sizes, width):
     size = lambda index: int(np.prod([Walk(str(page), seen, {}).length(i) for i in index]))
     elements = {n: size(index) for n, index in {**shape, **given}.items() if "b" in index}
     core_ = [
-        (left.split("[")[0], dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if "b" in (shape.get(n) or given[n])))
+        (
+            left.split("[")[0],
+            dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if "b" in (shape.get(n) or given[n])),
+        )
         for left, right in lines_
         if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and "[b " in left and "past" not in right
     ]

@@ -56,9 +56,7 @@ def test_decoding_with_the_cache_equals_prefill(name, uses, steps):
         whole = am.evaluate(name, inputs, modifiers=uses, form=form, **told)
         cache, parts, at = None, [], 0
         for t in steps:
-            step = am.evaluate(
-                name, sliced(page, inputs, at, t), modifiers=uses, form=form, cache=cache, **told
-            )
+            step = am.evaluate(name, sliced(page, inputs, at, t), modifiers=uses, form=form, cache=cache, **told)
             cache, at = step.cache, at + t
             parts.append(step["Y"])
         np.testing.assert_allclose(np.concatenate(parts, 1), whole["Y"], atol=1e-10)

@@ -61,7 +61,9 @@ COUNT_FAULTS = {
     "a window is one too wide": lambda m: m.setitem(
         masks.MASKS, "window", masks.Named(("w",), "", "", lambda past, w: (masks.Piece(lo=-w, hi=0),))
     ),
-    "the triangle is one short": lambda m: m.setattr(masks, "_triangle", lambda x, step: max(x, 0) * (max(x, 0) - 1) // 2),
+    "the triangle is one short": lambda m: m.setattr(
+        masks, "_triangle", lambda x, step: max(x, 0) * (max(x, 0) - 1) // 2
+    ),
     "the past is forgotten": lambda m: m.setattr(counting.Space, "past", lambda self, q: 0),
     "a root is free": lambda m: m.setitem(ops.OPS, "sqrt", replaced(ops.OPS["sqrt"], cost=0)),
     "a mean is free": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], cost=0)),

@@ -12,7 +12,12 @@ from attnmath.errors import AttnmathError, LanguageError
 from attnmath.language.masks import MASKS, Mask, Piece, build_text
 from attnmath.language.parse import mask
 
-REFUSALS = ("one must divide the other", "chunks together with a stride", "strides of keys and", "over tokens and over blocks")
+REFUSALS = (
+    "one must divide the other",
+    "chunks together with a stride",
+    "strides of keys and",
+    "over tokens and over blocks",
+)
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -556,7 +557,7 @@ def test_moba(vector):
     """Two documents, one after the other; the last block of the second is not full."""
     z, meta = vector("moba__moba_naive")
     ends = z["in.cu_seqlens"]
-    for a, b in zip(ends, ends[1:]):
+    for a, b in itertools.pairwise(ends):
         q, k, v = (z[f"in.{n}"][None, a:b] for n in "qkv")
         out = am.evaluate("moba", {"Q": q[:, :, :, None], "K": k, "V": v}, block_size=4, top_k=2)
         close(out["O"][0, :, :, 0], z["out.o"][a:b], meta, "o")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
+
 import click
 
 from attnmath import modifiers
@@ -38,10 +40,10 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
             ]
         )
         if m.lines.__doc__:
-            render.page([m.lines.__doc__])
-    else:
+            render.page([cleandoc(m.lines.__doc__).partition("\n\n>>>")[0]])
+    else:  # the defaults: one modifier at a time
         render.listing(
-            [{**r, "options": ",".join(f"{k}={v}" for k, v in m.options.items())} for r, m in zip(rows, found)],
+            [{**r, "options": ", ".join(m.options)} for r, m in zip(rows, found)],
             ("name", "title", "options", "source"),
             format_,
         )

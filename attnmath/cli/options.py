@@ -99,7 +99,11 @@ def dtype_options(f: F) -> F:
         help="warm: what fits into the L2 is there from the last run.",
     )(f)
     f = click.option("--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time.")(f)
-    f = click.option("--kv-dtype", metavar="DTYPE", help="How the cache is stored: a dtype, q8_0, mxfp4, nvfp4, int4/64 (scales counted) [--dtype].")(f)
+    f = click.option(
+        "--kv-dtype",
+        metavar="DTYPE",
+        help="How the cache is stored: a dtype, q8_0, mxfp4, nvfp4, int4/64 (scales counted) [--dtype].",
+    )(f)
     f = click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [bf16].")(f)
     return click.option(
         "--phase", metavar="prefill|decode", default="prefill", help="decode: one new token against a context of --seq."

@@ -265,7 +265,9 @@ def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
         lines.append("≤: the data decide which pairs exist".replace("≤", "≤" if _utf8() else "<="))
     lines += ["", *_where(c)]
     if any("stairs(" in f for f in c.formulas.values()):
-        lines.append("stairs(x, s) = x + (x - s) + (x - 2s) + ..., the positive ones: queries that see one more block each s")
+        lines.append(
+            "stairs(x, s) = x + (x - s) + (x - 2s) + ..., the positive ones: queries that see one more block each s"
+        )
     if c.gpu:
         lines += ["", *_times(c)]
     if verbose:

@@ -193,7 +193,9 @@ def _keys_of(p: Piece, q: Piece) -> tuple[Number, Number]:
         return p.pitch, p.shift
     if p.lo is None and p.hi is None and _is_one(p.pitch) and p.step == 1 and p.chunk is None:
         return q.pitch, q.shift
-    raise NoClosedForm("masks over tokens and over blocks have no meaning together: the one counts tokens, the other blocks")
+    raise NoClosedForm(
+        "masks over tokens and over blocks have no meaning together: the one counts tokens, the other blocks"
+    )
 
 
 def _both_steps(p: Piece, q: Piece) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op,
 MAX_LINE, MAX_LINES, MAX_DEPTH, MAX_JOINED = 2_000, 500, 40, 60  # a page is a page: what is longer is no equation
 
 _TOKEN = re.compile(
-    r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\((?:[a-z0-9'| ]|\([a-z0-9' ]+\))+\))*|\.\.|<-)|(.))", re.ASCII
+    r" *(?:(\d+\.?\d*(?:e[-+]?\d+)?)|([A-Za-z][A-Za-z0-9']*(?:_[a-z0-9']+|_\((?:[a-z0-9'| ]|\([a-z0-9' ]+\))+\))*|\.\.|<-)|(.))",
+    re.ASCII,
 )
 UNITS = {"k": 2**10, "K": 2**10, "M": 2**20}  # of token counts
 T = TypeVar("T")

@@ -20,7 +20,8 @@ Config = Mapping[str, Any]
 
 class Field(Struct, frozen=True):
     """A field that shapes the attention: `size` (whole, at least 1; `size0`: at least 0), `number` (more than 0), `flag`,
-    `share` (0 < x <= 1), `types`, `rope` (`ropes`: one for each kind of layer), `unread` (the family's code never reads it); or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
+    `share` (0 < x <= 1), `types`, `rope` (`ropes`: one for each kind of layer), `unread` (the family's code never reads
+    it); or `true` or `false`, for one that the family's code never reads and that must not say otherwise.
 
     `default` is what the family's class takes where the field is absent; null is None wherever it has a default.
     """

@@ -177,7 +177,12 @@ def softmaxes(page: Program) -> list[Softmax]:
         for x in e.alts[:1]:
             while isinstance(x, Op) and x.name in ("*", "/"):  # a softmax that something was done to
                 x = x.args[0]
-            if isinstance(x, Op) and x.name == "softmax" and isinstance(x.args[0], Ref) and keys & set(digits(x.over[0])):
+            if (
+                isinstance(x, Op)
+                and x.name == "softmax"
+                and isinstance(x.args[0], Ref)
+                and keys & set(digits(x.over[0]))
+            ):
                 over = f"({x.over[0]})" if "|" in x.over[0] else x.over[0]
                 found.append(Softmax(e.out, x.args[0], f"softmax_{over}", len(x.args) > 1))
     if not found:
@@ -192,13 +197,18 @@ def renamed(page: Program, text: str, sizes: Sizes, tables: tuple[str, ...]) -> 
     >>> renamed(use("rope").apply(variants.get("mqa").program)[0], "ROT[t pair] = 1", {"pair": 4}, ("ROT",))
     ('ROT2[t pair2] = 1', {'pair2': 4})
     """
-    taken = lambda n: any(f"{table}{'' if n == 1 else n}" in page.tensors for table in tables)
+    def taken(n: int) -> bool:
+        return any(f"{table}{'' if n == 1 else n}" in page.tensors for table in tables)
+
     use_ = next(n for n in count(1) if not taken(n))
     if use_ == 1:
         return text, sizes
     own = "|".join((*tables, *(k for k in sizes if k.isalnum())))
-    number = lambda x: re.sub(rf"\b({own})\b", rf"\g<1>{use_}", x) if isinstance(x, str) else x
-    return number(text), {number(k): v for k, v in sizes.items()}
+
+    def number(x: str) -> str:
+        return re.sub(rf"\b({own})\b", rf"\g<1>{use_}", x)
+
+    return number(text), {number(k): number(v) if isinstance(v, str) else v for k, v in sizes.items()}
 
 
 def targets(page: Program, on: str) -> list[tuple[str, str]]:

@@ -8,7 +8,9 @@ from attnmath.errors import InputError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, softmaxes
 
-SOURCE = "Srivastava et al. 2014, JMLR 15:1929-1958; on attention weights: attention_dropout in tensor2tensor's Transformer"
+SOURCE = (
+    "Srivastava et al. 2014, JMLR 15:1929-1958; on attention weights: attention_dropout in tensor2tensor's Transformer"
+)
 
 
 def lines(page: Program, rate: float = 0.1) -> tuple[str, Sizes]:

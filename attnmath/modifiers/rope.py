@@ -64,7 +64,15 @@ def lines(
     >>> print(lines(variants.get("mha").program, on="Q")[0].splitlines()[0])
     FREQ[pair] = 1 / 10000^(@pair / pair)
     """
-    numbers = {"base": base, "factor": factor, "original": original, "low": low, "high": high, "fast": fast, "slow": slow}
+    numbers = {
+        "base": base,
+        "factor": factor,
+        "original": original,
+        "low": low,
+        "high": high,
+        "fast": fast,
+        "slow": slow,
+    }
     _check(layout, dims, part, turn, scaling, {**numbers, "amplitude": amplitude})
     tensors = targets(page, on or " ".join(n for n in ("QR", "kR") if n in page.tensors) or "Q k")
     old, new = (p if not dims else f"{p}|rest" if part == "first" else f"rest|{p}" for p in LAYOUTS[layout])

@@ -23,7 +23,9 @@ def lines(page: Program, value: float = 1.0, width: float = 0.0) -> tuple[str, S
     for s in softmaxes(page):
         (was,) = page.defined[s.scores.name].alts
         if not (isinstance(was, Op) and was.name == "/" and isinstance(was.args[0], Ref)):
-            raise LanguageError(f"{s.scores} is no scaled product any more; the scale comes before what else changes the scores")
+            raise LanguageError(
+                f"{s.scores} is no scaled product any more; the scale comes before what else changes the scores"
+            )
         product = f"{was.args[0].name}[..]"
         scaled = f"{product} / sqrt(width)" if width else f"value * {product}" if value != 1 else product
         text += f"{s.scores.name}[..] = {scaled}\n"

@@ -8,7 +8,9 @@ from attnmath.errors import LanguageError
 from attnmath.language.syntax import Program, Ref, Shift
 from attnmath.modifiers import Sizes
 
-SOURCE = "Brandon et al. 2024, arXiv:2405.12981, section 2.2; Sun et al. 2024, arXiv:2405.05254, section 2.2, equation 2"
+SOURCE = (
+    "Brandon et al. 2024, arXiv:2405.12981, section 2.2; Sun et al. 2024, arXiv:2405.05254, section 2.2, equation 2"
+)
 
 
 def lines(page: Program) -> tuple[str, Sizes]:

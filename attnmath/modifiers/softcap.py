@@ -19,4 +19,6 @@ def lines(page: Program, cap: float = 50.0) -> tuple[str, Sizes]:
     """
     if not cap > 0:
         raise InputError(f"softcap:cap={cap:g}: a cap is more than 0")
-    return "".join(f"{s.scores.name}[..] <- cap * tanh({s.scores.name}[..] / cap)\n" for s in softmaxes(page)), {"cap": cap}
+    return "".join(f"{s.scores.name}[..] <- cap * tanh({s.scores.name}[..] / cap)\n" for s in softmaxes(page)), {
+        "cap": cap
+    }

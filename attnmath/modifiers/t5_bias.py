@@ -30,10 +30,13 @@ def lines(page: Program, side: str = "encoder", buckets: int = 32, far: int = 12
     own = buckets // 2 if side == "encoder" else buckets
     near = own // 2
     after = f"{own} * lt(@t, @n) + " if side == "encoder" else ""
-    return f"""
-        WREL[bucket {' '.join(s.heads)}]
+    return (
+        f"""
+        WREL[bucket {" ".join(s.heads)}]
         DIST[t n] = {DISTANCE[side]}
         FAR[t n] = {near} + floor(log(max2(DIST[t n], 1) / {near}) / log({far} / {near}) * {own - near})
         BUCKET[t n] = {after}lt(DIST[t n], {near}) * DIST[t n] + lt({near} - 1, DIST[t n]) * min2(FAR[t n], {own - 1})
-        {s.scores.name}[..] <- {s.scores.name}[..] + WREL[BUCKET[t n] {' '.join(s.heads)}]
-    """.strip(), {"bucket": buckets}
+        {s.scores.name}[..] <- {s.scores.name}[..] + WREL[BUCKET[t n] {" ".join(s.heads)}]
+    """.strip(),
+        {"bucket": buckets},
+    )

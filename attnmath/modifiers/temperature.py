@@ -7,7 +7,7 @@ from attnmath.errors import InputError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, softmaxes
 
-SOURCE = "Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2, equation 1"
+SOURCE = "Hinton, Vinyals and Dean 2015, arXiv:1503.02531"
 
 
 def lines(page: Program, tau: float = 1.0) -> tuple[str, Sizes]:

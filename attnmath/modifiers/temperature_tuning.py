@@ -21,4 +21,7 @@ def lines(page: Program, on: str = "Q", growth: float = 0.1, floor: int = 8192) 
     if floor < 1:
         raise InputError("temperature-tuning:floor=0: it is at least 1")
     text = "TEMP[t] = 1 + growth * log(1 + floor((@t + 1) / start))\n"
-    return text + "".join(f"{n}[..] <- {n}[..] * TEMP[t]\n" for n, _ in targets(page, on)), {"growth": growth, "start": floor}
+    return text + "".join(f"{n}[..] <- {n}[..] * TEMP[t]\n" for n, _ in targets(page, on)), {
+        "growth": growth,
+        "start": floor,
+    }

@@ -184,7 +184,11 @@ class _Machine:
         under = [[(q, k) for q, k in self.program.sees if q in names and set(k.split()) <= set(p)] for p in parts]
         if not any(under):
             return None
-        shared = tuple(dict.fromkeys(x for p, pairs in zip(parts, under) for pair in pairs for x in self.pairs(*pair)[0] if x not in p))
+        shared = tuple(
+            dict.fromkeys(
+                x for p, pairs in zip(parts, under) for pair in pairs for x in self.pairs(*pair)[0] if x not in p
+            )
+        )
         blocks = []
         for p, pairs in zip(parts, under):
             order = (*shared, *p)

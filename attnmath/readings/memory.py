@@ -41,7 +41,9 @@ BLOCKS: dict[str, Blocks] = {
     "mxfp8": Blocks(8, 32, 8, MX),
     "mxfp6": Blocks(6, 32, 8, MX),
     "mxfp4": Blocks(4, 32, 8, MX),
-    "nvfp4": Blocks(4, 16, 8, "NVIDIA 2025, arXiv:2509.25149: blocks of 16, scales E4M3; one FP32 scale per tensor beside them"),
+    "nvfp4": Blocks(
+        4, 16, 8, "NVIDIA 2025, arXiv:2509.25149: blocks of 16, scales E4M3; one FP32 scale per tensor beside them"
+    ),
 }
 
 
@@ -130,7 +132,7 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
     """
     space = Space(program, sizes)
     found: dict[str, Cached] = {}
-    for e, r in ((e, r) for e in program.equations for a in e.alts for r in refs(a)):
+    for e, r in ((x, r) for x in program.equations for a in x.alts for r in refs(a)):
         for at, i in enumerate(r.index):
             if not isinstance(i, Shift) or i.base not in TIMES:
                 continue

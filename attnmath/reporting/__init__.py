@@ -49,6 +49,8 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import FileSystemLoader, StrictUndefined, select_autoescape
     from jinja2.sandbox import SandboxedEnvironment
 
+    from attnmath.cli.render import exact, scaled
+
     env = SandboxedEnvironment(
         loader=FileSystemLoader(folder()),
         autoescape=select_autoescape(("html.j2", "htm.j2", "xml.j2", "svg.j2"), default=False),
@@ -57,8 +59,6 @@ def _environment() -> SandboxedEnvironment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    from attnmath.cli.render import exact, scaled
-
     env.filters |= {"tex": tex, "md": md, "mathml": mathml, "exact": exact, "scaled": scaled}
     return env
 
@@ -96,13 +96,13 @@ def md(text: str) -> str:
 
 
 def mathml(latex: str, text: str, block: bool = False) -> str:
-    """A formula as one <math> element; what the converter does not know comes as `text`, with a note.
+    """A formula as one <math> element; what the converter does not know comes as `text` in <code>, with a note.
 
-    It prints a macro that it does not know as text and raises nothing, so its output is read again. Raises InputError if
-    it is not installed.
+    The converter prints a macro that it does not know as text and raises nothing, so its output is read again. Raises
+    InputError if it is not installed.
 
-    >>> mathml("t^{2}", "t^2")[:38], mathml(r"\\nonsense{t}", "t^2")[:16]
-    ('<math xmlns="http://www.w3.org/1998/Mat', '<code>t^2</code>')
+    >>> print(mathml("", "a < b"))
+    <code>a &lt; b</code> <small>(as text: no MathML for it)</small>
     """
     from html import escape
     from xml.etree import ElementTree
@@ -110,14 +110,19 @@ def mathml(latex: str, text: str, block: bool = False) -> str:
     from markupsafe import Markup
 
     try:
+        out = _converted(latex.replace(r"\iff", r"\;\iff\;"), "block" if block else "inline") if latex else ""
+        if out and "\\" not in "".join(ElementTree.fromstring(out).itertext()):
+            return Markup(out)
+    except InputError:
+        raise
+    except Exception:  # the converter's errors have no common base, and it raises others too
+        out = ""
+    return Markup(f"<code>{escape(text)}</code> <small>(as text: no MathML for it)</small>")
+
+
+def _converted(latex: str, display: str) -> str:
+    try:
         from latex2mathml.converter import convert
     except ImportError:
         raise InputError("formulas in HTML need the package latex2mathml: pip install latex2mathml") from None
-    try:
-        out = convert(latex.replace(r"\iff", r"\;\iff\;"), display="block" if block else "inline")
-        sound = "\\" not in "".join(ElementTree.fromstring(out).itertext())
-    except Exception:  # its errors have no common base, and it raises others too
-        sound = False
-    if not latex or not sound:
-        return Markup(f"<code>{escape(text)}</code> <small>(as text: no MathML for it)</small>")
-    return Markup(out)
+    return str(convert(latex, display=display))

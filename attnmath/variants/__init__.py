@@ -137,7 +137,7 @@ def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
     base = _base(fields["extends"], where, (*above, path)) if "extends" in fields else None
     try:
         forms = _forms(body, where, len(head.split("\n")) + 2, base)
-        own = (base.where if base else {}) | _where(fields.get("where", ""))
+        own = {**(base.where if base else {}), **_where(fields.get("where", ""))}
         for p in forms.values():
             _checked(p, own)
         if dead := [n for n in own if n not in LETTERS and not any(n in p.names for p in forms.values())]:
