@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import floor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -25,6 +25,9 @@ from attnmath.readings.text import latex_lines, lines, printed
 from attnmath.reporting.equations import data as equations
 from attnmath.results import Cost
 
+if TYPE_CHECKING:
+    from attnmath.hardware import Figure as HardwareFigure
+
 SEED = 0
 TOLERANCE = 1e-10  # of float64 values of about 1: what forms may differ by, relative to the largest value
 MOST_ELEMENTS = 4_000_000  # of all tensors of a check together
@@ -40,11 +43,14 @@ SAY = {  # what every format says in the same words
     "masks": "i is the position of the query, past + t, and j that of the key; a pair that is not allowed does not exist.",
     "costs": "Every number is read off the equations above. Operations count the pairs that the masks allow, a "
     "multiply-add as 2 FLOP; the core is what lies between queries, keys and values.",
+    "lengths": "N with an index below it is the length of that index.",
     "stairs": "stairs(x, s) = x + (x - s) + (x - 2s) + ..., as long as it is positive.",
     "at_most": "A number behind \N{LESS-THAN OR EQUAL TO} is an upper bound: which pairs exist depends on the data.",
     "trace": "Each of these numbers with its equation, substitution and convention, the key in the place of KEY:",
     "bound": "Bounds, no estimates: of the core only, without projections; real kernels are slower.",
+    "figures": "The command above explains these keys too. They stand on figures of the accelerator:",
     "fresh": "These checks were made by the command that wrote this document:",
+    "conventions": "The conventions of the counts stand beside their meanings, under Costs.",
 }
 
 
@@ -154,13 +160,13 @@ class Timed(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """A figure of the accelerator, with its sources."""
+    """A figure of the accelerator; `sources` are numbers of the document's list."""
 
     name: str
     value: int | float
     meaning: str
     note: str
-    sources: str
+    sources: tuple[int, ...]
 
 
 class Check(Struct, frozen=True):
@@ -172,7 +178,7 @@ class Check(Struct, frozen=True):
 
 
 class Source(Struct, frozen=True):
-    """Where something comes from."""
+    """An entry of the list of sources: what comes from it, and what it is."""
 
     of: str
     text: str
@@ -193,6 +199,7 @@ class Report(Struct, frozen=True):
     counts: tuple[Count, ...]
     regimes: tuple[tuple[Shown, ...], ...]
     has_stairs: bool
+    has_lengths: bool
     gpu: str
     times: tuple[Timed, ...]
     time_notes: tuple[str, ...]
@@ -215,7 +222,7 @@ def data(layer: Layer, cost: Cost, request: Request) -> Report:
     page = equations(layer)
     forms = tuple(_form(name, layer, request) for name in layer.forms)
     counts, regimes = _counts(cost)
-    figures = _figures(cost) if cost.gpu else ()
+    sources = _sources(layer, cost)
     return Report(
         variant=layer.variant.name,
         title=page["title"],
@@ -231,13 +238,14 @@ def data(layer: Layer, cost: Cost, request: Request) -> Report:
         counts=counts,
         regimes=regimes,
         has_stairs=any("stairs(" in c.formula.text for c in counts),
+        has_lengths=any("N_{" in e.latex for f in forms for e in f.equations),
         gpu=cost.gpu or "",
         times=_times(cost) if cost.gpu else (),
         time_notes=_time_notes(cost) if cost.gpu else (),
-        figures=figures,
+        figures=_figures(cost, sources) if cost.gpu else (),
         checks=(forms_agree(layer), decoding_agrees(layer, request), formulas_hold(cost)),
         standing=_standing(request),
-        sources=tuple(_sources(layer, cost, figures)),
+        sources=sources,
         commands=request.commands,
     )
 
@@ -459,32 +467,38 @@ def _time_notes(cost: Cost) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _figures(cost: Cost) -> tuple[Figure, ...]:
-    """The accelerator's figures, as far as its table has them, with the matrix rate of the dtype first."""
-    from attnmath.hardware import FIGURES, get
+def _cited(cost: Cost) -> tuple[str, dict[str, HardwareFigure]]:
+    """(the dtype whose matrix rate counts, the accelerator's figures as far as its table has them, that rate first)."""
+    from attnmath.hardware import get
 
     gpu, dtype = get(cost.gpu_file or cost.gpu or ""), cost.inputs["dtype"]
     rate = {f"tensor_flop_per_s.{dtype}": gpu.tensor_flop_per_s[dtype]} if dtype in gpu.tensor_flop_per_s else {}
+    return dtype, rate | dict(gpu.figures)
+
+
+def _figures(cost: Cost, sources: Sequence[Source]) -> tuple[Figure, ...]:
+    from attnmath.hardware import FIGURES
+
+    dtype, figures = _cited(cost)
     meanings = {**FIGURES, f"tensor_flop_per_s.{dtype}": f"dense matrix products in {dtype}, FLOP/s"}
+    texts = [s.text for s in sources]
     return tuple(
-        Figure(name, f.value, meanings[name], f.note, "; ".join(f.sources)) for name, f in (rate | dict(gpu.figures)).items()
+        Figure(name, f.value, meanings[name], f.note, tuple(texts.index(text) + 1 for text in f.sources))
+        for name, f in figures.items()
     )
 
 
-def _sources(layer: Layer, cost: Cost, figures: Sequence[Figure]) -> Iterator[Source]:
-    yield Source(layer.variant.name, layer.variant.source)
+def _sources(layer: Layer, cost: Cost) -> tuple[Source, ...]:
+    """The works and pages that the document stands on, each once."""
+    found: dict[str, list[str]] = {layer.variant.source: [layer.variant.name]}
     for u in layer.uses:
-        yield Source(u.modifier.name, u.modifier.source)
-    conventions: dict[str, list[str]] = {}
-    for key, row in KEYS.items():
-        if cost[key] is not None:
-            conventions.setdefault(row.source, []).append(key)
-    for text, keys in conventions.items():
-        yield Source(", ".join(keys), text)
+        found.setdefault(u.modifier.source, []).append(u.modifier.name)
     if cost.gpu:
-        yield Source("bounds on time", ROOFLINE)
-    for text in dict.fromkeys(f.sources for f in figures):
-        yield Source(", ".join(f.name for f in figures if f.sources == text), text)
+        found.setdefault(ROOFLINE, []).append("bounds on time")
+        for name, figure in _cited(cost)[1].items():
+            for text in figure.sources:
+                found.setdefault(text, []).append(name)
+    return tuple(Source(", ".join(dict.fromkeys(of)), text) for text, of in found.items())
 
 
 # -- what is checked here and now
@@ -550,14 +564,17 @@ def forms_agree(layer: Layer) -> Check:
         passed = passed and ok
         errors.append(f"{n} and {first} differ by at most {error:.1e}")
     result = layer.form().output
-    drawn = f"numpy.random.default_rng({SEED}).standard_normal / 2"
-    at = ", ".join(f"{n} = {sizes[n]}" for n in SMALL if n in layer.names and n in sizes)
     return Check(
         name,
         passed,
-        f"All {len(outputs)} forms were evaluated in float64 on the same random inputs ({drawn}) at {at}: "
+        f"All {len(outputs)} forms were evaluated in float64 on the same inputs, {_drawn(layer, sizes)}: "
         f"of {result}, {'; '.join(errors)}, with values up to {most:.2g} (allowed: {TOLERANCE:.0e}).",
     )
+
+
+def _drawn(layer: Layer, sizes: Mapping[str, Any]) -> str:
+    at = ", ".join(f"{n} = {sizes[n]}" for n in SMALL if n in layer.names and n in sizes)
+    return f"random ones (half of numpy.random.default_rng({SEED}).standard_normal) at {at}"
 
 
 def _run(page: Program, sizes: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
@@ -596,9 +613,9 @@ def decoding_agrees(layer: Layer, request: Request) -> Check:
     return Check(
         name,
         all(ok for ok, _, _ in found.values()),
-        f"The {sum(STEPS)} tokens of random inputs as above (seed {SEED}) were computed in steps of "
-        f"{', '.join(map(str, STEPS[:-1]))} and {STEPS[-1]} with the cache, and at once; "
-        f"largest difference of {layer.form().output}: {errors} (allowed: {TOLERANCE:.0e}).",
+        f"{sum(STEPS)} tokens were computed in float64 in steps of {', '.join(map(str, STEPS[:-1]))} and {STEPS[-1]} with "
+        f"the cache, and at once, on the same inputs, {_drawn(layer, sizes)}; largest difference of "
+        f"{layer.form().output}: {errors} (allowed: {TOLERANCE:.0e}).",
     )
 
 
@@ -662,7 +679,7 @@ def formulas_hold(cost: Cost) -> Check:
         not wrong,
         f"{what} printed formulas, evaluated in exact arithmetic at the sizes above, equal the integers that were "
         f"counted{f' ({rounded} of them after each tensor is rounded up to whole bytes)' if rounded else ''}"
-        f"{f', and all {conditions} conditions hold' if conditions and not wrong else ''}"
+        f"{f', and the conditions ({conditions}) hold' if conditions and not wrong else ''}"
         f"{'; they fail for ' + ', '.join(wrong) if wrong else ''}. "
         "Both are the same reading of the same equations, so that this checks the formulas and not the counting.",
     )
