@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from layers import walked
+from layers import small, walked
 from oracle import Walk, sees
 
 import attnmath as am
@@ -171,3 +173,90 @@ def test_a_modifier_that_forgets_its_reader_is_caught(monkeypatch, vector):
     out = am.evaluate("gqa", {"X": z["in.x"], **gqa_weights(z)}, modifiers=["rope"])
     assert np.abs(out["Y"] - z["out.o"]).max() > 0.1
     assert rotation(z).shape == (10, 4, 2, 2)
+
+
+# -- mistakes that implementations make, written into a page: each shows on the vectors
+
+
+PAGE_FAULTS = [  # (vector, what the page says, what the mistake says)
+    (
+        "gated_deltanet_qwen3next",
+        "P[b t g r e]   = F[b t g r d e]",
+        "P[b t g r e]   = H[b t-1 g r d e]",
+    ),  # reads, then forgets
+    ("gated_deltanet_qwen3next", "* silu(z[b t g r e])", "* sigmoid(z[b t g r e])"),
+    ("gated_deltanet_qwen3next", "+ 1e-06) / sqrt(d)", "+ 1e-06)"),
+    ("gated_deltanet_qwen3next", "q0[b t-tap g d]", "q0[b t+tap g d]"),  # a convolution that sees the future
+    ("kda_kimi", "l[b t g r d] * H[b t-1", "l[b t g r d] * l[b t g r d] * H[b t-1"),
+    ("lightning_minimax", "mean_h_e(", "mean_e("),
+    ("lightning_minimax", "layer / (layers - 1", "layer / (layers"),
+    ("mamba2", "+ WD[g r] * x[b t g r e]", "+ WD[g r] * u[b t g r e]"),  # D on what is already times dt
+    ("mamba2", "mean_r_e(", "mean_e("),
+    ("differential_diffllama", "- LAMBDA[] * A2", "+ LAMBDA[] * A2"),
+    ("differential_diffllama", "(0.2 + 0.6 * exp(-0.3 * layer))", "1"),
+    ("dsa_deepseek_v32", "relu(J[b a t n] / sqrt(z))", "J[b a t n] / sqrt(z)"),
+    ("dsa_deepseek_v32", "- mean_z(x[b t z])", "- 0 * x[b t z]"),  # RMS norm where LayerNorm is meant
+    ("dsa_deepseek_v32", "w[b t a] * relu", "-w[b t a] * relu"),  # the worst keys
+    ("msa_minimax_m3", "max_i I", "mean_i I"),
+    ("msa_minimax_m3", "t sees n: chunked(i)", "t sees n: window(i)"),
+    ("hca_deepseek_v4", "t sees o: blocks(i)", "t sees o: blocks-before(i)"),
+    ("hca_deepseek_v4", "+ WPOS[i d]", "+ 0 * WPOS[i d]"),
+    ("csa_deepseek_v4", "f+done+series-1 i) series d] + WPOS", "f+done i) series d] + WPOS"),
+    ("csa_deepseek_v4", "+ only(@f + done + @series)\nV", "\nV"),
+    ("window_deepseek_v4", "softmax_n(L[b h t n], WSINK[h])", "softmax_n(L[b h t n], 2 * WSINK[h])"),
+    ("window_deepseek_v4", "QC[b t h d] / sqrt(mean_d", "QC[b t h d] * 1 / sqrt(sum_d"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), PAGE_FAULTS)
+def test_a_wrong_page_is_caught_by_the_vector(name, right, wrong, vector, tmp_path):
+    from test_hf_layers import loaded
+
+    variant, ins, uses, options, want, _ = loaded(name, vector)
+    page = Path(am.__file__).parent / "variants" / f"{variant}.attn"
+    text = page.read_text()
+    assert right in text, f"{page.name} says something else by now"
+    own = tmp_path / f"{variant}.attn"
+    own.write_text(text.replace(right, wrong))
+    got = am.evaluate(str(own), ins, modifiers=uses, form=next(iter(am.variant(variant).forms)), **options)
+    assert np.abs(got["Y"] - want).max() > 1e-3
+
+
+LATE_FAULTS = {
+    "a dilated mask sees every key": lambda m: m.setitem(
+        masks.MASKS, "dilated", masks.Named(("s",), "", "", lambda past, s: (masks.Piece(),))
+    ),
+    "documents see each other": lambda m: m.setitem(
+        masks.MASKS, "documents", masks.Named(("k..",), "", "", lambda past, *k: (masks.Piece(),))
+    ),
+    "a block is seen before it is whole": lambda m: m.setitem(
+        masks.MASKS, "blocks", masks.Named(("m",), "", "", lambda past, k: (masks.Piece(hi=0, pitch=k),), over="blocks")
+    ),
+    "tables are charged": lambda m: m.setattr(counting, "tables", lambda program: frozenset()),
+    "a sink is free": lambda m: m.setitem(ops.OPS, "softmax", replaced(ops.OPS["softmax"], joins=0)),
+    "a selection is free": lambda m: m.setitem(ops.OPS, "topk", replaced(ops.OPS["topk"], cost=0)),
+    "stairs have one step too few": lambda m: m.setattr(
+        masks, "_triangle", lambda x, step=1, _t=masks._triangle: _t(x - (step if step != 1 else 0), step)
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LATE_FAULTS)
+def test_a_wrong_count_of_selection_and_strides_is_caught(fault, monkeypatch):
+    layers_ = [
+        layers.build("gqa", ["rope", "sink"], "causal & dilated(2)"),
+        layers.build("gqa", [], "causal & documents(2, 3)"),
+        layers.build("nsa"),
+        layers.build("dsa"),
+    ]
+    agree = lambda: all(counts_agree(x.form(), small(x, 3, 5)) for x in layers_)
+    assert agree()
+    LATE_FAULTS[fault](monkeypatch)
+    assert not agree()
+
+
+def test_a_selection_of_the_worst_is_caught(monkeypatch):
+    layer = layers.build("dsa")
+    worst = lambda np, xs, ax, w, k, _r=ops.OPS["topk"].run: _r(np, [-xs[0]], ax, w, k)
+    monkeypatch.setitem(ops.OPS, "topk", replaced(ops.OPS["topk"], run=worst))
+    assert not values_agree(layer.form(), small(layer, 3, 5))

@@ -82,7 +82,7 @@ def tex(text: str) -> str:
     >>> tex("50% of W_Q")
     '50\\\\% of W\\\\_Q'
     """
-    return re.sub("-(?=-)", "-{}", "".join(TEX.get(c, c) for c in text))  # -- is no dash
+    return re.sub(r"([-'])(?=\1)", r"\1{}", "".join(TEX.get(c, c) for c in text))  # -- is no dash, '' no quote
 
 
 def md(text: str) -> str:

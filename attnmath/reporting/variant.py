@@ -279,7 +279,12 @@ def _latex(x: ast.expr, tight: bool = False) -> str:
         return f"-{_latex(x.operand, True)}"
     if isinstance(x, ast.Call) and isinstance(x.func, ast.Name):
         args = r",\, ".join(map(_latex, x.args))
-        return rf"\left\lfloor {args} \right\rfloor" if x.func.id == "floor" else rf"\mathrm{{{x.func.id}}}({args})"
+        if x.func.id == "floor":
+            inside = x.args[0]
+            flat = isinstance(inside, ast.BinOp) and isinstance(inside.op, ast.Div)
+            args = f"{_latex(inside.left, True)} / {_latex(inside.right, True)}" if flat else args
+            return rf"\lfloor {args} \rfloor"
+        return rf"\mathrm{{{x.func.id}}}({args})"
     if not isinstance(x, ast.BinOp):
         raise LanguageError("no formula")
     if isinstance(x.op, ast.Div):
@@ -562,7 +567,7 @@ def forms_agree(layer: Layer) -> Check:
     for n in others:
         ok, error, most = _near(outputs[n], outputs[first])
         passed = passed and ok
-        errors.append(f"{n} and {first} differ by at most {error:.1e}")
+        errors.append(f"{n} and {first} differ by at most {_small(error)}")
     result = layer.form().output
     return Check(
         name,
@@ -573,7 +578,7 @@ def forms_agree(layer: Layer) -> Check:
 
 
 def _drawn(layer: Layer, sizes: Mapping[str, Any]) -> str:
-    at = ", ".join(f"{n} = {sizes[n]}" for n in SMALL if n in layer.names and n in sizes)
+    at = ", ".join(f"{n} = {sizes[n]}" for n in SMALL if n in sizes)
     return f"random ones (half of numpy.random.default_rng({SEED}).standard_normal) at {at}"
 
 
@@ -581,6 +586,10 @@ def _run(page: Program, sizes: Mapping[str, Any], inputs: Mapping[str, Any]) -> 
     from attnmath.readings.evaluate import run
 
     return run(page, sizes, {n: x for n, x in inputs.items() if n in page.inputs})[page.output]
+
+
+def _small(error: float) -> str:
+    return f"{error:.1e}" if error else "0"
 
 
 def _near(a: Any, b: Any) -> tuple[bool, float, float]:
@@ -609,7 +618,7 @@ def decoding_agrees(layer: Layer, request: Request) -> Check:
         found = {n: _near(*_stepped(n, layer, request, sizes, inputs)) for n in layer.forms}
     except AttnmathError as error:
         return Check(name, None, f"Not checked: {error}")
-    errors = "; ".join(f"{n}: {error:.1e}" if len(found) > 1 else f"{error:.1e}" for n, (_, error, _) in found.items())
+    errors = "; ".join(f"{n}: {_small(error)}" if len(found) > 1 else _small(error) for n, (_, error, _) in found.items())
     return Check(
         name,
         all(ok for ok, _, _ in found.values()),
