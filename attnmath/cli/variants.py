@@ -19,6 +19,10 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     attnmath variants mla
     """
     format_ = options.chosen(format_, as_json)
+    if name is None and format_ != "json":
+        rows = [{"name": n, **variants.header(n)} for n in variants.names()]
+        render.listing(rows, ("name", "title", "source"), format_)
+        return
     found = [variants.get(n) for n in ([name] if name is not None else variants.names())]
     rows = [
         {

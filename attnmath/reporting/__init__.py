@@ -109,8 +109,10 @@ def mathml(latex: str, text: str, block: bool = False) -> str:
 
     from markupsafe import Markup
 
+    for macro, better in ((r"\iff", r"\;\iff\;"), (r"^{\prime\prime}", "\N{DOUBLE PRIME}"), (r"^{\prime}", "\N{PRIME}")):
+        latex = latex.replace(macro, better)  # a raised prime comes out too small to see
     try:
-        out = _converted(latex.replace(r"\iff", r"\;\iff\;"), "block" if block else "inline") if latex else ""
+        out = _converted(latex, "block" if block else "inline") if latex else ""
         if out and "\\" not in "".join(ElementTree.fromstring(out).itertext()):
             return Markup(out)
     except InputError:

@@ -561,7 +561,7 @@ def forms_agree(layer: Layer) -> Check:
         inputs = _random(layer, sizes)
         outputs = {n: _run(page, sizes, inputs) for n, page in layer.forms.items()}
     except AttnmathError as error:
-        return Check(name, None, f"Not checked: {error}")
+        return Check(name, None, f"The page cannot be evaluated at the small sizes that this takes: {error}")
     first, *others = outputs
     passed, errors, most = True, [], 0.0
     for n in others:
@@ -610,14 +610,14 @@ def decoding_agrees(layer: Layer, request: Request) -> Check:
     name = "decoding with the cache equals all tokens at once"
     later = {n for p in layer.forms.values() for m in p.sees.values() for n in _named(m)} - set(LOOKS_BACK)
     if later or any("kept" in p.names for p in layer.forms.values()):
-        what = f"under the mask {', '.join(sorted(later))} " if later else ""
-        return Check(name, None, f"Not checked: {what}a step may see less than all tokens at once do.")
+        what = f"Under {', '.join(sorted(later))}, a step" if later else "A step"
+        return Check(name, None, f"{what} may see less than all tokens at once do, so that there is nothing to compare.")
     try:
         sizes = small_sizes(layer)
         inputs = _random(layer, sizes)
         found = {n: _near(*_stepped(n, layer, request, sizes, inputs)) for n in layer.forms}
     except AttnmathError as error:
-        return Check(name, None, f"Not checked: {error}")
+        return Check(name, None, f"The page cannot be evaluated at the small sizes that this takes: {error}")
     errors = "; ".join(f"{n}: {_small(error)}" if len(found) > 1 else _small(error) for n, (_, error, _) in found.items())
     return Check(
         name,

@@ -122,6 +122,18 @@ def get(name: str) -> Variant:
     return _built_in(name)
 
 
+def header(name: str) -> dict[str, str]:
+    """A built-in page's title, source and what else stands above its equations, which are not read.
+
+    >>> header("gqa")["title"]
+    'Grouped-query attention'
+    """
+    if name not in names():
+        raise Unknown("variant", name, names())
+    text = read_text(os.path.join(HERE, name + SUFFIX), MAX_BYTES, "a variant is one page")
+    return _header(text.partition("\n\n")[0], name + SUFFIX)
+
+
 @lru_cache
 def _built_in(name: str) -> Variant:
     if name not in names():
