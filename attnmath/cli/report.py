@@ -24,9 +24,7 @@ DEFAULTS = {"seq": 8192, "heads": 32, "window": 4096}  # of what has to be given
 @click.command("report", short_help="A document: what a variant computes and costs.")
 @click.argument("name", required=False)
 @click.option("--variant", metavar="NAME|FILE.attn", help="The same as the argument.")
-@click.option(
-    "-o", "--output", "path", metavar="FILE", required=True, help="Where to: FILE.md, FILE.tex or FILE.html."
-)
+@click.option("-o", "--output", "path", metavar="FILE", required=True, help="Where to: FILE.md, FILE.tex or FILE.html.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @options.layer_options
 @click.option("--form", metavar="NAME", help="The form whose costs are shown [the one with the fewest FLOPs].")

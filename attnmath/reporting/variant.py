@@ -231,9 +231,7 @@ def data(layer: Layer, cost: Cost, request: Request) -> Report:
         form=cost.form or "",
         forms=forms,
         letters=tuple(_letters(page["legend"], layer, request)),
-        modifiers=tuple(
-            Applied(str(u), u.modifier.title, u.modifier.about, u.modifier.source) for u in layer.uses
-        ),
+        modifiers=tuple(Applied(str(u), u.modifier.title, u.modifier.about, u.modifier.source) for u in layer.uses),
         settings=tuple(_settings(cost, request)),
         counts=counts,
         regimes=regimes,
@@ -522,7 +520,9 @@ def small_sizes(layer: Layer) -> dict[str, Any]:
         try:
             sizes, _ = layer.sizes(given)
             elements = sum(
-                int(Space(page, sizes).elements(index)) for page in layer.forms.values() for index in page.tensors.values()
+                int(Space(page, sizes).elements(index))
+                for page in layer.forms.values()
+                for index in page.tensors.values()
             )
         except InputError as error:
             why = error
@@ -611,14 +611,18 @@ def decoding_agrees(layer: Layer, request: Request) -> Check:
     later = {n for p in layer.forms.values() for m in p.sees.values() for n in _named(m)} - set(LOOKS_BACK)
     if later or any("kept" in p.names for p in layer.forms.values()):
         what = f"Under {', '.join(sorted(later))}, a step" if later else "A step"
-        return Check(name, None, f"{what} may see less than all tokens at once do, so that there is nothing to compare.")
+        return Check(
+            name, None, f"{what} may see less than all tokens at once do, so that there is nothing to compare."
+        )
     try:
         sizes = small_sizes(layer)
         inputs = _random(layer, sizes)
         found = {n: _near(*_stepped(n, layer, request, sizes, inputs)) for n in layer.forms}
     except AttnmathError as error:
         return Check(name, None, f"The page cannot be evaluated at the small sizes that this takes: {error}")
-    errors = "; ".join(f"{n}: {_small(error)}" if len(found) > 1 else _small(error) for n, (_, error, _) in found.items())
+    errors = "; ".join(
+        f"{n}: {_small(error)}" if len(found) > 1 else _small(error) for n, (_, error, _) in found.items()
+    )
     return Check(
         name,
         all(ok for ok, _, _ in found.values()),
@@ -628,7 +632,9 @@ def decoding_agrees(layer: Layer, request: Request) -> Check:
     )
 
 
-def _stepped(form: str, layer: Layer, request: Request, sizes: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+def _stepped(
+    form: str, layer: Layer, request: Request, sizes: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """(the output of steps with the cache, the output at once) of one form."""
     import numpy as np
 
