@@ -104,6 +104,7 @@ def _layer_cost(
     chosen = form if form is not None else cheapest(layer, asked, dtype, kv_dtype)
     page = layer.form(chosen)
     values, filled = layer.sizes(asked, page=page)
+    layers.check_documents(layer.mask, values)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(asked, at.symbol, page)
     numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
@@ -159,9 +160,14 @@ def _formulas(r: Reading) -> dict[str, Any]:
             regime[key] = [f"no formula: {error}"]
     regime |= {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
     for key, f in found.items():
-        if KEYS[key].unit == "bytes" and any(b != 1 for _, b in getattr(f, "terms", {}).values()):
+        if KEYS[key].unit == "bytes" and _divides(f):
             regime.setdefault(key, []).append(ROUNDED)
     return {"formulas": {key: str(f) for key, f in found.items()}, "regime": regime}
+
+
+def _divides(f: Any) -> bool:
+    """Whether a formula has a denominator, a number or a letter."""
+    return any(b != 1 or any(p < 0 for _, p in m) for m, (_, b) in getattr(f, "terms", {}).items())
 
 
 def _intensity(flops: int, traffic: Traffic) -> Traffic:
@@ -177,7 +183,10 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> C
     fused, unfused, by_unit = 0.0, 0.0, {"tensor": 0.0, "exp": 0.0, "hbm": 0.0}
     for times, part in ((run.count, run.cost) for _, run in kinds(parts)):
         numbers: Reading = part.readings[0]
-        whole = bound(gpu, dtype, part.flops.matmul, part.exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
+        sure = {s.name: not s.at_most for s in numbers.steps}  # the work that the data may spare is in no bound
+        matmul = sum(s.flops.matmul for s in numbers.steps if sure[s.name])
+        exps = part.exps if all(sure.values()) else 0
+        whole = bound(gpu, dtype, matmul, exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
         fused += times * whole.time_s
         by_unit[whole.binds] += times * whole.time_s
         inside = {e.out.name: e for e in numbers.core.equations}
@@ -186,7 +195,12 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> C
                 unfused += (
                     times
                     * bound(
-                        gpu, dtype, s.flops.matmul, s.exps, numbers.core.step_bytes(inside[s.name]), l2 == "warm"
+                        gpu,
+                        dtype,
+                        s.flops.matmul * sure[s.name],
+                        s.exps * sure[s.name],
+                        numbers.core.step_bytes(inside[s.name]),
+                        l2 == "warm",
                     ).time_s
                 )
     return replace(

@@ -14,8 +14,9 @@ from attnmath.errors import InputError, Unknown, together
 from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.language.masks import MaskExpr
 from attnmath.language.modify import heads
-from attnmath.language.syntax import Program, Ref, Shift, refs
-from attnmath.layers import PAIR, Layer, build
+from attnmath.language.syntax import Program, Ref, Shift, ops, refs
+from attnmath.layers import PAIR, Layer, build, check_documents, check_maskable
+from attnmath.readings.count import recursive
 from attnmath.readings.evaluate import Named, run
 from attnmath.readings.memory import TIMES, counts_tokens, grows, reach_back
 from attnmath.request import plain, size_error
@@ -75,13 +76,15 @@ def evaluate(
     >>> evaluate("mha", {"Q": q, "K": k, "V": v})["O"][0, :, 0, 0]
     array([0., 2.])
     """
-    if not isinstance(tensors, Mapping):
-        raise InputError("tensors: a mapping of names to arrays is expected")
+    for what, given in (("tensors", tensors), ("cache", {} if cache is None else cache)):
+        if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given):
+            raise InputError(f"{what}: a mapping of names to arrays is expected")
+    if modifiers is None or isinstance(modifiers, str):
+        raise InputError(f"modifiers: a list of texts is expected, not {modifiers!r:.40}")
     layer = build(variant, modifiers, mask if isinstance(mask, str) else None, window is not None)
     page = layer.form(form)
     if mask is not None and not isinstance(mask, str):  # it says itself which pairs exist, whatever their positions
-        if PAIR not in page.sees:
-            raise InputError(f"{variant} has no mask between queries and keys")
+        check_maskable(layer.variant, "a mask array, --mask and --window")
         page = replace(page, sees={**page.sees, PAIR: MaskExpr("full")})
     arrays = {n: _checked(n, x, page) for n, x in tensors.items()}
     past = {n: _checked(n, x, page) for n, x in (cache or {}).items()}
@@ -91,6 +94,8 @@ def evaluate(
             f"nothing can be computed from {', '.join(arrays) or 'nothing'}: {variant} needs {', '.join(page.inputs)}"
         )
     sizes = _sizes(layer, page, program, arrays, past, _options(window, options))
+    check_documents(layer.mask if isinstance(mask, str) else None, sizes)
+    _check_rows(page, past, sizes)
     _check_places(page, arrays, sizes)
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
     if masks and (window is not None or any(u.modifier.name == "window" for u in layer.uses)):
@@ -109,18 +114,16 @@ def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, t
     """
     have = set(have)
     lacking: dict[str, tuple[str, ...]] = {n: (n,) for n in page.inputs if n not in have}
-    kept = []
     pending = [e for e in page.equations if e.alts and e.out.name not in have]
-    recursive = {e.out.name for e in pending}
-    for e in pending:
-        reads = {r.name for a in e.alts for r in refs(a)}
-        lack = tuple(dict.fromkeys(x for n in sorted(reads) for x in lacking.get(n, ())))
-        if lack:
-            lacking[e.out.name] = lack
-        elif reads <= have | recursive:
-            kept.append(e)
-            have.add(e.out.name)
-    return replace(page, equations=tuple(kept)), lacking
+    while True:  # what a recursion lacks shows only where it comes round again
+        before = len(lacking)
+        for e in pending:
+            reads = sorted({r.name for a in e.alts for r in refs(a)})
+            if lack := tuple(dict.fromkeys(x for n in reads for x in lacking.get(n, ()))):
+                lacking[e.out.name] = lack
+        if len(lacking) == before:
+            break
+    return replace(page, equations=tuple(e for e in pending if e.out.name not in lacking)), lacking
 
 
 def _checked(name: str, x: Array, page: Program) -> Array:
@@ -155,8 +158,44 @@ def _check_places(page: Program, arrays: Mapping[str, Array], sizes: Mapping[str
             at = np.arange(sizes["t"])[:, None] + sizes.get("past", 0)
             exists = mask.build(sizes).dense(at, np.arange(exists.shape[1])[None])
         shape = [sizes[str(i)] if i in ("t", index[-1]) else 1 for i in index]
-        if (arrays[name][np.broadcast_to(exists.reshape(shape), arrays[name].shape)] < 0).any():
-            raise InputError(f"{name}: a slot that exists names no place (below 0); {mask or 'every slot'} exists here")
+        exists = np.broadcast_to(exists.reshape(shape), arrays[name].shape)
+        places = np.where(exists, arrays[name], -1 - np.arange(exists.shape[-1]))
+        if (exists & ((places < 0) | (places != np.floor(places)))).any():
+            raise InputError(
+                f"{name}: a slot that exists ({mask or 'every one'}) names no place; give whole numbers from 0"
+            )
+        if (np.diff(np.sort(places, -1), axis=-1) == 0).any():
+            raise InputError(f"{name} chooses a place twice for one query")
+        _check_chosen(page, name, places, exists, sizes)
+
+
+def _check_chosen(page: Program, name: str, places: Array, exists: Array, sizes: Mapping[str, Any]) -> None:
+    """What is chosen is among what the query may choose from, as the page's own selection says."""
+    chooses = next(
+        (o for e in page.equations if e.out.name == name for a in e.alts for o in ops(a) if o.name == "topk"), None
+    )
+    if chooses is None:
+        return
+    among, axes = chooses.over[0], [str(i) for i in page.tensors[name]]
+    at = np.arange(sizes["t"]).reshape([-1 if i == "t" else 1 for i in axes]) + sizes.get("past", 0)
+    seen = page.sees.get(("t", among))
+    allowed = (places < sizes[among]) & (seen.build(sizes).dense(at, places.astype(int)) if seen else True)
+    if (exists & ~allowed).any():
+        raise InputError(
+            f"{name} chooses what its query cannot see: t sees {among}: {seen or 'full'}, of {sizes[among]}"
+        )
+
+
+def _check_rows(page: Program, past: Mapping[str, Array], sizes: Mapping[str, Any]) -> None:
+    """A cache of blocks has all that were whole before."""
+    for name, x in past.items():
+        for r in _reads(page, name):
+            for k, i in enumerate(r.index):
+                if grows(i) and not counts_tokens(i) and x.shape[k] != sizes["done"]:
+                    raise InputError(
+                        f"the cache of {name} has {x.shape[k]} blocks; "
+                        f"{sizes['past']} tokens make {sizes['done']} of {sizes['i']}"
+                    )
 
 
 def _sizes(
@@ -190,12 +229,23 @@ def _sizes(
     if "n" not in given and new in given:
         given["n"] = given[new] + before
     given[offset] = before if past else max(0, given.get("n", 0) - given.get(new, 0))
+    if past and not before and "n" in options:
+        before = options["n"] - given.get(new, 0)
+        given |= {"n": options["n"], offset: before}
     if past and not before and _positions(page):
-        raise InputError("this page reads positions, and a cache of states does not say how many tokens came before")
+        raise InputError(
+            "this page reads positions, and a cache of states does not say how many tokens came before: give context=N, "
+            "the new ones included"
+        )
     if past and given.get("n") != given.get(new, 0) + before:
         raise InputError(
             f"a cache of {before} tokens and {given.get(new, 0)} new ones make {given.get(new, 0) + before}, not {given.get('n')}"
         )
+    if unused := [i for i in options if i not in layer.letters([page]) and i not in ("eps", "h", "n")]:
+        names_ = ", ".join(f"--{LETTERS[i].option}" for i in unused)
+        raise InputError(f"{names_} has no use for {layer.variant.name}")
+    if "h" in options and {"g", "r"} <= set(given) and given["g"] * given["r"] != options["h"]:
+        raise InputError(f"--heads {options['h']}, but the shapes say {given['g'] * given['r']}")
     for i, length in options.items():
         if given.get(i, length) != length:
             raise InputError(
@@ -215,10 +265,12 @@ def _options(window: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
     named = {k.replace("_", "-"): plain(v) for k, v in options.items()} | (
         {} if window is None else {"window": plain(window)}
     )
+    if len(named) < len(options) + (window is not None):
+        raise InputError("an option is given twice")
     eps = named.pop("eps", None)
     if eps is not None and (isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1):
         raise InputError(f"eps: {eps!r:.40} is no number from 0 to 1")
-    errors = [f"--{k}: {why}" for k, v in named.items() if (why := size_error(v)) and not (k == "layer" and v == 0)]
+    errors = [f"--{k}: {why}" for k, v in named.items() if (why := size_error(v, 0 if k == "layer" else 1))]
     errors += [str(Unknown("option", k, OPTIONS)) for k in named if k not in OPTIONS]
     if errors:
         raise InputError(together(errors))
@@ -233,6 +285,7 @@ def _positions(page: Program) -> bool:
 
 def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[str]) -> int:
     lengths = {}
+    states = recursive(page)
     for name, x in past.items():
         axes = [
             k for r in _reads(page, name) for k, i in enumerate(r.index) if isinstance(i, Shift) and i.base in TIMES
@@ -241,6 +294,9 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
             raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
         lengths[name] = x.shape[axes[0]]
     needed = [n for n in page.tensors if any(grows(i) for r in _reads(page, n) for i in r.index)]
+    needed += [n for n in page.tensors if n not in needed and n in states and any(_steps_back(page, n))]
+    if empty := [n for n in states if n in lengths and not lengths[n]]:
+        raise InputError(f"the cached state of {', '.join(empty)} has no row")
     if past and (absent := [n for n in needed if n not in past and n in computed]):
         raise InputError(
             f"the cache lacks {', '.join(absent)}: the page reads {', '.join(needed)} before the new tokens"
@@ -250,6 +306,13 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
     if len(set(tokens.values())) > 1:
         raise InputError(f"the cached tensors differ in their number of tokens: {tokens}")
     return next(iter(tokens.values()), 0)
+
+
+def _steps_back(page: Program, name: str) -> Iterator[bool]:
+    """Whether each read of a tensor reaches back by a number of steps in time."""
+    for r in _reads(page, name):
+        for i in r.index:
+            yield isinstance(i, Shift) and i.base in TIMES and not grows(i)
 
 
 def _reads(page: Program, name: str) -> list[Ref]:

@@ -104,12 +104,36 @@ def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
-    t, n = sizes.get("t"), sizes.get("n")
+    t, n, layer, layers = (sizes.get(x) for x in ("t", "n", "layer", "layers"))
     if "past" in sizes and isinstance(t, int) and isinstance(n, int) and n < t:
         raise InputError(
             f"--context {n:,} is less than --seq {t:,}: "
             "the context counts the new tokens too (only cross-attention may have less)"
         )
+    if isinstance(layer, int) and isinstance(layers, int) and layer >= layers:
+        raise InputError(f"--layer {layer} of --layers {layers}: the first is layer 0, the last {layers - 1}")
+
+
+def check_documents(mask: MaskExpr | None, sizes: Mapping[str, Number]) -> None:
+    """Refuse documents that do not make up the context, which would leave tokens that see nothing.
+
+    >>> check_documents(mask("documents(3, 4)"), {"n": 8})
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: mask documents(3, 4): its documents make 7 tokens, the context is 8
+    """
+    for m in _documents(mask):
+        tokens, n = m.tokens(sizes), sizes.get("n")
+        if isinstance(n, int) and isinstance(tokens, int) and tokens != n:
+            raise InputError(f"mask {m}: its documents make {tokens:,} tokens, the context is {n:,}")
+
+
+def _documents(mask: MaskExpr | None) -> list[MaskExpr]:
+    """The masks by documents in a mask."""
+    if mask is None:
+        return []
+    inside = [x for a in mask.args if isinstance(a, MaskExpr) for x in _documents(a)]
+    return [mask, *inside] if mask.name == "documents" else inside
 
 
 def build(
@@ -124,14 +148,20 @@ def build(
     prefix(512)
     """
     page = variants.get(variant)
+    own = all("w" in p.names for p in page.forms.values())
+    if mask_text is not None or (window and not own):
+        check_maskable(page)
     applied = tuple(modifiers.use(u) if isinstance(u, str) else u for u in uses)
     chosen = mask(mask_text) if mask_text is not None else None
     forms: dict[str, Program] = {}
     local: dict[str, int | float | str] = {k: v for k, v in page.where.items() if k not in LETTERS}
     for name, program in page.forms.items():
         forms[name] = _masked(program, chosen, window, variant)
+        brought: set[str] = set()
         for u in applied:
-            forms[name], sizes = u.apply(forms[name])
+            before = set(forms[name].tensors)
+            forms[name], sizes = u.apply(forms[name], brought)
+            brought |= {x for x in set(forms[name].tensors) - before if x.rstrip("0123456789") not in before}
             for key, value in sizes.items():
                 if local.setdefault(key, value) != value:
                     raise LanguageError(
@@ -140,19 +170,28 @@ def build(
     return Layer(page, applied, forms, local)
 
 
+def check_maskable(variant: Variant, what: str = "--mask and --window") -> None:
+    """Refuse a mask of the caller's where no form, or not each, has one mask between queries and keys to replace.
+
+    >>> check_maskable(variants.get("moba"))
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: moba: what a query sees is part of what it computes; --mask and --window have no use
+    """
+    pairs = [[pair for pair in p.sees if pair[0] == "t"] for p in variant.forms.values()]
+    if not all(PAIR in own for own in pairs):
+        raise InputError(f"{variant.name} has no mask between queries and keys; {what} have no use here")
+    if any(len(own) > 1 for own in pairs):
+        raise InputError(f"{variant.name}: what a query sees is part of what it computes; {what} have no use")
+
+
 def _masked(program: Program, chosen: MaskExpr | None, window: bool, variant: str) -> Program:
     own = program.sees.get(PAIR)
-    if own is None and (chosen or window):
-        raise InputError(f"{variant} has no mask between queries and keys; --mask and --window have no use here")
     if own is None:
         return program
     if chosen and (unknown := [n for n in chosen.names if n not in LETTERS]):
         raise InputError(
             f"mask {chosen}: {', '.join(unknown)[:80]}: a mask's sizes are numbers or letters of the registry"
-        )
-    if (chosen or (window and "w" not in program.names)) and len([q for q, _ in program.sees if q == "t"]) > 1:
-        raise InputError(
-            f"{variant}: what a query sees is part of what it computes here; --mask and --window have no use"
         )
     if chosen and chosen.over_blocks:
         raise InputError(f"mask {chosen}: its keys are blocks of tokens, which only a page can have")

@@ -49,7 +49,7 @@ def check(
         ...
     attnmath.errors.InputError: --seq: 0 is no size: at least 1
     """
-    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v)) and not (k == "layer" and v == 0)]
+    errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v, 0 if k == "layer" else 1))]
     unknown = [k for k in given if k not in OPTIONS]
     errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
     if phase not in PHASES:
@@ -72,7 +72,7 @@ def check(
         raise InputError(together(errors))
 
 
-def size_error(v: Any) -> str:
+def size_error(v: Any, least: int = 1) -> str:
     """What is wrong with a size; empty if nothing is.
 
     >>> size_error(8192), size_error(0)
@@ -80,8 +80,8 @@ def size_error(v: Any) -> str:
     """
     if isinstance(v, bool) or not isinstance(v, int):
         return f"{str(v)[:40]!r} is no whole number"
-    if v <= 0:
-        return f"{v if v > -(10**12) else 'a large negative number'} is no size: at least 1"
+    if v < least:
+        return f"{v if v > -(10**12) else 'a large negative number'} is no size: at least {least}"
     return f"a number of more than {MAX_DIGITS} digits" if v >= 10**MAX_DIGITS else ""
 
 

@@ -31,6 +31,10 @@ MASKS = [
     "causal & dilated(2)",
     "causal & (window(2) | dilated(3))",
     "causal & documents(2, 3, 4)",
+    "documents(2, 1)",
+    "documents(1, 2) | window(2)",
+    "causal & chunked(2) & documents(3)",
+    "before & around(2) & dilated(3)",
 ]
 MODIFIERS = {
     "gqa": [

@@ -274,7 +274,8 @@ def test_listings_show_one(call):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example_that_runs(verb, call):
+def test_every_verb_has_help_with_an_example_that_runs(verb, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an example may write a file
     code, out, _ = call([verb, "--help"])
     assert code == 0
     examples = [

@@ -36,8 +36,8 @@ def command(name: str | None, variant: str | None, path: str, force: bool, **val
     Markdown, LaTeX or HTML, by FILE's ending. Without sizes: --seq 8192, --heads 32 (and --window 4096 where one is needed).
 
     \b
-    attnmath report gqa -o path/to/gqa.md --seq 8k --heads 32 --gpu h100-sxm
-    attnmath report mla -o path/to/mla.html --phase decode --with rope
+    attnmath report gqa -o gqa.md --seq 8k --heads 32 --gpu h100-sxm
+    attnmath report mla -o mla.html --phase decode --with rope
     attnmath report path/to/mine.attn -o path/to/mine.tex
 
     Every number in it can be traced, by the command that stands beside it:
@@ -77,7 +77,8 @@ def _free(path: str, force: bool) -> None:
 def _document(variant: str, path: str, template: str, values: dict[str, Any]) -> tuple[str, list[Any]]:
     """(the document, the checks that failed)."""
     from attnmath.reporting import render as fill
-    from attnmath.reporting.variant import SAY, Request, data
+    from attnmath.reporting.checks import Request
+    from attnmath.reporting.variant import SAY, data
 
     rows = list(options.each_row({**values, "variant": variant}))
     if len(rows) != 1:
@@ -114,13 +115,19 @@ def _filled(layer: layers.Layer, row: dict[str, Any]) -> tuple[dict[str, Any], t
 
 def _commands(variant: str, path: str, given: dict[str, Any], row: dict[str, Any]) -> Any:
     """The command lines that reproduce the document; paths without the folders of this machine."""
-    from attnmath.reporting.variant import Commands
+    from attnmath.reporting.checks import Commands
 
     variant = _portable(variant)
     layer = [word for use in row["modifiers"] for word in ("--with", use)]
-    layer += [word for k in ("mask", "form") if row[k] is not None for word in (f"--{k}", row[k])]
+    layer += ["--mask", row["mask"]] if row["mask"] is not None else []
     sizes = [word for k, v in given.items() for word in (f"--{k}", str(v))]
-    rest = {"phase": row["phase"], "dtype": row["dtype"], "kv-dtype": row["kv_dtype"], "l2": row["l2"]}
+    rest = {
+        "form": row["form"],
+        "phase": row["phase"],
+        "dtype": row["dtype"],
+        "kv-dtype": row["kv_dtype"],
+        "l2": row["l2"],
+    }
     rest |= {"gpu": _portable(row["gpu"]) if row["gpu"] else None}
     kept = {k: v for k, v in rest.items() if v is not None and (k, v) not in (("phase", "prefill"), ("l2", "cold"))}
     all_ = [*layer, *sizes, *(word for k, v in kept.items() for word in (f"--{k}", v))]
@@ -144,16 +151,13 @@ def _write(path: str, text: str, force: bool) -> None:
     beside = os.path.join(os.path.dirname(target), f".attnmath-{os.getpid()}.tmp")
     try:
         with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            try:
-                file.write(text)
-                file.flush()
-                _free(path, force)
-                if os.path.exists(target):
-                    shutil.copymode(target, beside)
-                os.replace(beside, target)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(beside)
-                raise
+            file.write(text)
+        _free(path, force)
+        if os.path.exists(target):
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
     except (OSError, ValueError) as error:
         raise InputError(f"-o {path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+    finally:  # after the replacement there is nothing left under that name
+        with contextlib.suppress(OSError):
+            os.unlink(beside)

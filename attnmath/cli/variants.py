@@ -20,8 +20,8 @@ def command(name: str | None, format_: str, as_json: bool) -> None:
     """
     format_ = options.chosen(format_, as_json)
     if name is None and format_ != "json":
-        rows = [{"name": n, **variants.header(n)} for n in variants.names()]
-        render.listing(rows, ("name", "title", "source"), format_)
+        listed = [{"name": n, **variants.header(n)} for n in variants.names()]
+        render.listing(listed, ("name", "title", "source"), format_)
         return
     found = [variants.get(n) for n in ([name] if name is not None else variants.names())]
     rows = [

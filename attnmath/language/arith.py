@@ -55,6 +55,8 @@ def floor_div(a: Number, b: Number) -> Number:
     3
     """
     name, module = _kind(a, b)
+    if isinstance(b, int) and b == 0:
+        raise InputError(f"{a} is not divisible by 0")
     return module.floor(a / b) if name == "sympy" else a // b
 
 

@@ -140,12 +140,16 @@ def resolve(
     sizes: dict[str, Number] = {}
     assumed: dict[str, Number] = {}
 
-    def settle(n: str) -> None:
+    def settle(n: str, above: tuple[str, ...] = ()) -> None:
         if n in sizes:
             return
+        if n in above:
+            raise InputError(
+                f"{' is computed from '.join((*above[above.index(n) :], n))}: a size cannot depend on itself"
+            )
         letter, value = LETTERS[n], values.get(n, LETTERS[n].default)
         for other in mentioned(value):
-            settle(other)
+            settle(other, (*above, n))
         if isinstance(value, str):
             from attnmath.language.parse import expression
 

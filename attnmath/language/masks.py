@@ -12,6 +12,7 @@ that each stand for a block of m tokens stand `pitch` = m apart, and s = m count
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd
 from typing import Any, TypeVar, Union
@@ -78,6 +79,9 @@ class Piece(Struct, frozen=True):
     @property
     def empty(self) -> bool:
         """Certain to hold no pair; only integers can be certain."""
+        banded = self.step != 1 and isinstance(self.lo, int) and isinstance(self.hi, int)
+        if banded and self.lo + (self.phase - self.lo) % self.step > self.hi:
+            return True  # no diagonal of the stride is in the band
         spans = ((self.lo, self.hi, 1), (self.i0, self.i1, 0), (self.j0, self.j1, 0))
         return any(isinstance(a, int) and isinstance(b, int) and b - a + closed <= 0 for a, b, closed in spans)
 
@@ -147,6 +151,8 @@ class Piece(Struct, frozen=True):
         if isinstance(first, int) and isinstance(last, int) and last <= first:
             return 0, 0
         lo, hi = self.j0, _meet(minimum, n, self.j1)
+        if self.i1 is not None or not (isinstance(self.i0, int) and self.i0 == 0):  # without a query, no key
+            hi = lo + maximum(hi - lo, 0) * maximum(minimum(last - first, 1), 0)
         if not _is_one(self.pitch):
             if self.hi is not None:
                 hi = minimum(hi, maximum(floor_div(last - 1 + self.hi - self.shift + self.pitch, self.pitch), 0))
@@ -277,7 +283,7 @@ class Mask(Struct, frozen=True):
         """
         if any(p.step != 1 for p in self.pieces):
             return self._strided_keys(past, past + t, n)
-        return _covered([p.keys(past, past + t, n) for p in self.pieces])
+        return _covered([(*p.keys(past, past + t, n), p.j0, p.j1) for p in self.pieces])
 
     def _strided_keys(self, first: Number, last: Number, n: Number) -> int:
         """Keys seen, residue by residue: those of one residue are an interval for each piece."""
@@ -290,7 +296,7 @@ class Mask(Struct, frozen=True):
             raise LanguageError(f"strides that repeat after {steps:,} keys only; at most {MAX_CLASSES:,}")
         for r in range(min(steps, n)):
             spans = [p.keys_of_class(r, steps, first, last, n) for p in self.pieces]
-            total += _covered([((lo - r) // steps, (hi - r - 1) // steps + 1) for lo, hi in spans if hi > lo])
+            total += _covered([((lo - r) // steps, (hi - r - 1) // steps + 1, 0, None) for lo, hi in spans if hi > lo])
         return total
 
     def span(self, n: Number) -> Number:
@@ -312,22 +318,25 @@ class Mask(Struct, frozen=True):
         return ok
 
 
-def _covered(spans: Sequence[tuple[Number, Number]]) -> Number:
-    """How many places a union of intervals (from, to) has."""
-    if all(isinstance(x, int) for span in spans for x in span):
+Span = tuple[Number, Number, Number, Number]  # from, to; and between which integers or None it certainly lies
+
+
+def _covered(spans: Sequence[Span]) -> Number:
+    """How many places a union of intervals has."""
+    if all(isinstance(x, int) for span in spans for x in span[:2]):
         count, end = 0, 0
-        for lo, hi in sorted(spans):
+        for lo, hi, _, _ in sorted(spans, key=lambda span: span[:2]):
             count, end = count + max(0, hi - max(lo, end)), max(end, hi)
         return count
 
-    def join(a: tuple[Number, Number], b: tuple[Number, Number]) -> tuple[Number, Number]:
-        return maximum(a[0], b[0]), minimum(a[1], b[1])
+    def join(a: Span, b: Span) -> Span:
+        return maximum(a[0], b[0]), minimum(a[1], b[1]), maximum(a[2], b[2]), _meet(minimum, a[3], b[3])
 
-    def empty(a: tuple[Number, Number]) -> bool:
-        return isinstance(a[0], int) and isinstance(a[1], int) and a[1] <= a[0]
+    def empty(a: Span) -> bool:
+        return any(isinstance(x, int) and isinstance(y, int) and y <= x for x, y in (a[:2], a[2:]))
 
     total: Number = 0
-    for sign, (lo, hi) in _overlapping(list(dict.fromkeys(spans)), join, empty):
+    for sign, (lo, hi, _, _) in _overlapping(list(dict.fromkeys(spans)), join, empty):
         total = total + sign * maximum(hi - lo, 0)
     return total
 
@@ -469,20 +478,29 @@ class MaskExpr(Struct, frozen=True):
                 _length(v, str(self), MASKS[self.name].least)
         return Mask(MASKS[self.name].pieces(sizes.get("past", 0), *values))
 
-    def latex(self) -> str:
-        """When the query at position i sees the key at position j."""
+    def latex(self, query: str = "i", key: str = "j") -> str:
+        """When the query at position i sees the key at position j, or as they are called here."""
         if self.name in ("&", "|"):
             return (
-                r" \land ".join(a.latex() for a in self.args if isinstance(a, MaskExpr))
+                r" \land ".join(a.latex(query, key) for a in self.args if isinstance(a, MaskExpr))
                 if self.name == "&"
-                else (r"\left(" + r" \lor ".join(a.latex() for a in self.args if isinstance(a, MaskExpr)) + r"\right)")
+                else (
+                    r"\left("
+                    + r" \lor ".join(a.latex(query, key) for a in self.args if isinstance(a, MaskExpr))
+                    + r"\right)"
+                )
             )
-        filled, own = MASKS[self.name].latex, list(map(str, self.args))
+        names, own = {"i": query, "j": key}, list(map(str, self.args))
+        filled = re.sub(r"(?<![A-Za-z\\])[ij](?![A-Za-z])", lambda m: names[m[0]], MASKS[self.name].latex)
         if self.many:
             own = [", ".join(own)]
         for k, a in enumerate(own):
             filled = filled.replace(f"{{{k}}}", a)
         return filled
+
+    def tokens(self, sizes: Mapping[str, Number]) -> Number:
+        """How many tokens documents of these lengths make together."""
+        return sum(number(a, sizes) for a in self.args if not isinstance(a, MaskExpr))
 
     @property
     def many(self) -> bool:

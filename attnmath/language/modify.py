@@ -19,7 +19,7 @@ from attnmath.errors import LanguageError, nearest
 from attnmath.language.masks import both
 from attnmath.language.order import in_order
 from attnmath.language.parse import lines
-from attnmath.language.syntax import Equation, Expr, Index, Program, Ref, check, refs, swap_refs
+from attnmath.language.syntax import Equation, Expr, Index, Program, Ref, check, named_axes, refs, swap_refs
 
 
 def apply(program: Program, text: str, where: str = "") -> Program:
@@ -57,7 +57,7 @@ def apply(program: Program, text: str, where: str = "") -> Program:
             equations, fresh = _moved(equations, fresh, before.out.name if e.update else name), []
     for pair, mask in masks.items():
         sees[pair] = both(sees[pair], mask) if pair in sees else mask
-    return in_order(check(prune(Program(tuple(equations), sees, dims), (output,))))
+    return in_order(named_axes(check(prune(Program(tuple(equations), sees, dims), (output,)))))
 
 
 def _moved(equations: list[Equation], names: list[str], target: str) -> list[Equation]:

@@ -19,7 +19,21 @@ from typing import TypeVar
 from attnmath.errors import LanguageError, Unknown
 from attnmath.language.masks import MASKS, MaskExpr, both, named
 from attnmath.language.ops import OPS
-from attnmath.language.syntax import Cat, Equation, Expr, Group, Index, Num, Op, Pos, Program, Ref, Shift, check
+from attnmath.language.syntax import (
+    Cat,
+    Equation,
+    Expr,
+    Group,
+    Index,
+    Num,
+    Op,
+    Pos,
+    Program,
+    Ref,
+    Shift,
+    check,
+    named_axes,
+)
 
 MAX_LINE, MAX_LINES, MAX_DEPTH, MAX_JOINED = 2_000, 500, 40, 60  # a page is a page: what is longer is no equation
 
@@ -353,4 +367,4 @@ def program(text: str, where: str = "") -> Program:
         raise LanguageError(
             f"`{rewrites[0]}` rewrites a tensor, which only a modifier or a page that extends another can do"
         )
-    return check(Program(tuple(equations), sees))
+    return named_axes(check(Program(tuple(equations), sees)))

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Union
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from attnmath.errors import LanguageError
 
@@ -424,6 +425,23 @@ def check(p: Program) -> Program:
         if len(e.alts) == 1:
             _supplied(e)
     return p
+
+
+def named_axes(p: Program) -> Program:
+    """The page, knowing by which letter an axis goes that an equation writes as digits: O[b (c i) h] that is read as O[b t h].
+
+    >>> from attnmath.language.parse import equation
+    >>> named_axes(Program((equation("O[(c i)] = X[(c i)]"), equation("Y[t] = 2 * O[t]")))).tensors["O"]
+    ('t',)
+    """
+    dims = dict(p.dims)
+    reads = [r for e in p.equations for a in e.alts for r in refs(a)]
+    for name, e in p.defined.items():
+        if any(isinstance(i, Group) for i in e.out.index) and name not in dims:
+            plain = [r.index for r in reads if r.name == name and all(isinstance(i, str) for i in r.index)]
+            if plain:
+                dims[name] = plain[0]
+    return replace(p, dims=dims)
 
 
 def _supplied(e: Equation) -> None:

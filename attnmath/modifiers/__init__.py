@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from itertools import count
@@ -23,10 +23,12 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.language.modify import apply
-from attnmath.language.syntax import Op, Program, Ref, digits
+from attnmath.language.parse import lines as read_lines
+from attnmath.language.syntax import Op, Program, Ref, digits, refs
 
 Sizes = dict[str, int | float | str]
 HEADS = ("h", "g", "r")  # the letters that count heads
+TOKENS = ("n", "n'", "n''")  # those that count keys that are tokens
 
 
 class Modifier(Struct, frozen=True):
@@ -110,10 +112,17 @@ class Use(Struct, frozen=True):
         shown = ",".join(f"{k}={str(v).removesuffix('.0').replace(' ', '+')}" for k, v in self.options)
         return f"{self.modifier.name}:{shown}" if shown else self.modifier.name
 
-    def apply(self, page: Program) -> tuple[Program, Sizes]:
-        """The page with the modifier's lines worked in, and the sizes they bring."""
+    def apply(self, page: Program, brought: Iterable[str] = ()) -> tuple[Program, Sizes]:
+        """The page with the modifier's lines worked in, and the sizes they bring; `brought`: the tensors that earlier
+        modifiers brought, which a second use must neither define anew nor read as its own.
+        """
         try:
             text, sizes = self.modifier.lines(page, **dict(self.options))
+            changes = read_lines(text)[0]
+            defined = {e.out.name for e in changes if not e.update}
+            read = {r.name for e in changes for a in e.alts for r in refs(a)} & set(page.inputs)
+            if twice := sorted(set(brought) & (defined | read)):
+                raise LanguageError(f"{', '.join(twice)} is there from an earlier modifier, and cannot serve two")
             return apply(page, text), sizes
         except LanguageError as error:
             raise LanguageError(f"modifier {self}: {error}") from None
@@ -151,7 +160,13 @@ class Softmax(Struct, frozen=True):
     @property
     def key(self) -> str:
         """What it runs along: the keys, as `n` or in parts, `n|k`."""
-        return self.operation.partition("_")[2].strip("()")
+        over = self.operation.partition("_")[2]
+        return over[1:-1] if over[0] == "(" else over
+
+    @property
+    def over_tokens(self) -> bool:
+        """Whether each key is a token at its own place, and neither a block nor a slot."""
+        return self.key in TOKENS
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -197,6 +212,7 @@ def renamed(page: Program, text: str, sizes: Sizes, tables: tuple[str, ...]) -> 
     >>> renamed(use("rope").apply(variants.get("mqa").program)[0], "ROT[t pair] = 1", {"pair": 4}, ("ROT",))
     ('ROT2[t pair2] = 1', {'pair2': 4})
     """
+
     def taken(n: int) -> bool:
         return any(f"{table}{'' if n == 1 else n}" in page.tensors for table in tables)
 
@@ -225,7 +241,7 @@ def targets(page: Program, on: str) -> list[tuple[str, str]]:
     out = []
     for n in found:
         if n not in page.defined:
-            raise LanguageError(str(Unknown("tensor", n, page.defined)))
+            raise LanguageError(f"{Unknown('tensor', n, page.defined)}; say which with on=")
         index = page.tensors[n]
         if "n" in index or not isinstance(index[-1], str):
             raise LanguageError(

@@ -5,7 +5,7 @@ heads that is no power of two, `paper` takes the slopes of the power below and e
 does; `mpt` takes those of the power above, the odd ones first, as MPT does.
 """
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, LanguageError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, softmaxes
 
@@ -28,6 +28,10 @@ def lines(page: Program, slopes: str = "paper") -> tuple[str, Sizes]:
         raise InputError(f"alibi:slopes={slopes}: the rules are {', '.join(RANKS)}")
     text = ""
     for s in softmaxes(page):
+        if not s.over_tokens:
+            raise LanguageError(
+                f"the keys {s.key} of {s.scores} are not tokens at places of their own, so they have no distance"
+            )
         heads = " ".join(s.heads)
         if "SLOPE" not in text:
             number, count = f"@{s.heads[0]}", s.heads[0]

@@ -4,7 +4,7 @@ What a head reads is multiplied with a sigmoid of a projection of the input, bef
 element as in Qwen3-Next, or one per head.
 """
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, LanguageError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, targets
 
@@ -23,6 +23,8 @@ def lines(page: Program, on: str = "O", per: str = "element") -> tuple[str, Size
     text = ""
     for n, d in targets(page, on):
         index = [str(i) for i in page.tensors[n]]
+        if "m" in index:
+            raise LanguageError(f"{n} is as wide as the model; what heads read is gated, before it is projected")
         own = [i for i in index if per == "element" or i != d]
         gate = "GATE" if n == "O" else f"GATE{n}"
         weight = f"W{gate}[m {' '.join(i for i in own if i not in ('b', 't'))}]"

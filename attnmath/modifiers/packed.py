@@ -22,6 +22,6 @@ def lines(page: Program) -> tuple[str, Sizes]:
     text = "doc[b t]\nDOC[b n] = doc[b n-past]\n"
     for s in softmaxes(page):
         if s.key != "n":
-            raise LanguageError("packed: the keys are tokens, each of one document; this page has others")
+            raise LanguageError(f"the keys {s.key} of {s.scores} are not tokens, each of one document")
         text += f"{s.scores.name}[..] <- {s.scores.name}[..] + only(eq(doc[b t], DOC[b n]))\n"
     return text, {}

@@ -8,6 +8,7 @@ arXiv:2306.15595, equation 4), `llama3` (as Llama 3.1's code does), `yarn` (Peng
 3, its ramp over the pairs as in transformers), `given` (FREQ is handed in, as LongRoPE's is).
 """
 
+from inspect import signature
 from math import isfinite
 
 from attnmath.errors import InputError, Unknown
@@ -17,6 +18,13 @@ from attnmath.modifiers import Sizes, renamed, targets
 SOURCE = "Su et al. 2021, arXiv:2104.09864, section 3.2.2, equations 14 and 15"
 LAYOUTS = {"half": ("(side pair)", "(side' pair)"), "interleaved": ("(pair side)", "(pair side')")}
 POSITIONS = {"t": "@t", "f": "(@f + done) * i"}  # of a token; of the first token of a block
+USED = {  # the numbers that each scaling has a use for
+    "none": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "original", "low", "high"),
+    "yarn": ("factor", "original", "fast", "slow", "truncate"),
+    "given": (),
+}
 SCALINGS = {
     "none": "FREQ[pair] = 1 / {base}^(@pair / pair)\n",
     "linear": "FREQ[pair] = 1 / ({factor} * {base}^(@pair / pair))\n",
@@ -73,7 +81,7 @@ def lines(
         "fast": fast,
         "slow": slow,
     }
-    _check(layout, dims, part, turn, scaling, {**numbers, "amplitude": amplitude})
+    _check(layout, dims, part, turn, scaling, {**numbers, "amplitude": amplitude}, truncate)
     tensors = targets(page, on or " ".join(n for n in ("QR", "kR") if n in page.tensors) or "Q k")
     old, new = (p if not dims else f"{p}|rest" if part == "first" else f"rest|{p}" for p in LAYOUTS[layout])
     shown: dict[str, str] = {k: f"{v:.17g}" for k, v in numbers.items()} | {"down": "floor" if truncate else ""}
@@ -95,7 +103,9 @@ def lines(
     return renamed(page, text, sizes, ("ROT", "ROTF", "FREQ", "BARE", "RAMP"))
 
 
-def _check(layout: str, dims: int, part: str, turn: str, scaling: str, numbers: dict[str, float]) -> None:
+def _check(
+    layout: str, dims: int, part: str, turn: str, scaling: str, numbers: dict[str, float], truncate: int
+) -> None:
     choices = {"layout": (layout, LAYOUTS), "part": (part, ("first", "last")), "turn": (turn, ("forward", "back"))}
     for option, (value, known) in {**choices, "scaling": (scaling, SCALINGS)}.items():
         if value not in known:
@@ -105,5 +115,14 @@ def _check(layout: str, dims: int, part: str, turn: str, scaling: str, numbers: 
     for option, number in numbers.items():
         if not (isfinite(number) and number > 0):
             raise InputError(f"rope:{option}={number:g}: it is more than 0")
-    if numbers["high"] <= numbers["low"]:
-        raise InputError(f"rope:high={numbers['high']:g} is not above low={numbers['low']:g}")
+    for above, below in (("high", "low"), ("fast", "slow")):
+        if numbers[above] <= numbers[below]:
+            raise InputError(f"rope:{above}={numbers[above]:g} is not above {below}={numbers[below]:g}")
+    if numbers["base"] == 1 or truncate not in (0, 1):
+        raise InputError("rope: a base is not 1, and truncate is 0 or 1")
+    if part == "last" and not dims:
+        raise InputError("rope:part=last: say how many of the last dimensions turn, with dims=")
+    usual = {k: p.default for k, p in signature(lines).parameters.items()}
+    given = {k for k, v in {**numbers, "truncate": truncate}.items() if v != usual[k]} - {"base", "amplitude"}
+    if idle := sorted(given - set(USED[scaling])):
+        raise InputError(f"rope:scaling={scaling} has no use for {', '.join(idle)}")

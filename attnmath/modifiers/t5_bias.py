@@ -5,7 +5,7 @@ wider ones up to the largest. An encoder tells the two directions apart, a decod
 scale its scores (--with scale:value=1).
 """
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, LanguageError
 from attnmath.language.syntax import Program
 from attnmath.modifiers import Sizes, softmaxes
 
@@ -22,11 +22,14 @@ def lines(page: Program, side: str = "encoder", buckets: int = 32, far: int = 12
     """
     if side not in DISTANCE:
         raise InputError(f"t5-bias:side={side}: it is encoder or decoder")
-    if buckets < 4 or buckets % 4 or far <= buckets // (4 if side == "encoder" else 2):
-        raise InputError("t5-bias: buckets are a multiple of 4, and far is beyond those that hold one distance each")
+    if buckets < 4 or buckets % 4:
+        raise InputError(f"t5-bias:buckets={buckets}: a multiple of 4, for two directions and two kinds of buckets")
+    if far <= (least := buckets // (4 if side == "encoder" else 2)):
+        raise InputError(f"t5-bias:far={far}: beyond {least}, up to which each distance has a bucket of its own")
     (s, *more) = softmaxes(page)
     if more or s.key != "n":
-        raise InputError("t5-bias: a distance is one between a query and a token; this page has other keys")
+        why = "several softmaxes" if more else "keys that are not tokens at places of their own"
+        raise LanguageError(f"it joins one softmax over tokens; this page has {why}")
     own = buckets // 2 if side == "encoder" else buckets
     near = own // 2
     after = f"{own} * lt(@t, @n) + " if side == "encoder" else ""

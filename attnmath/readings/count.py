@@ -293,7 +293,8 @@ def _whole_blocks(i: Index) -> bool:
 
 
 def core(program: Program) -> tuple[Equation, ...]:
-    """The fused region: the equations in which a query meets a key, or that belong to a recursion or read its state.
+    """The fused region: the equations in which a query meets a key, or that belong to a recursion or read its state, or are
+    made chunk by chunk.
 
     >>> from attnmath import variants
     >>> [e.out.name for e in core(variants.get("mha").program)]
@@ -307,7 +308,8 @@ def core(program: Program) -> tuple[Equation, ...]:
         return any(p <= {part for d in found for part in digits(d)} for p in pairs)
 
     def steps(e: Equation) -> bool:
-        return e.out.name in states or any(r.name in states for a in e.alts for r in refs(a))
+        chunked = any(i == "c" for i in e.out.index)
+        return chunked or e.out.name in states or any(r.name in states for a in e.alts for r in refs(a))
 
     return tuple(e for e in program.equations if e.alts and e.out.name not in free and (meets(e) or steps(e)))
 

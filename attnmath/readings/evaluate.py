@@ -194,7 +194,7 @@ class _Machine:
             order = (*shared, *p)
             shape = [len(self.span(x)) for x in order]
             w = np.broadcast_to(_align(*_and([self.pairs(*x) for x in pairs]), order) if pairs else True, shape)
-            blocks.append(w.reshape(*shape[: len(shared)], -1))
+            blocks.append(w.reshape(*shape[: len(shared)], int(np.prod(shape[len(shared) :]))))
         return (*shared, d), np.concatenate(blocks, -1)
 
     def pairs(self, q: str, k: str) -> Named:

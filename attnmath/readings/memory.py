@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
 from attnmath.language.arith import Number, maximum, minimum, prod
-from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, refs
-from attnmath.readings.count import Space, core, recursive
+from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, letters, refs
+from attnmath.readings.count import Space, core, learned, recursive
 
 BITS: dict[str, int] = {
     "fp64": 64,
@@ -103,6 +103,7 @@ def in_bytes(total_bits: Number, shares: Number = 1) -> Number:
     return total_bits / (8 * shares)
 
 
+DRAWN = "KEEP"  # random zeros and ones: a kernel draws them where it needs them
 TIMES = ("t", "n", "n'", "n''", "c", "o", "o'")  # the letters that count tokens, chunks or blocks as time goes by
 
 
@@ -229,15 +230,22 @@ class Core:
         self.bits = {n: bits(kv_dtype if n in from_cache(program) else dtype) for n in program.tensors}
         self.index = program.tensors
         made = {e.out.name for e in self.equations}
-        read = dict.fromkeys(
-            r.name for e in self.equations for a in e.alts for r in refs(a) if "b" in self.index[r.name]
-        )
+        read = dict.fromkeys(r.name for e in self.equations for a in e.alts for r in refs(a) if self._moves(r.name))
         outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
         self.inputs = tuple(n for n in read if n not in made)
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
         found = caches(program, sizes) if recursive(program) else ()
         self.states = tuple(c for c in found if c.rows is None and c.tensor in made)
         self._known: dict[str, Number] = {}
+
+    def _moves(self, name: str) -> bool:
+        """Whether a tensor comes from memory: data, and a bias that is handed in; neither weights nor tables, nor what is
+        drawn on the chip.
+        """
+        given = self.space.program.inputs.get(name)
+        if "b" in self.index[name]:
+            return not name.startswith(DRAWN)
+        return given is not None and not learned(given) and {"t", "n"} <= set(map(str, given.index))
 
     def bytes(self, names: Iterable[str]) -> Number:
         """The size of tensors: of what is indexed by keys, only the keys that some query sees."""
@@ -257,7 +265,9 @@ class Core:
             return self._elements(self.index[name])
         most: Number = 0
         for r in reads:
-            most = maximum(most, prod(self._places(i) for i in r.index))
+            pairs = any({q, k} <= set(r.index) for q, k in self.space.masks)
+            taken = self.space.tuples(letters(r)) if pairs else prod(self._places(i) for i in r.index)
+            most = maximum(most, taken)
         return most
 
     def _places(self, i: Index) -> Number:
@@ -316,7 +326,7 @@ class Core:
             dict.fromkeys(
                 (
                     e.out.name,
-                    *(r.name for a in e.alts for r in refs(a) if r.name in self.bits and "b" in self.index[r.name]),
+                    *(r.name for a in e.alts for r in refs(a) if self._moves(r.name)),
                 )
             )
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from attnmath.language.letters import LETTERS, needed
@@ -89,13 +88,11 @@ def latex_mask(q: str, k: str, mask: MaskExpr) -> str:
     >>> print(latex_mask("t", "n", mask("full")))
     t \\text{ sees } n \\iff \\text{true}
     """
-    rule = mask.latex()
-    first = rf"\mathrm{{past}} + {_index(q)}" if q == "t" else _index(q)
-    places = [rf"i = {first}"] * bool(re.search(r"\bi\b", rule)) + [f"j = {_index(k)}"] * bool(
-        re.search(r"\bj\b", rule)
-    )
     seen = r"\, ".join(map(_index, k.split()))
-    return rf"{_index(q)} \text{{ sees }} {seen} \iff " + r",\quad ".join([rule, *places])
+    at = rf"p_{{{_index(q)}}}" if q == "t" else _index(q)
+    rule = mask.latex(at, seen if " " not in k else f"({seen})")
+    place = [rf"{at} = \mathrm{{past}} + {_index(q)}"] * (q == "t" and at in rule)
+    return rf"{_index(q)} \text{{ sees }} {seen} \iff " + r",\quad ".join([rule, *place])
 
 
 def _sums(x: Expr, left: Iterable[str]) -> str:
@@ -122,8 +119,9 @@ def printed(name: str) -> str:
 
 def _index(i: Index) -> str:
     if isinstance(i, str):
-        plain = i.replace("'", r"^{\prime}")
-        return plain if len(i.rstrip("'")) == 1 else rf"\mathrm{{{plain}}}"
+        bare = i.rstrip("'")
+        primes = "^{" + r"\prime" * (len(i) - len(bare)) + "}" if bare != i else ""
+        return (bare if len(bare) == 1 else rf"\mathrm{{{bare}}}") + primes
     if isinstance(i, Shift):
         return _index(i.base) + "".join(
             ("+" if s > 0 else "-") + (str(x) if isinstance(x, int) else _index(x)) for s, x in i.by
@@ -141,9 +139,14 @@ def _ref(r: Ref) -> str:
     return _name(r.name) + (f"_{{{index}}}" if index else "")
 
 
+GREEK = ("alpha", "beta", "gamma", "lambda")
+
+
 def _name(name: str) -> str:
     """`WDKV` as W^{DKV}, `Q0` as Q^{(0)}, a word as a word."""
     letters_, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    if letters_.lower() in GREEK:
+        return rf"\{letters_.lower()}" + (f"^{{({digits})}}" if digits else "")
     if len(letters_) > 2 and letters_.isupper() and letters_[0] not in "WB":
         return rf"\mathrm{{{letters_}}}" + (f"^{{({digits})}}" if digits else "")
     raised = letters_[1:] + (f"({digits})" if digits else "")

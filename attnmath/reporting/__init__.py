@@ -34,10 +34,10 @@ def folder() -> str:
 def render(template: str, data: dict[str, Any]) -> str:
     """A template filled in; Unknown if there is none of that name.
 
-    >>> render("no-such-document", {})
+    >>> render("no-such-document", {})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    attnmath.errors.Unknown: unknown template 'no-such-document': the templates are equations.md, equations.tex, report.html, report.md, report.tex
+    attnmath.errors.Unknown: unknown template 'no-such-document': the templates are equations.md, ...
     """
     env = _environment()
     if template + ".j2" not in env.list_templates():
@@ -85,12 +85,19 @@ def tex(text: str) -> str:
     return re.sub(r"([-'])(?=\1)", r"\1{}", "".join(TEX.get(c, c) for c in text))  # -- is no dash, '' no quote
 
 
-def md(text: str) -> str:
-    """Text as Markdown shows it.
+URL = re.compile(r"(https?://[^\s<>|\\`$]*[^\s<>|\\`$.,;:)\]'\"])")
 
-    >>> md("a*b | <i>")
-    'a\\\\*b \\\\| &lt;i&gt;'
+
+def md(text: str) -> str:
+    """Text as Markdown shows it; an address becomes a link, since escapes inside one would be part of it.
+
+    >>> md("a*b | <i>"), md("see https://x.org/a_b#c.")
+    ('a\\\\*b \\\\| &lt;i&gt;', 'see <https://x.org/a_b#c>.')
     """
+    return "".join(f"<{part}>" if k % 2 else _md(part) for k, part in enumerate(URL.split(text)))
+
+
+def _md(text: str) -> str:
     out = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in "\\*_`|[]#$~" else c for c in out)
 
@@ -109,7 +116,11 @@ def mathml(latex: str, text: str, block: bool = False) -> str:
 
     from markupsafe import Markup
 
-    for macro, better in ((r"\iff", r"\;\iff\;"), (r"^{\prime\prime}", "\N{DOUBLE PRIME}"), (r"^{\prime}", "\N{PRIME}")):
+    for macro, better in (
+        (r"\iff", r"\;\iff\;"),
+        (r"^{\prime\prime}", "\N{DOUBLE PRIME}"),
+        (r"^{\prime}", "\N{PRIME}"),
+    ):
         latex = latex.replace(macro, better)  # a raised prime comes out too small to see
     try:
         out = _converted(latex, "block" if block else "inline") if latex else ""

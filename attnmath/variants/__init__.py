@@ -14,6 +14,7 @@ form expanded:                          optional: the same function by other equ
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -25,11 +26,12 @@ from attnmath.language.letters import LETTERS, mentioned, needed
 from attnmath.language.modify import apply, prune
 from attnmath.language.order import in_order
 from attnmath.language.parse import expression, program
-from attnmath.language.syntax import MAX_DIGITS, Program, letters
+from attnmath.language.syntax import MAX_DIGITS, Num, Program, letters, ops
 
 HERE = os.path.dirname(__file__)
 SUFFIX = ".attn"
 MAX_BYTES = 64_000
+SIZE_OPS = ("+", "-", "*", "/", "neg", "floor", "min2", "max2")
 FIELDS = ("title", "source", "about", "extends", "where")
 
 
@@ -152,7 +154,9 @@ def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
         own = {**(base.where if base else {}), **_where(fields.get("where", ""))}
         for p in forms.values():
             _checked(p, own)
-        if dead := [n for n in own if n not in LETTERS and not any(n in p.names for p in forms.values())]:
+        on_lines = needed([n for p in forms.values() for n in p.names], own)
+        dead = [n for n in own if n not in on_lines and not any(n in p.names for p in forms.values())]
+        if dead := [n for n in dead if not any(n in mentioned(v) for v in own.values())]:
             raise LanguageError(f"where: {', '.join(dead)} is on no line of the page")
     except LanguageError as error:
         message = str(error)
@@ -163,14 +167,16 @@ def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
 def _where(text: str) -> dict[str, int | float | str]:
     """`i = 4, slot = 2 * i` as sizes by name: whole numbers as numbers, anything else as an expression over letters."""
     found: dict[str, int | float | str] = {}
-    for item in filter(None, map(str.strip, text.split(","))):
+    for item in filter(None, map(str.strip, re.split(r",(?![^()]*\))", text))):
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not name.replace("'", "").isalnum() or not name[0].islower() or name in found:
             raise LanguageError(f"where: {item[:60]!r} is no size; write name = value, name = value, each name once")
         number = value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
         found[name] = int(value) if number else str(expression(value))
-        if unknown := [n for n in mentioned(found[name]) if n not in LETTERS and n not in found]:
+        before = [n for n in found if n != name]
+        if unknown := [n for n in mentioned(found[name]) if n not in LETTERS and n not in before]:
             raise LanguageError(f"where: {name} = {value[:60]}: {nearest_letter(unknown)}")
+        _check_default(name, found[name])
     return found
 
 
@@ -192,6 +198,24 @@ def _header(head: str, where: str) -> dict[str, str]:
     if missing:
         raise LanguageError(f"{where}: a page starts with {' and '.join(f + ':' for f in missing)}")
     return fields
+
+
+FIXED = ("b", "t", "n", "h")  # what a user asks for, not what a page is
+
+
+def _check_default(name: str, value: int | float | str) -> None:
+    """Refuse a default that is no size, or of a letter that follows from others or belongs to the user."""
+    letter, parsed = LETTERS.get(name), expression(str(value))
+    number = parsed.value if isinstance(parsed, Num) and not isinstance(parsed.value, str) else None
+    if letter and name != "eps" and (letter.option is None or name in FIXED):
+        raise LanguageError(f"where: {name} ({letter.meaning}) is not a page's to set")
+    if name == "eps":
+        if number is None or not 0 <= number < 1:
+            raise LanguageError(f"where: eps = {value}: a number from 0 to 1")
+    elif number is not None and (number != int(number) or number < (0 if name == "layer" else 1)):
+        raise LanguageError(f"where: {name} = {value}: a size is a whole number of at least 1")
+    elif wrong := [op.name for op in ops(parsed) if op.name not in SIZE_OPS]:
+        raise LanguageError(f"where: {name} = {value}: sizes are made with {', '.join(SIZE_OPS)}, not {wrong[0]}")
 
 
 def _checked(p: Program, own: Mapping[str, object]) -> None:
