@@ -14,6 +14,7 @@ from attnmath.errors import InputError, NoClosedForm
 from attnmath.keys import KEYS, Reading, cheapest
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
+from attnmath.readings.memory import caches_tokens
 from attnmath.request import by_letter, check, check_texts, check_useful, plain
 from attnmath.results import Conventions, Cost, FlopCounts, Fusion, LayerRun, StepCost, Traffic
 
@@ -78,6 +79,10 @@ def cost(
         raise InputError("name a --variant, or a --model")
     layer = layers.build(variant, modifiers, mask, "window" in given)
     check_useful(layer, given)
+    if kv_dtype is not None and not any(map(caches_tokens, layer.forms.values())):
+        raise InputError(
+            f"--kv-dtype has no use for {variant}: it caches no tokens, but a state, stored as --dtype says"
+        )
     return replace(_layer_cost(layer, given, settings, form, accelerator, l2), gpu_file=gpu)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 from msgspec import Struct
 
 from attnmath.costs import kinds
-from attnmath.errors import Unknown
+from attnmath.errors import NoClosedForm, Unknown
 from attnmath.hardware import Figure, Gpu, get
 from attnmath.hardware.roofline import bound
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.readings.count import count, learned, unmasked
-from attnmath.readings.memory import Cached
+from attnmath.readings.memory import Cached, blocks
 from attnmath.results import Cost
 
 Part = tuple[str, int | float]  # an equation or a tensor, and its share
@@ -66,11 +66,25 @@ def _read(cost: Cost, key: str) -> Explanation:
     if row.read is None:
         return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
     numbers, symbols = cost.readings
-    formula = row.read(symbols)
-    shown = render(formula, numbers=True) if isinstance(formula, Formula) else str(formula)
+    try:
+        formula = row.read(symbols)
+        shown = render(formula, numbers=True) if isinstance(formula, Formula) else str(formula)
+    except NoClosedForm:  # the regime says why; the count stands
+        formula, shown = "none", "counted"
     regime = tuple(cost.regime.get(key, getattr(formula, "conditions", ())))
     parts = tuple(p for p in _parts(key, numbers, cost) if p[1])
-    return Explanation(key, cost[key], row.unit, row.meaning, str(formula), shown, regime, parts, row.source)
+    return Explanation(
+        key, cost[key], row.unit, row.meaning, str(formula), shown, regime, parts, _convention(key, cost)
+    )
+
+
+def _convention(key: str, cost: Cost) -> str:
+    """Where a key's number comes from; of a cache in blocks, how they are stored."""
+    stored = blocks(str(cost.inputs.get("kv_dtype"))) if key.startswith("kv_cache") else None
+    if not stored:
+        return KEYS[key].source
+    scales = f"{stored.bits} bits each and a scale of {stored.scale_bits} for each {stored.block}"
+    return f"{KEYS[key].source}; {cost.inputs['kv_dtype']}: {scales}" + (f" ({stored.source})" if stored.source else "")
 
 
 def _over_layers(cost: Cost, key: str) -> Explanation:

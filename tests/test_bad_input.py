@@ -33,6 +33,8 @@ def refused(capsys, tmp_path, monkeypatch):
     return go
 
 
+DSA = ["cost", "--variant", "dsa", "--seq", "64", "--heads", "4"]
+KDA = ["cost", "--variant", "kda", "--seq", "64", "--heads", "4"]
 LINES = [
     ([*GQA, "--kv-heads", "5"], "32 is not divisible by 5"),
     (["cost", "--variant", "gqa", "--seq", "0", "--heads", "32"], "--seq: 0 is no size: at least 1"),
@@ -58,6 +60,47 @@ LINES = [
     ([*GQA, "--with", "rope:dims=7"], "dimensions turn in pairs"),
     ([*GQA, "--with", "rope:dims=1000"], "rest = d - 1000 would be -872"),
     ([*GQA, "--with", "rope:base=nan"], "rope:base=nan is no number"),
+    ([*GQA, "--with", "rope:factor=4"], "rope:scaling=none has no use for factor"),
+    ([*GQA, "--with", "rope:part=last"], "say how many of the last dimensions turn"),
+    ([*GQA, "--with", "rope:scaling=yarn,fast=1,slow=2"], "rope:fast=1 is not above slow=2"),
+    ([*GQA, "--with", "rope:scaling=yarm"], "did you mean 'yarn'"),
+    ([*GQA, "--with", "norm", "--with", "norm"], "WQN, WkN is there from an earlier modifier"),
+    ([*GQA, "--with", "gate:on=Y"], "Y is as wide as the model"),
+    ([*GQA, "--with", "sink", "--with", "sink"], "has a sink already"),
+    ([*GQA, "--with", "softcap", "--with", "scale:width=4"], "the scale comes before"),
+    ([*GQA, "--with", "t5-bias:buckets=6"], "t5-bias:buckets=6: a multiple of 4"),
+    ([*GQA, "--with", "t5-bias:far=4"], "t5-bias:far=4: beyond 8"),
+    ([*GQA, "--with", "dropout:rate=1"], "a rate is at least 0 and below 1"),
+    ([*GQA, "--with", "tied", "--v-head-dim", "64"], "contradict each other"),
+    ([*GQA, "--with", "temperature-tuning:floor=0"], "it is at least 1"),
+    ([*GQA, "--with", "norm:kind=rmsnorm"], "it is one of rms, layer, l2"),
+    ([*GQA, "--with", "score-bias:axes=t+q"], "q: the scores have b g r t n"),
+    ([*GQA, "--mask", "documents(100, 200)"], "its documents make 300 tokens, the context is 8,192"),
+    ([*GQA, "--mask", "documents"], "takes one length per document"),
+    ([*GQA, "--mask", "dilated(0)"], "a whole number of at least 1"),
+    ([*GQA, "--mask", "band(3)"], "takes 2 sizes: write band(l, r)"),
+    ([*GQA, "--mask", "window(t / 0)"], "is not divisible by 0"),
+    ([*GQA, "--mask", "window(floor(t / 0))"], "is not divisible by 0"),
+    ([*GQA, "--mask", "blocks(4)"], "its keys are blocks of tokens, which only a page can have"),
+    ([*GQA, "--kv-dtype", "q9_0"], "unknown kv-dtype 'q9_0': did you mean 'q8_0' or 'q4_0'"),
+    ([*GQA, "--kv-dtype", "int4/0"], "unknown kv-dtype"),
+    ([*GQA, "--kv-dtype", "int4/48"], "a row of k has 1024"),
+    ([*GQA, "--dtype", "q8_0"], "q8_0 is how a cache is stored: --kv-dtype q8_0"),
+    ([*DSA, "--with", "alibi"], "are not tokens at places of their own"),
+    ([*DSA, "--with", "window:w=2"], "what a query sees is part of what this page computes"),
+    ([*DSA, "--mask", "window(2)"], "dsa: what a query sees is part of what it computes"),
+    ([*DSA, "--window", "2"], "dsa: what a query sees is part of what it computes"),
+    ([*KDA, "--mask", "full"], "kda has no mask between queries and keys"),
+    ([*KDA, "--kv-dtype", "fp8"], "it caches no tokens, but a state"),
+    ([*KDA, "--form", "chunked", "--block-size", "7"], "64 is not divisible by 7"),
+    (
+        ["cost", "--variant", "lightning-attention", "--seq", "64", "--heads", "4", "--layer", "4", "--layers", "4"],
+        "--layer 4 of --layers 4: the first is layer 0, the last 3",
+    ),
+    (["cost", "--variant", "differential", "--seq", "64", "--heads", "4", "--layer", "-1"], "at least 0"),
+    (["report", "gqa"], "Missing option"),
+    (["report", "gqa", "-o", "x.pdf"], "the ending says which document it is"),
+    (["report", "gqaa", "-o", "x.md"], "did you mean 'gqa'"),
     ([*GQA, "--with", "rope:base=-1"], "rope:base=-1 is no number of at least 0"),
     ([*GQA, "--with", "norm:on=ZZ"], "unknown tensor 'ZZ'"),
     ([*GQA, "--with", "direct-queries"], "this page has none"),
@@ -289,7 +332,26 @@ def test_gpu_files(text, message, refused, tmp_path):
 
 
 PAGE = "title: T\nsource: S\n\nQ[b t d] = X[b t m] * WQ[m d]\nK[b n d] = X[b n m] * WK[m d]\nS[b t n] = Q[b t d] * K[b n d]\nA[b t n] = softmax_n S[b t n]\nt sees n: causal\n"
+
+
+def WHERE(text):
+    return PAGE.replace("\n\n", f"\nwhere: {text}\n\n", 1)
+
+
 PAGES = [
+    (WHERE("d = e, e = d"), "a size cannot depend on itself"),
+    (WHERE("d = 1.5"), "where: d = 1.5: a size is a whole number of at least 1"),
+    (WHERE("d = 0"), "where: d = 0: a size is a whole number of at least 1"),
+    (WHERE("d = -3"), "a size is a whole number of at least 1"),
+    (WHERE("past = 3"), "past (tokens before the new ones) is not a page's to set"),
+    (WHERE("t = 5"), "is not a page's to set"),
+    (WHERE("g = 2"), "where: g is on no line of the page"),
+    (WHERE("foo = 3"), "where: foo is on no line of the page"),
+    (WHERE("d = exp(e)"), "sizes are made with"),
+    (WHERE("d = floor(e / 0)"), "is not divisible by 0"),
+    (WHERE("d"), "is no size; write name = value"),
+    (WHERE("d = 2, d = 3"), "each name once"),
+    (WHERE("eps = 2"), "a number from 0 to 1"),
     ("", "the file is empty"),
     ("title T\n\nQ[b] = X[b]", "line 1: expected one of title:"),
     (PAGE.replace("title: T\n", ""), "a page starts with title:"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import MODIFIERS, arrays, cases, sliced
+from layers import MODIFIERS, arrays, cases, sliced, small
 
 import attnmath as am
 from attnmath import layers, variants
@@ -272,3 +272,101 @@ def test_a_gain_of_one_plus_w_is_one_plus_w():
     np.testing.assert_allclose(
         am.evaluate("gqa", bare, modifiers=["norm:weight=none"])["Y"], am.evaluate("gqa", ones, modifiers=["norm"])["Y"]
     )
+
+
+# -- what is handed in has to fit the page: caches, choices, options
+
+
+def filled(name, **more):
+    """A page's random inputs at small sizes, in float64."""
+    layer = layers.build(name)
+    sizes = small(layer, 8, 8)
+    return arrays(layer.form(), sizes)[0] | more
+
+
+def test_half_a_cache_is_refused():
+    ins = filled("linear-attention")
+    first = am.evaluate("linear-attention", ins, form="recurrent")
+    for cache in ({"H": first.cache["H"]}, {"Z": first.cache["Z"]}):
+        with pytest.raises(InputError, match=r"the cache lacks [HZ]"):
+            am.evaluate("linear-attention", ins, form="recurrent", cache=cache)
+    with pytest.raises(InputError, match="has no row"):
+        am.evaluate("linear-attention", ins, form="recurrent", cache={n: x[:, :0] for n, x in first.cache.items()})
+
+
+def test_a_cache_of_other_blocks_is_refused():
+    ins = filled("moba")
+    first = am.evaluate("moba", ins, block_size=2, top_k=2)
+    assert first.cache["x"].shape[1] == 4
+    short = dict(first.cache) | {"x": first.cache["x"][:, :3]}
+    with pytest.raises(InputError, match="the cache of x has 3 blocks; 8 tokens make 4 of 2"):
+        am.evaluate("moba", ins, block_size=2, top_k=2, cache=short)
+    with pytest.raises(InputError, match="the cache of x has 4 blocks; 8 tokens make 2 of 4"):
+        am.evaluate("moba", ins, block_size=4, top_k=2, cache=first.cache)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [(99, "chooses what its query cannot see"), (-1, "names no place"), (0.5, "names no place"), (3, "cannot see")],
+)
+def test_choices_that_cannot_be_are_refused(chosen, message):
+    ins = filled("moba")
+    whole = am.evaluate("moba", ins, block_size=2, top_k=2)
+    own = whole["T"].copy()
+    am.evaluate("moba", {"Q": whole["Q"], "K": whole["K"], "V": whole["V"], "T": own}, block_size=2, top_k=2)
+    own[:, :, :, 5] = chosen
+    with pytest.raises(InputError, match=message):
+        am.evaluate("moba", {"Q": whole["Q"], "K": whole["K"], "V": whole["V"], "T": own}, block_size=2, top_k=2)
+
+
+def test_the_same_choice_twice_is_refused():
+    ins = filled("moba")
+    whole = am.evaluate("moba", ins, block_size=2, top_k=3)
+    twice = np.zeros_like(whole["T"])
+    with pytest.raises(InputError, match="chooses a place twice"):
+        am.evaluate("moba", {"Q": whole["Q"], "K": whole["K"], "V": whole["V"], "T": twice}, block_size=2, top_k=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mha", {"top_k": 3}, "--top-k has no use for mha"),
+        ("moba", {"mask": np.ones((8, 8), bool)}, "what a query sees is part of what it computes"),
+        ("linear-attention", {"form": "quadratic", "mask": np.ones((8, 8), bool)}, "no mask between queries and keys"),
+        ("mha", {"block-size": 4, "block_size": 5}, "an option is given twice"),
+        ("lightning-attention", {"layer": 99, "layers": 4}, "--layer 99 of --layers 4"),
+        ("gqa", {"modifiers": "rope"}, "a list of texts is expected"),
+        ("gqa", {"cache": [1]}, "cache: a mapping of names"),
+        ("mha", {"mask": "documents(3, 4)"}, "its documents make 7 tokens, the context is 8"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        am.evaluate(name, filled(name), **options)
+
+
+def test_a_state_says_how_many_tokens_came_before_if_told():
+    """A rope needs positions; a state has none of its own."""
+    ins, uses = filled("gated-deltanet"), ["rope:on=Q+K"]
+    whole = am.evaluate("gated-deltanet", ins, modifiers=uses, form="recurrent")["Y"]
+    step = lambda a, b, **more: am.evaluate(
+        "gated-deltanet", ins | {"X": ins["X"][:, a:b]}, modifiers=uses, form="recurrent", **more
+    )
+    first = step(0, 5)
+    with pytest.raises(InputError, match="give context=N"):
+        step(5, 8, cache=first.cache)
+    second = step(5, 8, cache=first.cache, context=8)
+    np.testing.assert_allclose(np.concatenate([first["Y"], second["Y"]], 1), whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gated-deltanet", "lightning-attention", "mamba2"])
+def test_modifiers_read_a_chunked_form_as_the_others(name):
+    """A gate is as wide in every form, and what it computes the same."""
+    layer = layers.build(name, ["gate:on=O"])
+    sizes = small(layer, 8, 8)
+    counts = {am.cost(name, seq=64, heads=4, form=f, modifiers=["gate:on=O"]).parameters for f in layer.forms}
+    assert len(counts) == 1
+    inputs = {n: x for p in layer.forms.values() for n, x in arrays(p, sizes)[0].items()}
+    outs = [run(p, sizes, {n: x for n, x in inputs.items() if n in p.inputs})["Y"] for p in layer.forms.values()]
+    for o in outs[1:]:
+        np.testing.assert_allclose(o, outs[0], atol=1e-10)

@@ -10,6 +10,7 @@ from attnmath import layers, variants
 from attnmath.cli import options
 from attnmath.costs import cost
 from attnmath.errors import InputError
+from attnmath.readings.memory import caches_tokens
 
 
 @click.command("compare", short_help="Several variants side by side.")
@@ -42,8 +43,14 @@ def command(names: tuple[str, ...], more: tuple[str, ...], format_: str, as_json
     if nowhere := [s for s in sorted(sizes) if not any(s in own for own in useful.values())]:
         options_ = ", ".join(f"--{s.replace('_', '-')}" for s in nowhere)
         raise InputError(f"{options_} has no use for any of {', '.join(chosen)}")
+    cached = [n for n in chosen if any(map(caches_tokens, variants.get(n).forms.values()))]
+    if values["kv_dtype"] and not cached:
+        raise InputError(f"--kv-dtype has no use for any of {', '.join(chosen)}: they cache no tokens")
+    unused = {n: set() if n in cached else {"kv_dtype"} for n in chosen}
     costs = [
-        cost(n, **{k: v for k, v in row.items() if k not in sizes or k in useful[n]}) for row in rows for n in chosen
+        cost(n, **{k: v for k, v in row.items() if (k not in sizes or k in useful[n]) and k not in unused[n]})
+        for row in rows
+        for n in chosen
     ]
     render.comparison(costs, options.chosen(format_, as_json))
 

@@ -260,19 +260,22 @@ def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
             mark = marks.setdefault(regime, f" [{len(marks) + 1}]")
         rows.append((label, counted(c, key), scaled(value, unit) if value else unit, pretty(formula) + mark))
     lines = [strong(heading(c)), "", *columns(rows, (1,))]
-    lines += [f"{mark} holds while {pretty(' and '.join(regime))}" for regime, mark in marks.items()]
+    lines += [f"{mark} {_holds(regime)}" for regime, mark in marks.items()]
     if c.upper_bounds:
         lines.append("≤: the data decide which pairs exist".replace("≤", "≤" if _utf8() else "<="))
     lines += ["", *_where(c)]
     if any("stairs(" in f for f in c.formulas.values()):
-        lines.append(
-            "stairs(x, s) = x + (x - s) + (x - 2s) + ..., the positive ones: queries that see one more block each s"
-        )
+        lines.append("stairs(x, s) = x + (x - s) + (x - 2s) + ..., the positive ones")
     if c.gpu:
         lines += ["", *_times(c)]
     if verbose:
         lines += ["", *_verbose(c)]
     return lines
+
+
+def _holds(regime: tuple[str, ...]) -> str:
+    text = pretty(" and ".join(regime))
+    return text if text.startswith("no formula") else f"holds while {text}"
 
 
 def cost_text(c: Cost) -> str:

@@ -158,6 +158,16 @@ def grows(i: Index) -> bool:
     return isinstance(i, Shift) and any(step in OFFSETS and sign < 0 for sign, step in i.by)
 
 
+def caches_tokens(program: Program) -> bool:
+    """Whether anything is cached that grows with the context.
+
+    >>> from attnmath import variants
+    >>> [caches_tokens(variants.get(name).program) for name in ("gqa", "kda")]
+    [True, False]
+    """
+    return any(grows(i) for e in program.equations for a in e.alts for r in refs(a) for i in r.index)
+
+
 def counts_tokens(i: Index) -> bool:
     """Whether an index reaches back over all earlier tokens, and not over blocks of them.
 

@@ -26,7 +26,7 @@ from attnmath.language.letters import LETTERS, mentioned, needed
 from attnmath.language.modify import apply, prune
 from attnmath.language.order import in_order
 from attnmath.language.parse import expression, program
-from attnmath.language.syntax import MAX_DIGITS, Num, Program, letters, ops
+from attnmath.language.syntax import MAX_DIGITS, Num, Op, Program, letters, ops
 
 HERE = os.path.dirname(__file__)
 SUFFIX = ".attn"
@@ -177,6 +177,14 @@ def _where(text: str) -> dict[str, int | float | str]:
         if unknown := [n for n in mentioned(found[name]) if n not in LETTERS and n not in before]:
             raise LanguageError(f"where: {name} = {value[:60]}: {nearest_letter(unknown)}")
         _check_default(name, found[name])
+        reached, todo = set[str](), list(mentioned(found[name]))
+        while todo:
+            n = todo.pop()
+            if n == name:
+                raise LanguageError(f"where: {name} = {value[:60]}: a size cannot depend on itself")
+            if n not in reached:
+                reached.add(n)
+                todo += mentioned(found.get(n, 0))
     return found
 
 
@@ -206,13 +214,17 @@ FIXED = ("b", "t", "n", "h")  # what a user asks for, not what a page is
 def _check_default(name: str, value: int | float | str) -> None:
     """Refuse a default that is no size, or of a letter that follows from others or belongs to the user."""
     letter, parsed = LETTERS.get(name), expression(str(value))
+    if any(op.name == "/" and op.args[1] == Num(0) for op in ops(parsed)):
+        raise LanguageError(f"where: {name} = {value}: it is not divisible by 0")
     number = parsed.value if isinstance(parsed, Num) and not isinstance(parsed.value, str) else None
     if letter and name != "eps" and (letter.option is None or name in FIXED):
         raise LanguageError(f"where: {name} ({letter.meaning}) is not a page's to set")
     if name == "eps":
         if number is None or not 0 <= number < 1:
             raise LanguageError(f"where: eps = {value}: a number from 0 to 1")
-    elif number is not None and (number != int(number) or number < (0 if name == "layer" else 1)):
+    elif (isinstance(parsed, Op) and parsed.name == "neg") or (
+        number is not None and (number != int(number) or number < (0 if name == "layer" else 1))
+    ):
         raise LanguageError(f"where: {name} = {value}: a size is a whole number of at least 1")
     elif wrong := [op.name for op in ops(parsed) if op.name not in SIZE_OPS]:
         raise LanguageError(f"where: {name} = {value}: sizes are made with {', '.join(SIZE_OPS)}, not {wrong[0]}")
