@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, NoClosedForm
-from attnmath.keys import KEYS, Reading, cheapest
+from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
-from attnmath.readings.memory import caches_tokens
+from attnmath.readings.count import recursive
+from attnmath.readings.memory import caches_tokens, state_bits
 from attnmath.request import by_letter, check, check_texts, check_useful, plain
 from attnmath.results import Conventions, Cost, FlopCounts, Fusion, LayerRun, StepCost, Traffic
 
@@ -106,7 +107,7 @@ def _layer_cost(
     kv_dtype = settings["kv_dtype"] or dtype
     asked = by_letter(given, settings["phase"], layer.names)
     layer.variant.form(form)
-    chosen = form if form is not None else cheapest(layer, asked, dtype, kv_dtype)
+    chosen = form if form is not None else usual_form(layer, asked, dtype, kv_dtype)
     page = layer.form(chosen)
     values, filled = layer.sizes(asked, page=page)
     layers.check_documents(layer.mask, values)
@@ -119,11 +120,13 @@ def _layer_cost(
         return [n[f"{prefix}.{x}"] for x in names]
 
     inputs = {_json(x): values[x] for x in values if x in LETTERS and LETTERS[x].option}
-    inputs |= {"mask": str(layer.mask) if layer.mask else None, "dtype": dtype, "kv_dtype": kv_dtype}
+    masks = [pair for pair in page.sees if pair[0] == "t"]
+    inputs |= {"mask": str(layer.mask) if masks == [layers.PAIR] else None, "dtype": dtype, "kv_dtype": kv_dtype}
     assumed = {_json(x): values[x] for x in filled}
     assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
     assumed |= {"dtype": dtype} if settings["dtype"] is None else {}
     assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None else {}
+    assumed |= {"state_dtype": "fp32"} if recursive(page) and state_bits(dtype) == 32 else {}
     out = Cost(
         variant=layer.variant.name,
         with_=[str(u) for u in layer.uses],
@@ -137,6 +140,7 @@ def _layer_cost(
         parameters=n["parameters"],
         kv_cache_bytes=n["kv_cache_bytes"],
         kv_cache_bytes_per_token=n["kv_cache_bytes_per_token"],
+        kv_cache_bytes_per_token_beyond_windows=n["kv_cache_bytes_per_token_beyond_windows"],
         state_bytes=n["state_bytes"],
         memory_bytes=Fusion(*pick("memory_bytes", "unfused", "fused")),
         hbm_bytes=Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused")),
@@ -293,6 +297,7 @@ def _model_cost(
         parameters=summed("parameters"),
         kv_cache_bytes=summed("kv_cache_bytes"),
         kv_cache_bytes_per_token=summed("kv_cache_bytes_per_token"),
+        kv_cache_bytes_per_token_beyond_windows=summed("kv_cache_bytes_per_token_beyond_windows"),
         state_bytes=summed("state_bytes"),
         memory_bytes=Fusion(*(max(r.cost[f"memory_bytes.{k}"] for r in runs) for k in ("unfused", "fused"))),
         hbm_bytes=traffic,

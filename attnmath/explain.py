@@ -161,6 +161,10 @@ def _cached_per_token(r: Reading, _: str) -> Iterable[Part]:
     return [(f"{c.tensor}, {c.per_row:,} elements{share(c)}", part) for c, part in r.cache_parts(True)]
 
 
+def _cached_beyond(r: Reading, _: str) -> Iterable[Part]:
+    return [(f"{c.tensor}, {c.per_row:,} elements", part) for c, part in r.cache_parts(True, True)]
+
+
 def _kind(c: Cached) -> str:
     return "tokens" if c.every == 1 else f"blocks of {c.every} tokens,"
 
@@ -177,6 +181,7 @@ _PARTS: dict[str, Callable[[Reading, str], Iterable[Part]]] = {
     "parameters": _weights,
     "kv_cache_bytes": _cached,
     "kv_cache_bytes_per_token": _cached_per_token,
+    "kv_cache_bytes_per_token_beyond_windows": _cached_beyond,
     "hbm_bytes": _by_tensor,
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown
-from attnmath.keys import KEYS, Reading, cheapest
+from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.letters import LETTERS, needed
 from attnmath.readings import symbolic
 from attnmath.request import by_letter, check, check_texts, check_useful, plain
@@ -54,7 +54,7 @@ def formula(
     extends = "past" in layer.names and "n" in {**asked, **open_}
 
     store = dtype or "bf16"
-    chosen = form if form is not None or not known else cheapest(layer, asked, store, kv_dtype or store)
+    chosen = form if form is not None or not known else usual_form(layer, asked, store, kv_dtype or store)
     page = layer.form(chosen)
     symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
     values, _ = layer.sizes(asked, page=page) if known else ({}, {})

@@ -16,8 +16,8 @@ from attnmath.language.arith import Number
 from attnmath.language.order import ordered
 from attnmath.language.syntax import Program
 from attnmath.layers import Layer
-from attnmath.readings.count import Flops, Step, core, count, parameters, total, unmasked
-from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes
+from attnmath.readings.count import Flops, Step, core, count, parameters, recursive, total, unmasked
+from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes, state_bits
 
 
 class Reading:
@@ -62,8 +62,10 @@ class Reading:
     def core(self) -> Core:
         return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
 
-    def cache_parts(self, per_token: bool) -> list[tuple[Cached, Number]]:
-        """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch."""
+    def cache_parts(self, per_token: bool, beyond: bool = False) -> list[tuple[Cached, Number]]:
+        """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch; `beyond`:
+        only what goes on growing when every window is full.
+        """
         width = bits(self.kv_dtype)
         check_blocks(self.caches, self.kv_dtype)
         return [
@@ -74,7 +76,7 @@ class Reading:
                 else in_bytes(c.per_row * c.rows * self.sizes["b"] * width),
             )
             for c in self.caches
-            if c.rows is not None
+            if c.rows is not None and not (beyond and c.capped)
         ]
 
     @cached_property
@@ -87,31 +89,32 @@ class Reading:
         exact = ["flops_by_convention.exact"] if "matmul" in found else []
         return (*keys, *exact, *(["exps"] if any(s.at_most and s.exps for s in self.steps) else []))
 
-    def cache_bytes(self, per_token: bool) -> Number:
+    def cache_bytes(self, per_token: bool, beyond: bool = False) -> Number:
         """The sum of `cache_parts`."""
         found: Number = 0
-        for _, part in self.cache_parts(per_token):
+        for _, part in self.cache_parts(per_token, beyond):
             found = found + part
         return found
 
     @property
     def state_bytes(self) -> Number:
         """What does not grow: states of a fixed number of steps."""
-        found: Number = 0
+        found, states = 0, recursive(self.page)
         for c in self.caches:
             if c.rows is None:
-                found = found + c.per_row * self.sizes["b"]
-        return in_bytes(found * bits(self.dtype))
+                width = state_bits(self.dtype) if c.tensor in states else bits(self.dtype)
+                found = found + in_bytes(c.per_row * self.sizes["b"] * width)
+        return found
 
 
-def cheapest(layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
+def usual_form(layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
     """The form that a kernel would take at these sizes; None if there is only one.
 
     With several new tokens, a form that steps token by token is taken only if the sizes leave no other (a chunk has to
     divide them); of the rest, the one with the fewest FLOPs. Raises InputError if no form fits the sizes.
 
     >>> from attnmath import layers
-    >>> cheapest(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
+    >>> usual_form(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
     'absorbed'
     """
     if len(layer.forms) == 1:
@@ -170,13 +173,13 @@ KEYS: dict[str, Key] = {
     ),
     "flops.softmax": Key(
         "FLOP",
-        "scaling and softmax, over the pairs that the mask allows",
+        "element-wise work of the fused region: scaling and softmax over the allowed pairs; decays, outer products, selection",
         lambda r: r.flops.softmax,
         "the table of operations: 1 to scale; softmax 5 (compare, subtract, exponential, add, divide)",
     ),
     "flops.other": Key(
         "FLOP",
-        "what lies outside both: rotary, norms, biases",
+        "what lies outside both: rotary, norms, biases, gates, convolutions, compression",
         lambda r: r.flops.other,
         "the table of operations; a rotation is counted as 8 a pair (a 2x2 product in multiply-adds), of which 6 are real",
     ),
@@ -199,7 +202,11 @@ KEYS: dict[str, Key] = {
         lambda r: r.dense.matmul + r.dense.projections,
         "PyTorch, torch/utils/flop_counter.py: 2 m n k per product, element-wise work not counted",
     ),
-    "exps": Key("exponentials", "exponentials of the core: one per allowed pair and head", lambda r: r.exps),
+    "exps": Key(
+        "exponentials",
+        "exponentials inside the fused region: of a softmax, one per allowed pair and head",
+        lambda r: r.exps,
+    ),
     "parameters": Key("parameters", "learned numbers of the layer", lambda r: r.parameters),
     "kv_cache_bytes": Key(
         "bytes",
@@ -208,6 +215,11 @@ KEYS: dict[str, Key] = {
     ),
     "kv_cache_bytes_per_token": Key(
         "bytes", "the cache's growth by one token of one sequence, no window full yet", lambda r: r.cache_bytes(True)
+    ),
+    "kv_cache_bytes_per_token_beyond_windows": Key(
+        "bytes",
+        "the same once every window is full: what goes on growing with the context",
+        lambda r: r.cache_bytes(True, True),
     ),
     "state_bytes": Key("bytes", "what a step remembers that does not grow with the context", lambda r: r.state_bytes),
     "memory_bytes.unfused": Key(

@@ -79,6 +79,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     parameters: int
     kv_cache_bytes: int
     kv_cache_bytes_per_token: int
+    kv_cache_bytes_per_token_beyond_windows: int
     state_bytes: int
     memory_bytes: Fusion
     hbm_bytes: Traffic

@@ -297,11 +297,11 @@ def test_half_a_cache_is_refused():
 def test_a_cache_of_other_blocks_is_refused():
     ins = filled("moba")
     first = am.evaluate("moba", ins, block_size=2, top_k=2)
-    assert first.cache["x"].shape[1] == 4
-    short = dict(first.cache) | {"x": first.cache["x"][:, :3]}
-    with pytest.raises(InputError, match="the cache of x has 3 blocks; 8 tokens make 4 of 2"):
+    assert first.cache["kM"].shape[1] == 4
+    short = dict(first.cache) | {"kM": first.cache["kM"][:, :3]}
+    with pytest.raises(InputError, match="the cache of kM has 3 blocks; 8 tokens make 4 of 2"):
         am.evaluate("moba", ins, block_size=2, top_k=2, cache=short)
-    with pytest.raises(InputError, match="the cache of x has 4 blocks; 8 tokens make 2 of 4"):
+    with pytest.raises(InputError, match="the cache of kM has 4 blocks; 8 tokens make 2 of 4"):
         am.evaluate("moba", ins, block_size=4, top_k=2, cache=first.cache)
 
 

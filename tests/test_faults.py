@@ -195,8 +195,8 @@ PAGE_FAULTS = [  # (vector, what the page says, what the mistake says)
     ("differential_diffllama", "- LAMBDA[] * A2", "+ LAMBDA[] * A2"),
     ("differential_diffllama", "(0.2 + 0.6 * exp(-0.3 * layer))", "1"),
     ("dsa_deepseek_v32", "relu(J[b a t n] / sqrt(z))", "J[b a t n] / sqrt(z)"),
-    ("dsa_deepseek_v32", "- mean_z(x[b t z])", "- 0 * x[b t z]"),  # RMS norm where LayerNorm is meant
-    ("dsa_deepseek_v32", "w[b t a] * relu", "-w[b t a] * relu"),  # the worst keys
+    ("dsa_deepseek_v32", "- mean_z(kI0[b t z])", "- 0 * kI0[b t z]"),  # RMS norm where LayerNorm is meant
+    ("dsa_deepseek_v32", "wI[b t a] * relu", "-wI[b t a] * relu"),  # the worst keys
     ("msa_minimax_m3", "max_i I", "mean_i I"),
     ("msa_minimax_m3", "t sees n: chunked(i)", "t sees n: window(i)"),
     ("hca_deepseek_v4", "t sees o: blocks(i)", "t sees o: blocks-before(i)"),

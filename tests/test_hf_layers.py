@@ -41,7 +41,7 @@ def gated_deltanet(w):
     cq, ck, cv = taps(w["conv1d.weight"], (g, d), (g, d), (g, r, e))
     q, k, v, z = np.split(both, [d, 2 * d, 2 * d + r * e], -1)
     heads = lambda x: x.reshape(M, g, r, e)
-    ins = {"WQ": q, "WK": k, "WV": heads(v), "WZ": heads(z), "WW": ba[..., :r], "WA": ba[..., r:]}
+    ins = {"WQ": q, "WK": k, "WV": heads(v), "WZ": heads(z), "WBETA": ba[..., :r], "WA": ba[..., r:]}
     ins |= {"WCQ": cq, "WCK": ck, "WCV": cv, "WN": w["norm.weight"], "WO": out(w["out_proj.weight"], g, r, e)}
     return ins | {"WALOG": w["A_log"].reshape(g, r), "BDT": w["dt_bias"].reshape(g, r)}
 
@@ -53,7 +53,7 @@ def kda(w):
     ins |= {"WV": split(w["v_proj.weight"], h, 1, d), "WCQ": cq, "WCK": ck, "WCV": cv}
     ins |= {"WFA": split(w["forget_gate.f_a_proj.weight"], d), "WFB": split(w["forget_gate.f_b_proj.weight"], h, 1, d)}
     ins |= {"WALOG": w["forget_gate.A_log"].reshape(h, 1), "BDT": w["forget_gate.dt_bias"].reshape(h, 1, d)}
-    ins |= {"WW": split(w["b_proj.weight"], h, 1), "WGA": split(w["g_a_proj.weight"], d)}
+    ins |= {"WBETA": split(w["b_proj.weight"], h, 1), "WGA": split(w["g_a_proj.weight"], d)}
     ins |= {"WGB": split(w["g_b_proj.weight"], h, 1, d), "WN": w["o_norm.weight"]}
     return ins | {"WO": out(w["o_proj.weight"], h, 1, d)}
 

@@ -522,7 +522,7 @@ def test_dsa(vector):
     q = np.concatenate([z["in.q"] * np.sqrt(6 / 4), np.zeros((2, 10, 4, 6))], -1)  # the page divides by sqrt(4 + 2)
     ins = {"Z": q, "C": np.concatenate([k, v], -1), "QR": np.zeros((2, 10, 4, 2)), "KR": np.zeros((2, 10, 2))}
     ins |= {"QC": np.zeros((2, 10, 4, 4)), "WUV": np.eye(10)[:, None, 4:].repeat(4, 1)}
-    ins |= {"qI": z["in.q_idx"], "KI": z["in.k_idx"], "w": z["in.w_idx"]}
+    ins |= {"qI": z["in.q_idx"], "KI": z["in.k_idx"], "wI": z["in.w_idx"]}
     out = am.evaluate("dsa", ins, top_k=4)
     close(out["O"], z["out.o"], meta, "o")
     exists = np.arange(4)[None] <= np.arange(10)[:, None]

@@ -19,7 +19,7 @@ from attnmath.costs import cost
 @click.option(
     "--form",
     metavar="NAME",
-    help="Which of the variant's equivalent sets of equations [the one with the fewest FLOPs].",
+    help="Which of the variant's equivalent sets of equations [the one that a kernel would take].",
 )
 @options.size_options
 @options.dtype_options

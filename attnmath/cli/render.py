@@ -153,6 +153,7 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
     ("parameters", "parameters"),
     ("kv_cache_bytes", "KV cache"),
     ("kv_cache_bytes_per_token", "  per token and sequence"),
+    ("kv_cache_bytes_per_token_beyond_windows", "  beyond the windows"),
     ("state_bytes", "state"),
     ("memory_bytes.fused", "core memory, fused"),
     ("memory_bytes.unfused", "core memory, unfused"),
@@ -251,6 +252,8 @@ def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
     rows: list[Row] = []
     for key, label in SHOWN:
         if key == "state_bytes" and not c.state_bytes:
+            continue
+        if key.endswith("beyond_windows") and c[key] == c.kv_cache_bytes_per_token:
             continue
         unit, value, formula = KEYS[key].unit, c[key], c.formulas.get(key, "")
         if KEYS[key].sums:

@@ -27,7 +27,7 @@ DEFAULTS = {"seq": 8192, "heads": 32, "window": 4096}  # of what has to be given
 @click.option("-o", "--output", "path", metavar="FILE", required=True, help="Where to: FILE.md, FILE.tex or FILE.html.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @options.layer_options
-@click.option("--form", metavar="NAME", help="The form whose costs are shown [the one with the fewest FLOPs].")
+@click.option("--form", metavar="NAME", help="The form whose costs are shown [the one that a kernel would take].")
 @options.size_options
 @options.dtype_options
 def command(name: str | None, variant: str | None, path: str, force: bool, **values: Any) -> int:

@@ -46,8 +46,8 @@ class Flops(Struct, frozen=True):
 
     projections: Number = 0  # products with learned weights
     matmul: Number = 0  # products between queries, keys and values, 2 per multiply-add
-    softmax: Number = 0  # all other work inside the fused region
-    other: Number = 0  # what lies outside both: rotary, norms, gates
+    softmax: Number = 0  # all other work inside the fused region: softmax, decays, outer products, selection
+    other: Number = 0  # what lies outside both: rotary, norms, gates, convolutions, compression
 
     @property
     def core(self) -> Number:
@@ -242,8 +242,9 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
             product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
             if sums and any(map(learned, num)):
                 flops = flops + Flops(projections=product)
-            elif sums and inside and sum(map(_data, num)) > 1:
-                flops = flops + Flops(matmul=product)
+            elif sums and inside and sum(map(_data, num)) > 1:  # a third factor is no part of a matrix product
+                matmul = 2 * space.tuples(found)
+                flops, rest = flops + Flops(matmul=matmul), rest + (product - matmul)
             else:
                 rest = rest + product
             for f in (*num, *den):

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
 from attnmath.language.arith import Number, maximum, minimum, prod
+from attnmath.language.masks import Mask
 from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, letters, refs
 from attnmath.readings.count import Space, core, learned, recursive
 
@@ -76,6 +77,15 @@ def bits(dtype: str) -> Number:
     return BITS[dtype]
 
 
+def state_bits(dtype: str) -> Number:
+    """Bits of a number in the state of a recursion: single precision at the least, as engines keep it.
+
+    >>> state_bits("bf16"), state_bits("fp64")
+    (32, 64)
+    """
+    return max(32, bits(dtype))
+
+
 def check_blocks(cached: Iterable[Cached], dtype: str) -> None:
     """Refuse a format whose blocks do not divide the rows that are cached (integers only).
 
@@ -118,6 +128,7 @@ class Cached(Struct, frozen=True):
     per_row: Number
     rows: Number | None
     every: Number = 1
+    capped: bool = False  # a mask forgets: beyond its reach the cache grows no more
 
 
 def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
@@ -140,7 +151,8 @@ def caches(program: Program, sizes: Mapping[str, Number]) -> tuple[Cached, ...]:
             row = space.elements(tuple(x for k, x in enumerate(r.index) if k != at and x != "b"))
             if grows(i):
                 every = 1 if counts_tokens(i) else sizes["i"]
-                found[r.name] = Cached(r.name, row, _rows(space, i.base, e), every)
+                kept = _rows(space, i.base, e)
+                found[r.name] = Cached(r.name, row, kept, every, _capped(space, i.base, e))
             elif rows := reach_back(i, sizes):
                 old = found.get(r.name)
                 more = maximum(old.per_row, row * rows) if old else row * rows
@@ -190,22 +202,32 @@ def reach_back(i: Shift, sizes: Mapping[str, Number]) -> Number:
     return maximum(back, 0)
 
 
-def _rows(space: Space, key: str, e: Equation) -> Number:
-    """How many rows have to be kept for later queries: as far as any mask on these keys lets the newest see, or all of them
-    where some may be chosen.
-    """
+def _forgetting(space: Space, key: str, e: Equation) -> list[Mask]:
+    """The masks that say how far back these keys are read; none where some of all may be chosen."""
     at = next((k for k, i in enumerate(e.out.index) if i == key), None)
     reads = [r for x in space.program.equations for a in x.alts for r in refs(a) if r.name == e.out.name]
     read = [r.index[at] for r in reads] if at is not None else []
     letters_ = {key, *(i for i in read if isinstance(i, str))}
     of_blocks = any(m.over_blocks for (_, k), m in space.program.sees.items() if k in letters_)
     if of_blocks or any(_chosen(i) for i in read):
-        return space.sizes[key]
-    spans = [m.span(space.sizes[key]) for (_, k), m in space.masks.items() if k in letters_]
+        return []
+    return [m for (_, k), m in space.masks.items() if k in letters_]
+
+
+def _rows(space: Space, key: str, e: Equation) -> Number:
+    """How many rows have to be kept for later queries: as far as any mask on these keys lets the newest see."""
+    spans = [m.span(space.sizes[key]) for m in _forgetting(space, key, e)]
     most: Number = spans[0] if spans else space.sizes[key]
     for s in spans[1:]:
         most = maximum(most, s)
     return most
+
+
+def _capped(space: Space, key: str, e: Equation) -> bool:
+    """Whether however long a context leaves a bounded number of rows to keep."""
+    masks = _forgetting(space, key, e)
+    ends = [p.lo is not None or p.chunk is not None or p.j1 is not None for m in masks for p in m.pieces]
+    return bool(masks) and all(ends)
 
 
 def _chosen(i: Index) -> bool:
@@ -246,6 +268,7 @@ class Core:
         self.outputs = tuple(n for n in made if n in outside or n == program.output)
         found = caches(program, sizes) if recursive(program) else ()
         self.states = tuple(c for c in found if c.rows is None and c.tensor in made)
+        self.bits |= {n: state_bits(dtype) for n in recursive(program)}
         self._known: dict[str, Number] = {}
 
     def _moves(self, name: str) -> bool:
@@ -328,7 +351,17 @@ class Core:
     @property
     def fused(self) -> Number:
         """Peak of live tensors if no intermediate leaves the chip: inputs and outputs."""
-        return self.bytes((*self.inputs, *self.outputs))
+        return self.resident((*self.inputs, *self.outputs))
+
+    def resident(self, names: Iterable[str]) -> Number:
+        """What tensors take while they are at hand: of what is chosen from, all that could be chosen."""
+        total: Number = 0
+        for n in names:
+            reads = [r for e in self.equations for a in e.alts for r in refs(a) if r.name == n]
+            whole = n in self.inputs and any(_chosen(i) for r in reads for i in r.index)
+            elements = self.space.elements(self.index[n]) if whole else self._elements(self.index[n])
+            total = total + in_bytes(elements * self.bits[n])
+        return total
 
     def step_bytes(self, e: Equation) -> Number:
         """What one equation moves on its own: every tensor it reads, and the one it writes, in full."""
@@ -360,5 +393,5 @@ class Core:
         live = (tuple(n for n in born if born[n] <= now <= last.get(n, now)) for now in range(len(self.equations)))
         best: Number = 0
         for names in dict.fromkeys(live):
-            best = maximum(best, self.bytes(names))
+            best = maximum(best, self.resident(names))
         return best

@@ -275,7 +275,7 @@ def _letters(legend: Sequence[Mapping[str, str]], layer: Layer, request: Request
 def _settings(cost: Cost, request: Request) -> Iterator[Setting]:
     yield Setting("phase", cost.phase, "")
     if cost.form:
-        how = "assumed: the form that a kernel would take here, the one with the fewest FLOPs"
+        how = "assumed: the form that a kernel would take here"
         yield Setting("form", cost.form, how if "form" in cost.assumed else "given")
     for key, v in cost.inputs.items():
         name = key.replace("_", "-")
