@@ -107,7 +107,7 @@ def _layer_cost(
     kv_dtype = settings["kv_dtype"] or dtype
     asked = by_letter(given, settings["phase"], layer.names)
     layer.variant.form(form)
-    chosen = form if form is not None else usual_form(layer, asked, dtype, kv_dtype)
+    chosen, misfits = (form, {}) if form is not None else usual_form(layer, asked, dtype, kv_dtype)
     page = layer.form(chosen)
     values, filled = layer.sizes(asked, page=page)
     layers.check_documents(layer.mask, values)
@@ -146,6 +146,7 @@ def _layer_cost(
         hbm_bytes=Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused")),
         intensity=_intensity(n["flops.matmul"], Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused"))),
         form=chosen if len(layer.forms) > 1 else None,
+        forms_left_out=misfits,
         upper_bounds=list(numbers.upper_bounds),
         source=layer.variant.source,
         readings=(numbers, formulas),
@@ -303,6 +304,7 @@ def _model_cost(
         hbm_bytes=traffic,
         intensity=_intensity(flops.matmul, traffic),
         regime=_all_regimes(runs),
+        forms_left_out={k: why for r in runs for k, why in r.cost.forms_left_out.items()},
         upper_bounds=list(dict.fromkeys(k for r in runs for k in r.cost.upper_bounds)),
         model=described.name,
         layers=runs,

@@ -54,7 +54,7 @@ def formula(
     extends = "past" in layer.names and "n" in {**asked, **open_}
 
     store = dtype or "bf16"
-    chosen = form if form is not None or not known else usual_form(layer, asked, store, kv_dtype or store)
+    chosen = form if form is not None or not known else usual_form(layer, asked, store, kv_dtype or store)[0]
     page = layer.form(chosen)
     symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
     values, _ = layer.sizes(asked, page=page) if known else ({}, {})

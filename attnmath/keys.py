@@ -107,30 +107,32 @@ class Reading:
         return found
 
 
-def usual_form(layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str) -> str | None:
-    """The form that a kernel would take at these sizes; None if there is only one.
+def usual_form(
+    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str
+) -> tuple[str | None, dict[str, str]]:
+    """The form that a kernel would take at these sizes, None if there is only one; and why other forms do not fit them.
 
     With several new tokens, a form that steps token by token is taken only if the sizes leave no other (a chunk has to
     divide them); of the rest, the one with the fewest FLOPs. Raises InputError if no form fits the sizes.
 
     >>> from attnmath import layers
     >>> usual_form(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
-    'absorbed'
+    ('absorbed', {})
     """
     if len(layer.forms) == 1:
-        return None
+        return None, {}
     found: dict[str, tuple[bool, Number]] = {}
-    errors: list[InputError] = []
+    errors: dict[str, InputError] = {}
     for name, page in layer.forms.items():
         try:
             sizes, _ = layer.sizes(asked, page=page)
             steps = sizes.get("t", 1) != 1 and any(loop and loop[0] == "t" for _, loop in ordered(page))
             found[name] = steps, Reading(page, sizes, dtype, kv_dtype).flops.total
         except InputError as error:
-            errors.append(error)
+            errors[name] = error
     if not found:
-        raise errors[0]
-    return min(found, key=lambda name: found[name])
+        raise next(iter(errors.values()))
+    return min(found, key=lambda name: found[name]), {name: str(error) for name, error in errors.items()}
 
 
 def _is_zero(x: Number) -> bool:
@@ -277,7 +279,7 @@ DERIVED: dict[str, Derived] = {
     ),
     "time_bound_s.fused": Derived(
         "s",
-        "lower bound on the core's time: the slowest unit at its peak rate",
+        "lower bound on the core's time in this form: the slowest unit at its peak rate",
         "max(flops.matmul / tensor_flop_per_s, exps / exp_rate, hbm_bytes.compulsory / hbm_bytes_per_s)",
         ROOFLINE,
     ),

@@ -90,6 +90,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     bound: str | None = None
     ridge: float | None = None
     form: str | None = None
+    forms_left_out: dict[str, str] = field(default_factory=dict)  # forms that the sizes do not fit, and why
     model: str | None = None
     layers: list[LayerRun] = field(default_factory=list)
     formulas: dict[str, str] = field(default_factory=dict)

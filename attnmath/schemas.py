@@ -121,6 +121,23 @@ class Modifiers(Struct):
     modifiers: list[Modifier]
 
 
+class NamedMask(Struct):
+    """A mask by its name; `sizes` are the arguments it takes, `keys` what a key stands for."""
+
+    name: str
+    sizes: list[str]
+    meaning: str
+    latex: str
+    keys: Literal["tokens", "blocks"]
+
+
+class Masks(Struct):
+    """`attnmath masks --json`."""
+
+    schema: Literal["attnmath.masks/1"]
+    masks: list[NamedMask]
+
+
 class Figure(Struct):
     """A figure; its unit is in its name."""
 
@@ -177,6 +194,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "equations": (Equations,),
     "variants": (Variants,),
     "modifiers": (Modifiers,),
+    "masks": (Masks,),
     "gpus": (Gpus,),
     "gpu-file": (FileGpu,),
 }

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -93,6 +94,7 @@ def test_json_is_what_the_contract_says(call):
         ("equations mla --with rope --json", "equations"),
         ("variants --json", "variants"),
         ("modifiers --json", "modifiers"),
+        ("masks --json", "masks"),
         ("gpus --json", "gpus"),
     ],
 )
@@ -262,15 +264,40 @@ def test_equations_in_every_format(call):
     assert call("equations --variant gqa")[1] == call("equations gqa")[1]
 
 
+def test_a_form_that_the_sizes_do_not_fit_is_named(call):
+    code, out, err = call("cost --variant kda --seq 8001 --heads 16 --head-dim 128 --json")
+    assert code == 0
+    assert json.loads(out)["form"] == "recurrent"
+    assert json.loads(out)["forms_left_out"]["chunked"].startswith("--seq 8001, --block-size 64")
+    assert "form chunked left out: --seq 8001" in call("cost --variant kda --seq 8001 --heads 16 --head-dim 128")[2]
+    assert "left out" not in call("cost --variant kda --seq 8000 --heads 16 --head-dim 128")[2]
+    assert "left out" not in call("cost --variant kda --seq 8001 --phase decode --heads 16 --head-dim 128")[2]
+
+
 def test_listings_show_one(call):
     assert "form absorbed" in call("variants mla")[1]
     assert "layout=half" in call("modifiers rope")[1]
     assert "nvidia" in call("gpus h100-sxm")[1].lower()
-    for verb in ("variants", "modifiers", "gpus"):
+    for verb in ("variants", "modifiers", "masks", "gpus"):
         for format_ in ("csv", "markdown"):
             code, out, _ = call(f"{verb} --format {format_}")
             assert code == 0
             assert len(out.splitlines()) > 4
+
+
+def test_a_masks_picture_shows_the_pairs(call):
+    """By hand: two sinks and a window of three, sixteen positions."""
+    code, out, _ = call(["masks", "first:2 | window:3"])
+    head, _, *rows = out.splitlines()
+    assert code == 0
+    assert [[j for j, x in enumerate(r.split()) if x == "x"] for r in rows] == [
+        sorted({0, 1} | set(range(max(0, i - 2), i + 1))) for i in range(16)
+    ]
+    assert head == f"first(2) | window(3): {sum(r.count('x') for r in rows)} of 256 pairs"
+    assert call("masks documents:3,2")[1].splitlines()[2:] == [" x x x . ."] * 3 + [" . . . x x"] * 2
+    for bad, why in [("nosuch", "causal-top-left"), ("window:w", "numbers"), ("causal --json", "text")]:
+        code, _, err = call(f"masks {bad}")
+        assert (code, why in err) == (2, True), err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -285,7 +312,7 @@ def test_every_verb_has_help_with_an_example_that_runs(verb, call, tmp_path, mon
     ]
     assert examples
     for line in examples:
-        assert call(line.split()[1:])[0] == 0, line
+        assert call(shlex.split(line)[1:])[0] == 0, line
 
 
 def test_version_and_module(call):

@@ -256,7 +256,7 @@ def test_masks_modifiers_and_words_are_shown(call):
     text = read("f.md")
     assert "Pairs at the sizes below: 58 of 256." in text
     assert "the query's own key and the w - 1 before it" in text
-    assert "| $\\mathrm{pair}$ | a size of this page's or a modifier's own | = d / 2 | 64 |" in text
+    assert "| $\\mathrm{pair}$ | a size that a modifier brings along | = d / 2 | 64 |" in text
     assert "- rope: Rotary position embedding." in text
     assert "Su et al. 2021" in text
     assert "| Q0 | b t g r d | 1 x 16 x 2 x 1 x 128 | computed |" in text

@@ -39,6 +39,8 @@ LIGHT = [
     ["compare", "mha", "gqa", "--seq", "8192", "--heads", "32"],
     ["variants"],
     ["modifiers"],
+    ["masks"],
+    ["masks", "window:4"],
     ["gpus"],
     ["equations", "gqa"],
     ["schema", "cost"],

@@ -20,6 +20,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "report": "All of it about one variant as a document: Markdown, LaTeX or HTML.",
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",
+    "masks": "Which keys a query may see.",
     "gpus": "The accelerators, every figure with its source.",
     "schema": "The JSON Schema of a verb's output.",
 }

@@ -79,7 +79,9 @@ def _words(default: Any) -> str:
 def layer_options(f: F) -> F:
     """Modifiers and mask."""
     f = click.option(
-        "--mask", metavar="MASK", help="full, causal, causal-top-left, prefix:512, chunked:8192, or with & and |."
+        "--mask",
+        metavar="MASK",
+        help="One of `attnmath masks`, or several with & and |: 'first:4 | window:4k'.",
     )(f)
     return click.option(
         "--with",

@@ -228,6 +228,13 @@ def assumptions(found: list[Cost]) -> None:
     )
     if shown:
         note("assumed: " + ", ".join(shown))
+    for left_out in dict.fromkeys(
+        f"form {k} left out: {v}"
+        for c in found
+        for k, v in c.forms_left_out.items()
+        if c.inputs["seq"] != 1  # a chunk of one token is nobody's loss
+    ):
+        note(left_out)
 
 
 def heading(c: Cost) -> str:

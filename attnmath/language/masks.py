@@ -527,7 +527,7 @@ def named(name: str, args: tuple[Expr, ...]) -> MaskExpr:
     'causal'
     """
     if name not in MASKS:
-        raise LanguageError(str(Unknown("mask", name, MASKS)))
+        raise LanguageError(str(Unknown("mask", name.replace("_", "-"), [k.replace("_", "-") for k in MASKS])))
     want = MASKS[name].args
     if want == ("k..",):
         if not args:

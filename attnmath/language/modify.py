@@ -5,8 +5,7 @@
     N[..] =  ...          a new tensor
     t sees n: window(w)   masks intersect
 
-`..` stands for the leading indices of that tensor that the line does not name, `{heads}` for the head indices of the
-program at hand.
+`..` stands for the leading indices of that tensor that the line does not name.
 """
 
 from __future__ import annotations

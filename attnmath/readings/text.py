@@ -175,4 +175,7 @@ def _value(v: int | float | str) -> str:
         return (
             v if len(v) == 1 else rf"N_{{\mathrm{{{v}}}}}" if v.islower() and v not in LETTERS else rf"\mathrm{{{v}}}"
         )
-    return str(v)
+    digits, _, power = str(v).partition("e")
+    if not power:
+        return digits
+    return (rf"{digits} \cdot " if digits != "1" else "") + f"10^{{{int(power)}}}"

@@ -19,8 +19,11 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
     names = [form] if form else list(layer.forms)
     pages = {n: layer.form(n) for n in names}
     rows = dict.fromkeys(row for p in pages.values() for row in legend(p))
+    own = layer.variant.where
     rows |= dict.fromkeys(
-        (n, "a size that a modifier brings along", f"= {v}") for n, v in layer.local.items() if n not in LETTERS
+        (n, "a size of this page's own" if n in own else "a size that a modifier brings along", f"= {v}")
+        for n, v in layer.local.items()
+        if n not in LETTERS
     )
     with_ = f" with {', '.join(map(str, layer.uses))}" if layer.uses else ""
     return {

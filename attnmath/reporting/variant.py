@@ -11,7 +11,6 @@ from attnmath.errors import InputError
 from attnmath.explain import explain
 from attnmath.keys import DERIVED, KEYS, ROOFLINE
 from attnmath.language.arith import Number
-from attnmath.language.letters import LETTERS
 from attnmath.language.masks import MASKS
 from attnmath.language.syntax import Program
 from attnmath.layers import Layer
@@ -268,8 +267,7 @@ def _letters(legend: Sequence[Mapping[str, str]], layer: Layer, request: Request
             continue
     for row in legend:
         name = row["letter"]
-        meaning = row["meaning"] if name in LETTERS else "a size of this page's or a modifier's own"
-        yield Letter(Shown(name, _sound(row["printed"])), meaning, row["set_by"], values.get(name))
+        yield Letter(Shown(name, _sound(row["printed"])), row["meaning"], row["set_by"], values.get(name))
 
 
 def _settings(cost: Cost, request: Request) -> Iterator[Setting]:
