@@ -53,6 +53,7 @@ MODIFIERS = {
         ["rope:scaling=llama3,factor=8", "sink"],
         ["norm:over=all", "temperature-tuning:floor=2"],
         ["norm:kind=layer", "gate"],
+        ["clip:limit=0.4", "norm:kind=layer,gain=per-head,bias=none", "rope"],
         ["alibi"],
         ["dropout:rate=0.5", "sink:logit=0"],
         ["shared-kv"],

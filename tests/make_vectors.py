@@ -133,6 +133,12 @@ def layers():
         **ROPE, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }  # fmt: skip
+    of = lambda config, **more: config(**{**GQA, "pad_token_id": 0, "rope_parameters": dict(ROPE), **more})
+    half = {**ROPE, "partial_rotary_factor": 0.5}
+    glm4 = of(t.Glm4Config, attention_bias=True, rope_parameters=half)
+    dbrx = t.DbrxConfig(
+        d_model=WIDTH, n_heads=4, n_layers=2, attn_config={"kv_n_heads": 2, "clip_qkv": 0.5, "rope_theta": 1e4}
+    )
     llama = lambda rope: t.LlamaConfig(**GQA, max_position_embeddings=256, rope_parameters=dict(rope))
     return {
         "gated_deltanet_qwen3next": simple("qwen3_next", "Qwen3NextGatedDeltaNet", next_),
@@ -152,6 +158,10 @@ def layers():
         "olmo2": rotated("olmo2", "Olmo2Attention", olmo, 0, causal()),
         "gemma3": rotated("gemma3", "Gemma3Attention", gemma, 0, causal(), "sliding_attention"),
         "t5_decoder": simple("t5", "T5Attention", t5, True, mask=causal()),
+        "glm4": rotated("glm4", "Glm4Attention", glm4, 0, causal()),
+        "cohere": rotated("cohere", "CohereAttention", of(t.CohereConfig, use_qk_norm=True), 0, causal()),
+        "hunyuan": rotated("hunyuan_v1_dense", "HunYuanDenseV1Attention", of(t.HunYuanDenseV1Config), 0, causal()),
+        "dbrx": rotated("dbrx", "DbrxAttention", dbrx, 0, causal()),
         "llama_yarn": rotated("llama", "LlamaAttention", llama(yarn), 0, causal()),
         "llama_llama3": rotated("llama", "LlamaAttention", llama(llama3), 0, causal()),
     }

@@ -29,6 +29,25 @@ def gqa(w, g=2, r=2, d=8):
     return ins | {"WV": split(w["v_proj.weight"], g, d), "WO": out(w["o_proj.weight"], g, r, d)}
 
 
+def biased(w):
+    q, k, v = (w[f"{x}_proj.bias"] for x in "qkv")
+    return gqa(w) | {"BQ": q.reshape(2, 2, 8), "Bk": k.reshape(2, 8), "Bv": v.reshape(2, 8)}
+
+
+def cohere(w):
+    return gqa(w) | {"WQN": w["q_norm.weight"].reshape(2, 2, 8), "WkN": w["k_norm.weight"]}
+
+
+def hunyuan(w):
+    return gqa(w) | {"WQN": w["query_layernorm.weight"], "WkN": w["key_layernorm.weight"]}
+
+
+def dbrx(w):
+    q, k, v = np.split(w["Wqkv.weight"], [24, 36])
+    names = {"q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v, "o_proj.weight": w["out_proj.weight"]}
+    return gqa(names, d=6)
+
+
 def taps(w, *parts):
     """A depthwise convolution's weights by part, the newest token's tap first."""
     x, ends = w[:, 0, ::-1], np.cumsum([int(np.prod(p)) for p in parts])
@@ -182,6 +201,15 @@ LAYERS = {  # vector: (variant, its weights, modifiers, options)
     "olmo2": ("gqa", olmo2, ["norm:over=all,eps=1e-5", "rope"], {}),
     "gemma3": ("gqa", normed, ["norm:weight=1+w", "rope", "scale:width=24"], {}),
     "t5_decoder": ("mha", t5, ["scale:value=1", "t5-bias:side=decoder,buckets=8,far=12"], {}),
+    "glm4": ("gqa", biased, ["bias:on=Q+k+v", "rope:layout=interleaved,dims=4"], {}),
+    "cohere": (
+        "gqa",
+        cohere,
+        ["norm:kind=layer,gain=per-head,bias=none,eps=1e-5", "rope:layout=interleaved"],
+        {},
+    ),
+    "hunyuan": ("gqa", hunyuan, ["rope", "norm:eps=1e-5"], {}),
+    "dbrx": ("gqa", dbrx, ["clip:limit=0.5", "rope"], {}),
     "llama_yarn": ("gqa", gqa, [f"rope:{YARN}"], {}),
     "llama_llama3": ("gqa", gqa, ["rope:scaling=llama3,factor=8,original=64"], {}),
 }
