@@ -251,6 +251,15 @@ def heading(c: Cost) -> str:
     )
 
 
+def _says_nothing(c: Cost, key: str) -> bool:
+    """Whether a number has no meaning for this page, or repeats the one above."""
+    if key == "state_bytes":
+        return not c.state_bytes
+    if key.endswith("beyond_windows"):
+        return bool(c[key] == c.kv_cache_bytes_per_token)
+    return key.endswith("causal_half") and c.inputs.get("mask", "") in (None, "full")
+
+
 def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
     """The text of one cost."""
     from attnmath.keys import KEYS
@@ -258,9 +267,7 @@ def cost_lines(c: Cost, verbose: bool = False) -> list[str]:
     marks: dict[tuple[str, ...], str] = {}
     rows: list[Row] = []
     for key, label in SHOWN:
-        if key == "state_bytes" and not c.state_bytes:
-            continue
-        if key.endswith("beyond_windows") and c[key] == c.kv_cache_bytes_per_token:
+        if _says_nothing(c, key):
             continue
         unit, value, formula = KEYS[key].unit, c[key], c.formulas.get(key, "")
         if KEYS[key].sums:

@@ -7,7 +7,9 @@ from attnmath.errors import InputError, LanguageError
 from attnmath.language.syntax import Op, Program, Ref
 from attnmath.modifiers import Sizes, softmaxes
 
-SOURCE = "query_pre_attn_scalar in gemma_pytorch's gemma/config.py (Gemma 2); T5Attention in transformers' modeling_t5.py"
+SOURCE = (
+    "query_pre_attn_scalar in gemma_pytorch's gemma/config.py (Gemma 2); T5Attention in transformers' modeling_t5.py"
+)
 
 
 def lines(page: Program, value: float = 1.0, width: float = 0.0) -> tuple[str, Sizes]:
