@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -363,6 +364,29 @@ def test_compulsory_bytes_are_what_a_walk_touches(case):
     queries = sum(2 * out[n].size for n in inside.inputs if n not in keys)
     written = sum(inside.bytes([n]) for n in inside.outputs)
     assert inside.compulsory == queries + written + 2 * sum(keys.values())
+
+
+def fewest_keys(t, n, block, others):
+    """By trying every choice of every query: the fewest keys that t last queries read, of their own block and of others before."""
+    own = {j for q in range(n - t, n) for j in range(q // block * block, q + 1)}
+    choices = [list(combinations(range(q // block), min(others, q // block))) for q in range(n - t, n)]
+    return min(
+        len(own | {o * block + x for chosen in picked for o in chosen for x in range(block)})
+        for picked in product(*choices)
+    )
+
+
+@pytest.mark.parametrize(
+    ("t", "n"), [(1, 1), (1, 8), (1, 9), (1, 12), (2, 9), (3, 9), (3, 14), (4, 14), (4, 4), (5, 9), (9, 9)]
+)
+@pytest.mark.parametrize("others", [1, 2, 3])
+@pytest.mark.parametrize(("variant", "keys"), [("moba", "K"), ("msa", "V"), ("nsa", "KS")])
+def test_a_query_reads_its_own_block_beside_those_it_chooses(variant, keys, t, n, others):
+    layer = layers.build(variant)
+    sizes, _ = layer.sizes(
+        {"b": 2, "t": t, "n": n, "h": 4, "g": 2, "d": 3, "e": 3, "i": 2, "k": others + 1, "z": 2, "w": 3}
+    )
+    assert Core(layer.form(None), sizes, "bf16", "bf16").bytes([keys]) == 2 * 2 * 2 * 3 * fewest_keys(t, n, 2, others)
 
 
 def test_caches_are_found():

@@ -292,6 +292,9 @@ class Core:
     def _moved(self, name: str) -> Number:
         """How many elements of a tensor the core has to touch: of an input, what its neediest read takes, of which keys are
         chosen as many as one query chooses, since all may choose the same; of anything else, all that exist.
+
+        Where a query reads its own block and chooses among the blocks before, what the first new query chooses comes on top:
+        it lies before every new query's own block, and the later ones may choose it, too, and each other's own blocks.
         """
         reads = [r for e in self.equations for a in e.alts for r in refs(a) if r.name == name]
         if name not in self.inputs:
@@ -301,15 +304,32 @@ class Core:
             pairs = any({q, k} <= set(r.index) for q, k in self.space.masks)
             taken = self.space.tuples(letters(r)) if pairs else prod(self._places(i) for i in r.index)
             most = maximum(most, taken)
+        for own, chosen in ((a, b) for a in reads for b in reads if self._apart(a, b)):
+            taken = prod(map(self._places, own.index)) + prod(self._places(i, first=True) for i in chosen.index)
+            most = maximum(most, taken)
         return most
 
-    def _places(self, i: Index) -> Number:
-        """How many places of an axis a read takes."""
+    def _apart(self, own: Ref, chosen: Ref) -> bool:
+        """Whether one read takes the query's own chunk and the other blocks before it, chosen."""
+        masks = {k: m for (q, k), m in self.space.masks.items() if q == "t"}
+        slots = [
+            i.index[-1] for j in chosen.index for i in (j.parts if isinstance(j, Group) else (j,)) if isinstance(i, Ref)
+        ]
+        chunks = [p.chunk for i in own.index if str(i) in masks for p in masks[str(i)].pieces]
+        before = [p for s in slots if str(s) in masks for p in masks[str(s)].pieces]
+        return (
+            bool(chunks and before)
+            and not any(_chosen(i) for i in own.index)
+            and all(p.hi == -1 and any(c is not None and c == p.pitch for c in chunks) for p in before)
+        )
+
+    def _places(self, i: Index, first: bool = False) -> Number:
+        """How many places of an axis a read takes; of what is chosen, only the `first` new query's, if so asked."""
         if isinstance(i, Group):
-            return prod(map(self._places, i.parts))
+            return prod(self._places(x, first) for x in i.parts)
         if isinstance(i, Ref):
             slot = i.index[-1]
-            return self._seen(slot) if self._keys(slot) else self.space.elements((slot,))
+            return self._seen(slot, first) if self._keys(slot) else self.space.elements((slot,))
         return self._seen(i) if self._keys(i) else self.space.elements((i,))
 
     def _elements(self, index: tuple[Index, ...]) -> Number:
@@ -319,9 +339,9 @@ class Core:
     def _keys(self, i: Index) -> bool:
         return any(k == i for _, k in self.space.masks)
 
-    def _seen(self, i: Index) -> Number:
+    def _seen(self, i: Index, first: bool = False) -> Number:
         seen = [
-            m.keys_seen(self.space.sizes[q], self.space.sizes[k], self.space.past(q))
+            m.keys_seen(1 if first else self.space.sizes[q], self.space.sizes[k], self.space.past(q))
             for (q, k), m in self.space.masks.items()
             if k == i
         ]
