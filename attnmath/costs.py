@@ -60,9 +60,7 @@ def cost(
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
     texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
-    check_texts(
-        texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": None if not isinstance(modifiers, str) else 0}
-    )
+    check_texts(texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": modifiers})
     if window is not None:
         given["window"] = plain(window)
     settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
@@ -82,7 +80,7 @@ def cost(
     check_useful(layer, given)
     if kv_dtype is not None and not any(map(caches_tokens, layer.forms.values())):
         raise InputError(
-            f"--kv-dtype has no use for {variant}: it caches no tokens, but a state, stored as --dtype says"
+            f"--kv-dtype has no use for {variant}: it caches no tokens, but a state, kept in float32 or as wide as --dtype"
         )
     return replace(_layer_cost(layer, given, settings, form, accelerator, l2), gpu_file=gpu)
 
@@ -121,7 +119,11 @@ def _layer_cost(
 
     inputs = {_json(x): values[x] for x in values if x in LETTERS and LETTERS[x].option}
     masks = [pair for pair in page.sees if pair[0] == "t"]
-    inputs |= {"mask": str(layer.mask) if masks == [layers.PAIR] else None, "dtype": dtype, "kv_dtype": kv_dtype}
+    inputs |= {
+        "mask": str(page.sees[layers.PAIR]) if masks == [layers.PAIR] else None,
+        "dtype": dtype,
+        "kv_dtype": kv_dtype,
+    }
     assumed = {_json(x): values[x] for x in filled}
     assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
     assumed |= {"dtype": dtype} if settings["dtype"] is None else {}

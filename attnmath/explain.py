@@ -14,7 +14,7 @@ from attnmath.hardware.roofline import bound
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
-from attnmath.readings.count import count, learned, unmasked
+from attnmath.readings.count import core, count, learned, unmasked
 from attnmath.readings.memory import Cached, blocks
 from attnmath.results import Cost
 
@@ -174,10 +174,15 @@ def _weights(r: Reading, _: str) -> Iterable[Part]:
     return [(str(x), space.elements(x.index)) for x in r.page.inputs.values() if learned(x)]
 
 
+def _exps(r: Reading, _: str) -> Iterable[Part]:
+    inside = {e.out.name for e in core(r.page)}
+    return [(str(s.equation), s.exps) for s in r.steps if s.name in inside]
+
+
 _PARTS: dict[str, Callable[[Reading, str], Iterable[Part]]] = {
     "flops": _by_equation,
     "flops_by_convention": _by_convention,
-    "exps": lambda r, _: [(str(s.equation), s.exps) for s in r.steps],
+    "exps": _exps,
     "parameters": _weights,
     "kv_cache_bytes": _cached,
     "kv_cache_bytes_per_token": _cached_per_token,

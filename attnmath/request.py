@@ -25,7 +25,7 @@ def plain(v: Any) -> Any:
 
 
 def check_texts(named: Mapping[str, Any]) -> None:
-    """Refuse what should be a name and is no text.
+    """Refuse what should be a name and is no text; and modifiers that are one.
 
     >>> check_texts({"variant": 3})
     Traceback (most recent call last):
@@ -33,10 +33,10 @@ def check_texts(named: Mapping[str, Any]) -> None:
     attnmath.errors.InputError: variant: a text is expected, not 3
     """
     for what, v in named.items():
-        if v is not None and not isinstance(v, str):
-            raise InputError(
-                f"{what}: {'a list of texts' if what == 'modifiers' else 'a text'} is expected, not {v!r:.40}"
-            )
+        if what == "modifiers" and isinstance(v, str):
+            raise InputError(f"{what}: a list of texts is expected, not {v!r:.40}")
+        if what != "modifiers" and v is not None and not isinstance(v, str):
+            raise InputError(f"{what}: a text is expected, not {v!r:.40}")
 
 
 def check(

@@ -14,7 +14,10 @@ import jsonschema
 import pytest
 from oracle import PARTS
 
+import attnmath as am
+from attnmath import variants
 from attnmath.cli import VERBS, run
+from attnmath.errors import AttnmathError
 from attnmath.explain import keys
 from attnmath.schemas import SCHEMAS, json_schema
 
@@ -207,6 +210,43 @@ def test_every_key_is_explained_and_adds_up(line, call):
         code, out, _ = call([*line.split(), "--explain", key])
         assert code == 0
         assert out.startswith(key if key in e["key"] else e["key"])
+
+
+@pytest.mark.parametrize("variant", variants.names())
+def test_what_a_number_is_made_of_adds_up(variant):
+    """Of every form, in prefill and decode: the parts of each explanation are the whole."""
+    from attnmath.explain import explain
+    from attnmath.keys import KEYS
+
+    told = 0
+    for form in variants.get(variant).forms:
+        for sizes in ({"seq": 256}, {"seq": 1, "context": 300}):
+            if form == "chunked" and sizes["seq"] == 1:
+                continue
+            window = {"window": 5} if variant == "sliding-window" else {}
+            c = am.cost(variant, heads=8, form=form, **sizes, **window)
+            for key in KEYS:
+                if parts := explain(c, key).parts:
+                    assert sum(value for _, value in parts) == c[key], (form, key)
+                    told += 1
+    assert told > 10
+
+
+def test_text_says_what_it_stands_on(call):
+    _, out, _ = call("cost --variant linear-attention --seq 64 --heads 4 --form quadratic")
+    assert ", causal, bf16" in out.splitlines()[0]
+    assert "mask" not in call("cost --variant linear-attention --seq 64 --heads 4 --form recurrent")[1].splitlines()[0]
+    _, out, _ = call(f"{GQA} --gpu h100-sxm --l2 warm")
+    assert out.splitlines()[0].endswith("L2 warm")
+    _, _, err = call("compare gqa dsa --seq 128 --heads 8")
+    assert "d-model 1,024 (gqa), 7,168 (dsa); " in err
+    assert (
+        "core (absorbed), lower bound on"
+        in call("cost --variant mla --seq 9 --phase decode --heads 4 --gpu h100-sxm")[1]
+    )
+    assert any("= 1e-05" in x for x in call("equations differential")[1].splitlines() if x.startswith("eps"))
+    with pytest.raises(AttnmathError, match="a list of texts is expected, not 'rope'"):
+        am.cost("gqa", seq=64, heads=8, modifiers="rope")
 
 
 def test_models_are_explained(call, tmp_path):

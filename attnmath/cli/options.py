@@ -108,7 +108,10 @@ def dtype_options(f: F) -> F:
     )(f)
     f = click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [bf16].")(f)
     return click.option(
-        "--phase", metavar="prefill|decode", default="prefill", help="decode: one new token against a context of --seq."
+        "--phase",
+        metavar="prefill|decode",
+        default="prefill",
+        help="decode: one new token against a context of --seq; with --context, --seq new ones against that.",
     )(f)
 
 

@@ -220,14 +220,18 @@ def _markdown_rows(c: Cost) -> list[Row]:
 
 def assumptions(found: list[Cost]) -> None:
     """What was not given and filled in, to stderr."""
-    shown = dict.fromkeys(
-        f"{k.replace('_', '-')} {exact(v)}"
-        for c in found
-        for k, v in c.assumed.items()
-        if k != "context" or len(found) == 1
-    )
+    values: dict[str, dict[str, dict[str, None]]] = {}  # option -> value -> the variants that have it
+    for c in found:
+        for k, v in c.assumed.items():
+            if k != "context" or len(found) == 1:
+                values.setdefault(k, {}).setdefault(exact(v), {})[c.variant] = None
+    shown = [
+        f"{k.replace('_', '-')} "
+        + ", ".join(f"{v} ({', '.join(names)})" if len(by) > 1 else v for v, names in by.items())
+        for k, by in values.items()
+    ]
     if shown:
-        note("assumed: " + ", ".join(shown))
+        note("assumed: " + ("; " if any(len(by) > 1 for by in values.values()) else ", ").join(shown))
     for left_out in dict.fromkeys(
         f"form {k} left out: {v}"
         for c in found
@@ -246,8 +250,10 @@ def heading(c: Cost) -> str:
     mask = f", {i['mask']}" if i.get("mask") else ""
     context = f", context {exact(i['context'])}" if "context" in i else ""
     tokens = f"{exact(i['batch'])} x {exact(i['seq'])} new tokens{context}"
-    return f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}" + (
-        f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else ""
+    return (
+        f"{what}{with_}{form}: {c.phase}, {tokens}{mask}, {i['dtype']}"
+        + (f", cache {i['kv_dtype']}" if i["kv_dtype"] != i["dtype"] else "")
+        + (", L2 warm" if c.l2 == "warm" else "")
     )
 
 
@@ -334,7 +340,7 @@ def _times(c: Cost) -> list[str]:
     if c.time_bound_s.fused is not None and c.time_bound_s.unfused is not None:
         rows.append(
             (
-                f"core, lower bound on {c.gpu}",
+                f"core{f' ({c.form})' if c.form else ''}, lower bound on {c.gpu}",
                 scaled(c.time_bound_s.fused, "s"),
                 f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}",
             )
@@ -423,7 +429,7 @@ def _comparison_rows(found: list[Cost]) -> list[Row]:
     if several:
         rows += [(k, *(exact(c.inputs.get(k)) for c in found), "") for k in ("batch", "seq", "context")]
     for key, label in SHOWN:
-        if key != "state_bytes" or any(c.state_bytes for c in found):
+        if not all(_says_nothing(c, key) for c in found):
             rows.append((label, *(counted(c, key) for c in found), KEYS[key].unit))
     if found[0].gpu:
         times = (scaled(c.time_bound_s.fused, "s") if c.time_bound_s.fused else "-" for c in found)

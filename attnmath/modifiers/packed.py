@@ -2,7 +2,7 @@
 
 Several documents stand one after the other in a sequence, and a query sees the keys of its own only: those with the same
 number in `doc`. How many pairs that leaves is known when the data are, so that the counts are upper bounds; where the
-lengths are known beforehand, the mask documents(...) counts exactly.
+lengths are known beforehand, the mask causal & documents(...) counts exactly.
 """
 
 from attnmath.errors import LanguageError
@@ -13,7 +13,7 @@ SOURCE = "Krell et al. 2021, arXiv:2107.02027"
 
 
 def lines(page: Program) -> tuple[str, Sizes]:
-    """It takes no options.
+    """It takes no options; `doc[b t]` is handed in, a floating-point number per token, equal where the document is.
 
     >>> from attnmath import variants
     >>> lines(variants.get("mha").program)[0].splitlines()

@@ -18,8 +18,12 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
     """
     names = [form] if form else list(layer.forms)
     pages = {n: layer.form(n) for n in names}
-    rows = dict.fromkeys(row for p in pages.values() for row in legend(p))
     own = layer.variant.where
+    rows = dict.fromkeys(
+        (n, meaning, f"= {own[n]}" if n in own and set_by.startswith("=") else set_by)
+        for p in pages.values()
+        for n, meaning, set_by in legend(p)
+    )
     rows |= dict.fromkeys(
         (n, "a size of this page's own" if n in own else "a size that a modifier brings along", f"= {v}")
         for n, v in layer.local.items()
