@@ -102,7 +102,7 @@ def cases(draw, names=None):
     i = 1 if chunked and phase == "one new token" else draw(st.integers(1, 3))
     t = {"prefill": draw(st.integers(1, 4)), "one new token": 1, "several": draw(st.integers(2, 3))}[phase]
     t = i * draw(st.integers(1, 2)) if chunked and phase != "one new token" else t
-    given_ = {"b": draw(st.integers(1, 2)), "t": t, "i": i, "p": 2, "layers": 3}
+    given_ = {"b": draw(st.integers(1, 2)), "t": t, "i": i, "p": 2, "layers": 4}
     given_ |= {x: draw(st.sampled_from([2, 4])) for x in ("d", "z")}
     given_ |= {x: draw(st.integers(1, 3)) for x in ("e", "m", "l", "q", "x", "k", "a", "v", "tap", "layer")}
     g, r = draw(st.integers(1, 2)), draw(st.integers(1, 2))

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnmath.errors import InputError
-from attnmath.language.arith import Number, prod
+from attnmath.language.arith import Number, minimum, prod
 from attnmath.language.masks import Mask, MaskExpr
 from attnmath.language.ops import OPS
 from attnmath.language.order import ordered
@@ -260,6 +260,8 @@ def _inside(x: Expr, space: Space) -> tuple[Number, Number]:
         return 0, 0
     row = OPS[x.name]
     here = space.tuples(dict.fromkeys(d for a in x.args for d in letters(a)) if row.along else letters(x))
+    if row.along == "swap":  # who selects none looks at none
+        here = here * minimum(1, space.elements((x.over[1],)))
     flops, exps = row.cost * here, row.exps * here
     if row.joins and len(x.args) > 1:
         rows = space.tuples(d for d in letters(x.args[0]) if d not in x.over)
