@@ -172,14 +172,17 @@ def _formulas(r: Reading) -> dict[str, Any]:
             regime[key] = [f"no formula: {error}"]
     regime |= {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
     for key, f in found.items():
-        if KEYS[key].unit == "bytes" and _divides(f):
+        if KEYS[key].unit == "bytes" and _divides(f, by_letters=key.startswith("kv_cache_bytes_per_token")):
             regime.setdefault(key, []).append(ROUNDED)
     return {"formulas": {key: str(f) for key, f in found.items()}, "regime": regime}
 
 
-def _divides(f: Any) -> bool:
-    """Whether a formula has a denominator, a number or a letter."""
-    return any(b != 1 or any(p < 0 for _, p in m) for m, (_, b) in getattr(f, "terms", {}).items())
+def _divides(f: Any, by_letters: bool) -> bool:
+    """Whether a formula may be no whole number: a token's share of a block, or bits that fill no bytes.
+
+    The other denominators are numbers of chunks, which the sizes of a chunked form make whole.
+    """
+    return any(b != 1 or (by_letters and any(p < 0 for _, p in m)) for m, (_, b) in getattr(f, "terms", {}).items())
 
 
 def _intensity(flops: int, traffic: Traffic) -> Traffic:
@@ -271,9 +274,9 @@ def _model_cost(
     runs = []
     known: dict[str, Cost] = {}  # equal layers that are not neighbours are counted once
     for run in described.runs:
-        kind = repr((run.variant, run.uses, run.sizes))
+        kind = repr((run.variant, run.uses, run.sizes, run.mask))
         if kind not in known:
-            layer = layers.build(run.variant, run.uses, None, "window" in run.sizes)
+            layer = layers.build(run.variant, run.uses, run.mask, "window" in run.sizes)
             known[kind] = _layer_cost(layer, {**given, **run.sizes}, settings, None, gpu, l2)
         runs.append(LayerRun(run.count, known[kind]))
 

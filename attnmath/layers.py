@@ -137,9 +137,9 @@ def _documents(mask: MaskExpr | None) -> list[MaskExpr]:
 
 
 def build(
-    variant: str, uses: Iterable[str | modifiers.Use] = (), mask_text: str | None = None, window: bool = False
+    variant: str | Variant, uses: Iterable[str | modifiers.Use] = (), mask_text: str | None = None, window: bool = False
 ) -> Layer:
-    """A layer from names.
+    """A layer from names, or from a page.
 
     `uses`: modifiers in the order in which they apply, each as text (`rope:layout=interleaved`) or as a Use; `mask_text`:
     a mask instead of the variant's own; `window`: intersect it with a sliding window of w keys.
@@ -147,7 +147,7 @@ def build(
     >>> print(build("gqa", ["rope"], "prefix:512").mask)
     prefix(512)
     """
-    page = variants.get(variant)
+    page = variants.get(variant) if isinstance(variant, str) else variant
     own = all("w" in p.names for p in page.forms.values())
     if mask_text is not None or (window and not own):
         check_maskable(page)
@@ -156,7 +156,7 @@ def build(
     forms: dict[str, Program] = {}
     local: dict[str, int | float | str] = {k: v for k, v in page.where.items() if k not in LETTERS}
     for name, program in page.forms.items():
-        forms[name] = _masked(program, chosen, window, variant)
+        forms[name] = _masked(program, chosen, window, page.name)
         brought: set[str] = set()
         for u in applied:
             before = set(forms[name].tensors)

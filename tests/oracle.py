@@ -64,7 +64,7 @@ def _python(text: str) -> str:
             out += f"F({m[1]!r}, {m[2][1:].split('_')!r}, "
             k += m.end()
         elif m := re.match(
-            r"(sqrt|exp|log|cos|tanh|sigmoid|silu|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
+            r"(sqrt|exp|erf|log|cos|tanh|sigmoid|silu|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
         ):
             out += f"F({m[1]!r}, [], "
             k += m.end()
@@ -138,6 +138,7 @@ class Walk:
             if all(set(_tensors(a)) <= self.free for a in alts):
                 self.free.add(name)
         self.values, self.cost, self.exps, self.touched = {}, Counter(), Counter(), defaultdict(set)
+        self.spared = Counter()  # elements of a softmax that the data leave no row to be part of
         self.memo, self.current = {}, []
 
     # -- lengths and index arithmetic
@@ -247,6 +248,7 @@ class Walk:
     def sum_of_terms(self, node: ast.AST, env: dict) -> float:
         """Every term sums over what is not bound yet; a table of positions is free."""
         if not self.exists(env):
+            self.sinks(node, env)
             return 0.0
         free = self.current[-1] in self.free
         before, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
@@ -273,6 +275,12 @@ class Walk:
         if free:
             self.cost[self.current[-1]], self.exps[self.current[-1]] = before, exps
         return total
+
+    def sinks(self, node: ast.AST, env: dict) -> None:
+        """A sink joins every row, one that sees no key as well."""
+        for n in ast.walk(node):
+            if isinstance(n, ast.Call) and n.func.id == "F" and n.args[0].value == "softmax" and len(n.args) > 3:
+                self.along(n, "softmax", ast.literal_eval(n.args[1]), env)
 
     def product(self, factors: list, env: dict) -> float:
         value = None
@@ -305,6 +313,15 @@ class Walk:
             return found if first == "softmax" else [d for d in found if d not in over]
         return [d for child in ast.iter_child_nodes(node) for d in self.letters(child)]
 
+    def joined(self, node: ast.AST) -> list[str]:
+        """The letters of axes of two parts (`n|(k i)`) that element-wise work reads."""
+        if isinstance(node, ast.Call):
+            if node.func.id == "R":
+                return [d for i in _items(node.args[1].value) if len(_split(i, "|")) > 1 for d in self.names(i)]
+            if node.func.id != "F" or ast.literal_eval(node.args[1]):
+                return []
+        return [d for child in ast.iter_child_nodes(node) for d in self.joined(child)]
+
     def node(self, node: ast.AST, env: dict) -> float:
         if isinstance(node, ast.Constant):
             return node.value
@@ -320,7 +337,7 @@ class Walk:
             name, index = (ast.literal_eval(a) for a in node.args)
             return self.element(name, tuple(self.at(i, env) for i in _items(index)))
         parts = ast.literal_eval(node.args[1]) if isinstance(node, ast.Call) and node.args[0].value == "softmax" else []
-        own = {*self.letters(node), *(d for o in parts for d in re.findall(r"[a-z][a-z0-9']*", o))}
+        own = {*self.letters(node), *self.joined(node), *(d for o in parts for d in re.findall(r"[a-z][a-z0-9']*", o))}
         key = (id(node), tuple(sorted((d, env[d]) for d in own if d in env)), self.current[-1])
         if key not in self.memo:
             cost, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
@@ -345,11 +362,12 @@ class Walk:
             args = [self.node(a, env) for a in node.args[2:]]
             self.tally({"softplus": 3, "silu": 2}.get(name, 1))
             self.exps[self.current[-1]] += {"softplus": 2}.get(
-                name, name in ("exp", "log", "cos", "tanh", "sigmoid", "silu")
+                name, name in ("exp", "erf", "log", "cos", "tanh", "sigmoid", "silu")
             )
             return {
                 "sqrt": math.sqrt,
                 "exp": math.exp,
+                "erf": math.erf,
                 "log": math.log,
                 "cos": math.cos,
                 "tanh": math.tanh,
@@ -417,7 +435,8 @@ class Walk:
             for _, x in rows:
                 top = max(top, x)
                 self.tally()
-            if top == -math.inf:
+            if top == -math.inf:  # no key, or none that the data admit: those are spared four operations each
+                self.spared[self.current[-1]] += len(rows)
                 self.memo[key] = {}
                 return 0.0
             powers, total = {}, math.exp(sink - top)

@@ -30,8 +30,10 @@ def test_counts_equal_a_walk_of_every_index_tuple(case):
     page = layer.form(form)
     walk, out, values = walked(page, sizes)
     for step in count(page, sizes):
-        assert step.flops.total == walk.cost[step.name], f"{step.equation} at {sizes}"
-        assert step.exps == walk.exps[step.name], step.equation
+        spared = walk.spared[step.name]
+        assert step.flops.total == walk.cost[step.name] + 4 * spared, f"{step.equation} at {sizes}"
+        assert step.exps == walk.exps[step.name] + spared, step.equation
+        assert step.at_most or not spared, step.equation
         got = np.array(list(values[step.name].values())).reshape(out[step.name].shape)
         np.testing.assert_allclose(out[step.name], got, atol=1e-12, rtol=1e-10, err_msg=str(step.equation))
     assert parameters(page, sizes) == sum(x.size for n, x in arrays(page, sizes)[0].items() if n[0] in "WB")
@@ -72,6 +74,7 @@ def test_categories_are_what_the_factors_say(case):
     for step in count(page, sizes):
         left, right = str(step.equation).split(" = ")
         made = set(re.findall(r"[a-z]'?", left.partition("[")[2]))
+        right = re.sub(r"(?<=\[)[A-Z]+\[([^][]*)\]", r"\1", right)  # WREL[BUCKET[t n] h] is one read, by t, n and h
         weights = [set(w.split()) for w in re.findall(r"\bW\w*\[([^]]*)\]", right)]
         tensors = re.findall(r"([A-Za-z]\w*'*)\[([^]]*)\]", right)
         pairs = {"t", "n"} <= set(
@@ -119,7 +122,8 @@ def test_formulas_equal_integers(case, dtype, kv_dtype):
             continue
         text = str(got)
         value = got.value if isinstance(got, Formula) else got
-        assert want == value or ((kv_dtype == "int4" or key == "kv_cache_bytes_per_token") and 0 <= want - value < 8), (
+        per_token = key.startswith("kv_cache_bytes_per_token")
+        assert want == value or ((kv_dtype == "int4" or per_token) and 0 <= want - value < 8), (
             key,
             text,
         )  # tensor by tensor, rounded up to whole bytes
@@ -160,7 +164,11 @@ def test_sympy_agrees_with_the_formulas_of_cost(case, key):
         return  # chunks: see below
     options = keyed(layer, form, sizes, key)
     c = am.cost(layer.variant.name, **options)
-    f = am.formula(layer.variant.name, key, **options)
+    try:
+        f = am.formula(layer.variant.name, key, **options)
+    except NoClosedForm:  # which keys a dilated mask sees: a count, and no formula
+        assert "dilated" in str(layer.mask) and key not in c.formulas
+        return
     names = {n: sp.Symbol(n, integer=True, positive=True) for n in LETTERS}
     text = sp.sympify(eval(c.formulas[key], {"floor": sp.floor, "stairs": symbolic_stairs}, names))
     values = {names[k]: v for k, v in sizes.items() if k in LETTERS}
@@ -168,7 +176,7 @@ def test_sympy_agrees_with_the_formulas_of_cost(case, key):
         sizes["t"] == 1
         or sizes.get("w") == 1
         or ("context" in options and sizes["n"] == sizes["t"])
-        or any(eval(cond.replace(">=", "=="), PARTS, dict(sizes)) for cond in c.regime.get(key, []))
+        or any(eval(cond.replace(">=", "=="), PARTS, dict(sizes)) for cond in c.regime.get(key, []) if ">=" in cond)
     )  # two formulas hold there
     assert on_a_border or sp.simplify(f - text) == 0, (c.formulas[key], f)
     assert f.subs(values) == c[key]
@@ -558,11 +566,11 @@ def simulated(page, sizes, width):
     given = {n: list(map(str, r.index)) for n, r in page.inputs.items()}
     seen = {**sizes, "n": keys_seen(page, sizes)}
     size = lambda index: int(np.prod([Walk(str(page), seen, {}).length(i) for i in index]))
-    elements = {n: size(index) for n, index in {**shape, **given}.items() if "b" in index}
+    elements = {n: size(index) for n, index in {**shape, **given}.items() if "b" in index and n != "KEEP"}
     core_ = [
         (
             left.split("[")[0],
-            dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if "b" in (shape.get(n) or given[n])),
+            dict.fromkeys(n for n in re.findall(r"([A-Za-z]\w*)\[", right) if n in elements),
         )
         for left, right in lines_
         if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right)) and "[b " in left and "past" not in right

@@ -25,7 +25,10 @@ def test_a_page_prints_as_it_is_written(case):
     again = program(str(page))
     assert again.equations == page.equations
     assert again.sees == page.sees
-    assert program("\n".join(lines(page))).equations == page.equations
+    shown = program("\n".join(lines(page))).equations
+    assert shown == tuple(
+        e for e in page.equations if e.alts
+    )  # a table's shape stands beside it, not on a line of its own
 
 
 NAMES = st.sampled_from(["A[t n]", "B[t]", "d", "2", "0.5", "@t"])

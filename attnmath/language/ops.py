@@ -76,6 +76,12 @@ def _sigmoid(np: Any, a: Any) -> Any:
     return np.where(a >= 0, 1, e) / (1 + e)
 
 
+def _erf(np: Any, a: Any) -> Any:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[float])(a)
+
+
 _TWO = (2, 2)
 OPS: dict[str, Row] = {
     # arithmetic
@@ -90,6 +96,13 @@ OPS: dict[str, Row] = {
     # scalar functions
     "exp": Row(r"e^{{{0}}}", lambda np, a: np.exp(a), ("g * y",), exps=1),
     "log": Row(r"\log {0}", lambda np, a: np.log(a), ("g / a",), exps=1),
+    "erf": Row(
+        r"\operatorname{{erf}}\left({0}\right)",
+        _erf,
+        ("g * 2 / sqrt(pi) * exp(-(a * a))",),
+        exps=1,
+        why="one function call",
+    ),
     "sqrt": Row(r"\sqrt{{{0}}}", lambda np, a: np.sqrt(a), ("g / (2 * y)",)),
     "cos": Row(r"\cos\left({0}\right)", lambda np, a: np.cos(a), ("g * cos(a + pi / 2)",), exps=1),
     "tanh": Row(r"\tanh {0}", lambda np, a: np.tanh(a), ("g * (1 - y * y)",), exps=1),

@@ -273,12 +273,13 @@ def _inside(x: Expr, space: Space) -> tuple[Number, Number]:
 
 
 def learned(x: Expr) -> bool:
-    """A learned tensor: its name starts with W or B, and it is the same for every sequence.
+    """A learned tensor: its name starts with W or B, and it is the same for every sequence; which of its rows are read may
+    depend on the sequence.
 
     >>> learned(Ref("WQ", ("m", "h", "d"))), learned(Ref("X", ("b", "t", "m")))
     (True, False)
     """
-    return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in letters(x)
+    return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in x.index
 
 
 def _data(x: Expr) -> bool:

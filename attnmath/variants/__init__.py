@@ -120,7 +120,7 @@ def get(name: str) -> Variant:
     if not isinstance(name, str):
         raise InputError(f"a variant is named by a text, not {name!r:.40}")
     if name.endswith(SUFFIX):
-        return _read(os.path.basename(name).removesuffix(SUFFIX), name, name, ())
+        return read_page(os.path.basename(name).removesuffix(SUFFIX), name, name)
     return _built_in(name)
 
 
@@ -140,11 +140,11 @@ def header(name: str) -> dict[str, str]:
 def _built_in(name: str) -> Variant:
     if name not in names():
         raise Unknown("variant", name, names())
-    return _read(name, os.path.join(HERE, name + SUFFIX), name + SUFFIX, ())
+    return read_page(name, os.path.join(HERE, name + SUFFIX), name + SUFFIX)
 
 
-def _read(name: str, path: str, where: str, above: tuple[str, ...]) -> Variant:
-    """A page from its file; `above`: the pages that extend it."""
+def read_page(name: str, path: str, where: str, above: tuple[str, ...] = ()) -> Variant:
+    """A page from its file; `where`: what errors call it; `above`: the pages that extend it."""
     text = read_text(path, MAX_BYTES, "a variant is one page")
     head, _, body = text.partition("\n\n")
     fields = _header(head, where)
@@ -274,7 +274,7 @@ def _base(name: str, where: str, above: tuple[str, ...]) -> Variant:
         raise LanguageError(f"{where}: a chain of more than 16 pages that extend each other")
     if path in above:
         raise LanguageError(f"{where}: {name} extends itself: {' -> '.join(map(os.path.basename, (*above, path)))}")
-    return _read(os.path.basename(name).removesuffix(SUFFIX), path, path, above)
+    return read_page(os.path.basename(name).removesuffix(SUFFIX), path, path, above)
 
 
 def _forms(body: str, where: str, first: int, base: Variant | None) -> dict[str, Program]:

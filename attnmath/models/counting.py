@@ -1,0 +1,109 @@
+"""Readings of a model: what it learns, caches and computes, block by block."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from msgspec import Struct
+
+from attnmath import blocks, layers, variants
+from attnmath.language.letters import OPTIONS
+from attnmath.language.syntax import Program, Ref, ops, refs
+from attnmath.layers import Layer
+from attnmath.models import Model, Piece
+from attnmath.models.schema import PARTS
+from attnmath.readings.count import Space, learned
+
+
+def layer_of(p: Piece) -> Layer:
+    """A piece's page with its modifiers and mask, at the sizes of its own words."""
+    return _layer(
+        p.page, p.uses, p.mask, "window" in p.sizes, tuple((k, v) for k, v in p.sizes.items() if k not in OPTIONS)
+    )
+
+
+@lru_cache
+def _layer(
+    page: str, uses: tuple[str, ...], mask: str | None, window: bool, words: tuple[tuple[str, int], ...]
+) -> Layer:
+    from msgspec.structs import replace
+
+    found = variants.get(page) if page in variants.names() else blocks.get(page)
+    built = layers.build(found, uses, mask, window)
+    return replace(built, local={**built.local, **dict(words)})
+
+
+def by_letter(p: Piece, **tokens: int) -> dict[str, int]:
+    """A piece's sizes by letter, and how many tokens it runs over.
+
+    >>> by_letter(Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens"), t=3)
+    {'b': 1, 't': 3, 'm': 64}
+    """
+    named = {OPTIONS[k]: v for k, v in p.sizes.items() if k in OPTIONS}
+    layer = layer_of(p)
+    return {k: v for k, v in {"b": 1, "t": 1, **tokens, **named}.items() if k in layer.names or k in ("h", "g")}
+
+
+def chosen(page: Program) -> dict[str, tuple[str, str]]:
+    """The learned tensors of which only some rows are read, those of the experts that are chosen: the axis, and how many.
+
+    >>> chosen(layers.build(blocks.get("experts")).form())["WG"]
+    ('expert', 'active')
+    """
+    picked = {e.out.name for e in page.equations for a in e.alts for op in ops(a) if op.name == "topk"}
+    found = {}
+    for r in (r for e in page.equations for a in e.alts for r in refs(a)):
+        for axis, i in enumerate(r.index):
+            if learned(Ref(r.name, ())) and isinstance(i, Ref) and i.name in picked:
+                found[r.name] = str(page.tensors[r.name][axis]), str(i.index[-1])
+    return found
+
+
+def weights(p: Piece) -> dict[str, tuple[int, int]]:
+    """(numbers, numbers that one token needs) of each learned tensor of a piece, but for those that are another's.
+
+    >>> weights(Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens"))
+    {'WN': (64, 64)}
+    """
+    layer = layer_of(p)
+    page = layer.form()
+    sizes, _ = layer.sizes(by_letter(p), page=page)
+    space, some = Space(page, sizes), chosen(page)
+    out = {}
+    for name, r in page.inputs.items():
+        if learned(r) and name not in p.shares:
+            whole = int(space.elements(r.index))  # type: ignore[arg-type]
+            axis, few = some.get(name, ("", ""))
+            out[name] = whole, whole // int(sizes[axis]) * min(int(sizes[few]), int(sizes[axis])) if axis else whole
+    return out
+
+
+class Parameters(Struct, frozen=True):
+    """How many numbers a model has learned: `active` for one token, `embedding` (input embedding, learned positions, untied
+    head), and by part; routed experts and their router apart.
+    """
+
+    total: int
+    active: int
+    embedding: int
+    by_part: dict[str, int]
+
+
+def parameters(model: Model) -> Parameters:
+    """What a model has learned.
+
+    >>> from attnmath.models import describe
+    >>> llama = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 10, "intermediate_size": 16}
+    >>> parameters(describe(llama, "llama", "x")).total
+    824
+    """
+    parts = dict.fromkeys(PARTS, 0)
+    total = active = embedding = 0
+    for p in model.pieces:
+        some = chosen(layer_of(p).form()) if p.part == "experts" else {}
+        for name, (whole, used) in weights(p).items():
+            parts["router" if p.part == "experts" and name not in some else p.part] += whole * p.count
+            total, active = total + whole * p.count, active + used * p.count
+            if p.part == "embedding" or p.page == "head":
+                embedding += whole * p.count
+    return Parameters(total, active, embedding, {k: v for k, v in parts.items() if v})
