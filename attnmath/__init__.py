@@ -15,7 +15,7 @@ _VERBS = {
     "evaluate": "attnmath.evaluation",
     "variant": "attnmath.variants:get",
     "gpu": "attnmath.hardware:get",
-    "model": "attnmath.models:read",
+    "model": "attnmath.models.costs:model",
     "AttnmathError": "attnmath.errors",
 }
 __all__ = ["AttnmathError", "cost", "evaluate", "formula", "gpu", "model", "variant"]
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attnmath.evaluation import evaluate as evaluate
     from attnmath.formulas import formula as formula
     from attnmath.hardware import get as gpu
-    from attnmath.models import read as model
+    from attnmath.models.costs import model as model
     from attnmath.variants import get as variant
 
 

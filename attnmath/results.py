@@ -103,7 +103,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document, as `attnmath schema cost` describes it."""
-        return {"schema": SCHEMA, **_document(self)}
+        return {"schema": SCHEMA, **document(self)}
 
     def __getitem__(self, key: str) -> Any:
         """A number by its key: `cost["flops.core"]`."""
@@ -128,12 +128,17 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
         return cost_text(self)
 
 
-def _document(x: Any) -> Any:
+def document(x: Any) -> Any:
+    """A result as plain data, as its JSON document shows it.
+
+    >>> document(Fusion(1, None))
+    {'unfused': 1, 'fused': None}
+    """
     if isinstance(x, Struct):
-        return {name.rstrip("_"): _document(getattr(x, name)) for name in x.__struct_fields__ if not _hidden(x, name)}
+        return {name.rstrip("_"): document(getattr(x, name)) for name in x.__struct_fields__ if not _hidden(x, name)}
     if isinstance(x, dict):
-        return {k: _document(v) for k, v in x.items()}
-    return [_document(v) for v in x] if isinstance(x, list) else x
+        return {k: document(v) for k, v in x.items()}
+    return [document(v) for v in x] if isinstance(x, list) else x
 
 
 def _hidden(x: Any, name: str) -> bool:

@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import schema
 
 from attnmath.errors import Unknown
+from attnmath.models.costs import ModelCost
 from attnmath.results import Cost
 
 
@@ -29,6 +30,35 @@ class Compare(Struct):
 
     schema: Literal["attnmath.compare/1"]
     rows: list[CostDocument]
+
+
+class ModelDocument(ModelCost, frozen=True, kw_only=True, rename={"class_": "class"}):
+    """`attnmath model --json`: parameters, bytes and FLOPs of a whole model; totals cover the batch."""
+
+    schema: Literal["attnmath.model/1"]
+
+
+class ModelRows(Struct):
+    """`attnmath model --json` with several sizes: a row each."""
+
+    schema: Literal["attnmath.model/1"]
+    rows: list[ModelDocument]
+
+
+class Preset(Struct):
+    """A model by its name: the fields of its config, and where they come from."""
+
+    name: str
+    family: str
+    source: str
+    config: dict[str, Any]
+
+
+class Presets(Struct):
+    """`attnmath models --json`."""
+
+    schema: Literal["attnmath.models/1"]
+    models: list[Preset]
 
 
 class Part(Struct):
@@ -195,6 +225,8 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "variants": (Variants,),
     "modifiers": (Modifiers,),
     "masks": (Masks,),
+    "model": (ModelDocument, ModelRows),
+    "models": (Presets,),
     "gpus": (Gpus,),
     "gpu-file": (FileGpu,),
 }

@@ -183,9 +183,11 @@ LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "num_hidden_layers": 2,
+    "vocab_size": 100,
+    "intermediate_size": 128,
 }
 CONFIGS = [
-    ({**LLAMA, "num_attention_heads": None}, "num_attention_heads is null; it shapes the attention"),
+    ({**LLAMA, "num_attention_heads": None}, "num_attention_heads is null; it shapes the model"),
     ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "hidden_size is missing"),
     ({**LLAMA, "hidden_size": "64"}, "hidden_size is '64'; expected a whole number of at least 1"),
     ({**LLAMA, "hidden_size": True}, "hidden_size is True; expected a whole number"),
@@ -209,11 +211,22 @@ CONFIGS = [
     ({**LLAMA, "partial_rotary_factor": 1e-9}, "0 of 16 dimensions of a head would turn"),
     ({**LLAMA, "rope_scaling": {"foo": 1}}, "foo is not understood"),
     (
-        {**LLAMA, "model_type": "qwen3_moe", "use_sliding_window": True, "sliding_window": 8},
+        {
+            **LLAMA,
+            "model_type": "qwen3_moe",
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 8,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+        },
         "which layers slide is not stated",
     ),
     ({**LLAMA, "model_type": "qwen2", "layer_types": []}, "layer_types names 0 layers"),
-    ({**LLAMA, "model_type": "lama"}, "unknown model_type 'lama': did you mean 'llama'"),
+    (
+        {**LLAMA, "model_type": "lama", "kv_lora_rank": 8},
+        "unknown model_type 'lama': did you mean 'llama'",
+    ),
     ({**LLAMA, "model_type": 3}, "model_type is '3', no text"),
     ({k: v for k, v in LLAMA.items() if k != "model_type"}, "model_type is missing"),
     (
@@ -223,10 +236,17 @@ CONFIGS = [
     ({**LLAMA, "model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "give no window"),
     (
         {**LLAMA, "model_type": "qwen2", "layer_types": ["full", 3]},
-        "expected a list of full_attention and sliding_attention",
+        "expected a list of full_attention, sliding_attention",
     ),
     ({**LLAMA, "model_type": "qwen2", "attention_bias": False}, "expected true: this family always has it"),
     ({**LLAMA, "model_type": "deepseek_v3"}, "kv_lora_rank is missing"),
+    ({**LLAMA, "pruned_heads": {"0": [1]}}, "pruned_heads = {'0': [1]} is not understood"),
+    ({**LLAMA, "hidden_act": "xielu"}, "an activation that is understood here"),
+    ({**LLAMA, "model_type": "gemma3_text", "use_bidirectional_attention": True}, "expected false, or 'vision'"),
+    (
+        {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5},
+        "5 experts for each token, of 4",
+    ),
 ]
 
 
@@ -380,3 +400,18 @@ def test_cyclic_extends(refused, tmp_path):
     (tmp_path / "a.attn").write_text("title: A\nsource: S\nextends: b.attn\n\nt sees n: causal\n")
     (tmp_path / "b.attn").write_text("title: B\nsource: S\nextends: a.attn\n\nt sees n: causal\n")
     assert "extends itself" in refused(["cost", "--variant", "a.attn", "--seq", "8"])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"quant_method": "aqlm"}, "quant_method 'aqlm' is not understood"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "expected two sizes"),
+        ({"quant_method": "gptq", "bits": 5}, "bits 5 in groups of 128 are not understood"),
+        ({"quant_method": "compressed-tensors", "config_groups": {}}, "one group of weights is understood"),
+        ("fp8", "quantization_config is no object"),
+    ],
+)
+def test_quantisations_that_are_not_understood(said, message, refused, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({**LLAMA, "quantization_config": said}))
+    assert message in refused(["model", "c.json"])

@@ -165,6 +165,8 @@ def test_a_model_is_the_sum_of_its_layers(call, tmp_path):
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "num_hidden_layers": 32,
+        "vocab_size": 100,
+        "intermediate_size": 128,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     _, out, _ = call(["cost", "--model", str(tmp_path), "--seq", "8192", "--json", "--gpu", "h100-sxm"])
@@ -256,6 +258,8 @@ def test_models_are_explained(call, tmp_path):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "num_hidden_layers": 4,
+        "vocab_size": 100,
+        "intermediate_size": 128,
         "head_dim": 16,
         "use_sliding_window": True,
         "sliding_window": 8,

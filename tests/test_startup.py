@@ -15,6 +15,8 @@ CONFIG = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "num_hidden_layers": 32,
+    "vocab_size": 100,
+    "intermediate_size": 128,
 }
 
 

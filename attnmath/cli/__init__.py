@@ -21,6 +21,8 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",
     "masks": "Which keys a query may see.",
+    "model": "What a whole model weighs, caches and computes, from its config.json.",
+    "models": "The models that are known by name.",
     "gpus": "The accelerators, every figure with its source.",
     "schema": "The JSON Schema of a verb's output.",
 }

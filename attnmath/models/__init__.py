@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnmath.errors import InputError, Unknown
 from attnmath.files import line_of, read_json, read_text
+from attnmath.models import presets
 from attnmath.models.checks import checked
 from attnmath.models.families import PLACES, get
 from attnmath.models.schema import SOURCE, TEXT, Block, Config, Family, Stack, on, text, value
@@ -68,12 +71,28 @@ class Model(Struct, frozen=True):
         return sum(r.count for r in self.runs)
 
 
-def read(path: str, assume_ignored: tuple[str, ...] = (), assume_family: str | None = None) -> Model:
-    """The model that a config.json describes, or the one in a directory.
+MTP_FIELDS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 
-    `assume_ignored`: fields that the caller declares harmless; `assume_family`: the model_type whose rules to read it by.
-    Raises InputError, with all of them at once: a field that is missing, of the wrong type, or unknown (it could change the
-    architecture).
+
+def mtp_layers(config: Config) -> int:
+    """How many layers for multi-token prediction a config, or the text_config in it, names.
+
+    >>> mtp_layers({"num_nextn_predict_layers": 1})
+    1
+    """
+    inner = config.get("text_config")
+    both = (config, inner) if isinstance(inner, dict) else (config,)
+    return next((x for c in both for k in MTP_FIELDS if isinstance(x := c.get(k), int) and 0 < x < 100), 0)
+
+
+def read(
+    name: str, assume_ignored: tuple[str, ...] = (), assume_family: str | None = None, with_mtp: bool = False
+) -> Model:
+    """The model that a config.json describes, or the one in a directory, a preset, or `org/name` in a hub's local cache.
+
+    `assume_ignored`: fields that the caller declares harmless; `assume_family`: the model_type whose rules to read it by;
+    `with_mtp`: layers for multi-token prediction, too. Raises InputError, with all of them at once: a field that is missing,
+    of the wrong type, or unknown (it could change the architecture).
 
     >>> import json, pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "config.json")
@@ -81,30 +100,86 @@ def read(path: str, assume_ignored: tuple[str, ...] = (), assume_family: str | N
     >>> _ = path.write_text(json.dumps(llama | {"vocab_size": 32000, "intermediate_size": 11008}))
     >>> read(str(path)).layers
     32
+    >>> read("llama-3.1-8b").layers
+    32
     """
-    if not isinstance(path, str):
-        raise InputError(f"a model is named by the path of its config.json, not {path!r:.40}")
-    path = _file(path)
-    raw = read_json(path)
+    if not isinstance(name, str):
+        raise InputError(f"a model is a preset, or the path of a config.json, not {name!r:.40}")
+    found = presets.get(name)[0] if name in presets.names() and not os.path.exists(name) else None
+    path = name if found is not None else _file(name)
+    raw, source = (found, "") if found is not None else (read_json(path), read_text(path))
     kind = assume_family or _kind(raw, path)
-    if kind not in PLACES:
-        unknown = Unknown("model_type", kind, PLACES, "families that are understood")
-        raise InputError(f"{path}: {'' if assume_family else line_of(read_text(path), 'model_type')}{unknown}")
-    name = os.path.basename(path.removesuffix("/config.json")).removesuffix(".json")
+    label = name if found is not None else os.path.basename(path.removesuffix("/config.json")).removesuffix(".json")
+    at = f"preset, from {presets.get(name)[1]}" if found is not None else "config.json"
     try:
-        return describe(raw, kind, name, read_text(path), tuple(assume_ignored))
+        if kind not in PLACES:
+            if assume_family is None:
+                return assumed_decoder(raw, kind, label, source)
+            raise Unknown("--assume-family", kind, PLACES, "families that are understood")
+        model = describe(raw, kind, label, source, tuple(assume_ignored), with_mtp)
+        return replace(model, source=f"{at}, read as {get(kind).source} reads {kind}")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def describe(raw: Config, kind: str, name: str, source: str = "", ignored: tuple[str, ...] = ()) -> Model:
-    """The model that a config describes, read by the rules of one family; `source`: its text, for line numbers."""
+def assumed_decoder(raw: Config, kind: str, name: str, source: str = "") -> Model:
+    """What can be said of a model whose model_type is not known, were it a plain decoder: attention's shapes and cache.
+
+    Raises InputError where a field says that it is none.
+
+    >>> assumed_decoder({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}, "new", "x").refused["flops"][:21]
+    "model_type 'new' is n"
+    """
+    telling = [k for k, v in raw.items() if v not in (None, False, 0) and TELLING.search(k)]
+    if telling:
+        lines = [f"{line_of(source, k)}{k[:60]}" for k in telling[:20]]
+        unknown = Unknown("model_type", kind, PLACES, "families that are understood")
+        raise InputError(
+            f"{line_of(source, 'model_type')}{unknown}; it is no plain decoder, going by {', '.join(lines)}; "
+            "--assume-family NAME reads it as another family"
+        )
+    hint = str(Unknown("model_type", kind, PLACES, "families that are understood")).partition("; ")[0]
+    plain = {k: raw[k] for k in (*SHAPE_FIELDS, "rope_scaling", "rope_parameters") if k in raw}
+    model = describe({"vocab_size": 1, "intermediate_size": 1, **plain}, "llama", name, source)
+    why = f"model_type {kind[:60]!r} is not known; --assume-family NAME reads it as another family"
+    return replace(
+        model,
+        family=kind[:60],
+        kind="",
+        pieces=tuple(p for p in model.pieces if p.part == "attention"),
+        assumed={**model.assumed, "architecture": "plain decoder"},
+        source=f"assumed: plain decoder ({hint})",
+        config=raw,
+        refused={"parameters": why, "flops": why},
+    )
+
+
+TELLING = re.compile(
+    r"lora|rank|latent|linear_|ssm|mamba|conv|hybrid|pattern|layer_types|layers_block|compress|index_|sparse|window|chunk_?size$"
+    r"|_config$|encoder|decoder_l|global|cross_|recurrent|state_size|per_layer|kv_shared|share|attn_type|block_type"
+)
+SHAPE_FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim")
+
+
+def describe(
+    raw: Config, kind: str, name: str, source: str = "", ignored: tuple[str, ...] = (), with_mtp: bool = False
+) -> Model:
+    """The model that a config describes, read by the rules of one family; `source`: its text, for line numbers; `with_mtp`:
+    layers for multi-token prediction, too. Raises InputError as `read` does.
+
+    >>> gpt = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 32}
+    >>> [(p.part, p.page, p.count) for p in describe(gpt, "gpt2", "x").pieces][2:4]
+    [('attention', 'mha', 2), ('mlp', 'mlp', 2)]
+    """
     family = get(kind)
     named = raw.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(x, str) for x in named):
         raise InputError("architectures is no list of names")
     cls = named[0] if named else f"({family.classes[0]})"
     found = _expand(family, raw, source, ignored, cls.strip("()"), top=True)
+    if with_mtp:
+        found.pieces += _mtp(found, mtp_layers(raw) or 1)
+        found.assumed |= {} if mtp_layers(raw) else {MTP_FIELDS[0]: 1}
     refused = {}
     if not cls.strip("()").endswith(family.classes) or len(named) > 1:
         known = ", ".join(f"...{x}" for x in family.classes)
@@ -133,6 +208,7 @@ def describe(raw: Config, kind: str, name: str, source: str = "", ignored: tuple
 
 class _Found(Struct):
     pieces: list[Piece] = []
+    text: Config = {}
     assumed: dict[str, Any] = {}
     left_out: list[str] = []
     families: list[Family] = []
@@ -163,11 +239,28 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
         assumed |= {f"{field}.{k}": v for k, v in more.assumed.items()}
         inner[field] = {**checked(below, get(kind), source, (), False)[0], "class": cls}
     config |= inner
+    out.text = inner.get("text_config", config)
     out.assumed = assumed
     out.left_out += [note for note, switch in family.notes if on(switch, config)]
     for stack in family.stacks:
         out.pieces += _stack(stack, config)
     return out
+
+
+def _mtp(found: _Found, times: int) -> list[Piece]:
+    """Layers for multi-token prediction: a layer of the model, a projection of two inputs to one, and three norms; embedding
+    and head are the model's own.
+    """
+    family = next((f for f in found.families if f.mtp), None)
+    if family is None:
+        raise InputError("--with-mtp: this family has no layers for multi-token prediction that are known here")
+    wide = found.text["hidden_size"]
+    rows = [p for name in family.mtp for p in _pieces(family.stacks[-1].rows[name], found.text)]
+    extra = [
+        Piece("mlp", "linear", (), {"d-model": 2 * wide, "out": wide}, None, (), TEXT),
+        Piece("norm", "rms-norm", (), {"d-model": wide}, None, (), TEXT, 3),
+    ]
+    return [*rows, *extra] * times
 
 
 def _stack(stack: Stack, c: Config) -> list[Piece]:
@@ -203,10 +296,11 @@ def _key(p: Piece) -> tuple[Any, ...]:
 
 def _together(pieces: list[Piece]) -> tuple[Piece, ...]:
     """Equal blocks as one, in the order in which each stands first."""
-    count: dict[tuple[Any, ...], int] = {}
+    found: dict[tuple[Any, ...], Piece] = {}
     for p in pieces:
-        count[_key(p)] = count.get(_key(p), 0) + p.count
-    return tuple(Piece(*key[:3], dict(key[3]), *key[4:], count=n) for key, n in count.items())
+        known = found.get(_key(p))
+        found[_key(p)] = replace(p, count=p.count + known.count) if known else p
+    return tuple(found.values())
 
 
 def _runs(pieces: list[Piece]) -> Iterable[LayerSpec]:
@@ -217,14 +311,21 @@ def _runs(pieces: list[Piece]) -> Iterable[LayerSpec]:
         yield LayerSpec(sum(x.count for x in same), p.page, p.uses, p.sizes, p.mask, p.over)
 
 
-def _file(path: str) -> str:
-    """The config.json itself: of a directory, or of a model in the local cache of a hub."""
-    if os.path.isdir(path):
-        inside = os.path.join(path, "config.json")
+def _file(name: str) -> str:
+    """The config.json itself: a file, of a directory, or of a model in the local cache of a hub."""
+    if os.path.isdir(name):
+        inside = os.path.join(name, "config.json")
         if not os.path.isfile(inside):
-            raise InputError(f"{path}: a directory without a config.json")
+            raise InputError(f"{name}: a directory without a config.json")
         return inside
-    return path
+    if os.path.exists(name):
+        return name
+    if cached := presets.cached(name):
+        return cached
+    if name.endswith(".json") or name.count("/") > 1 or name.startswith((".", "/")):
+        return name
+    where = "; it is no file either, and no model of that name is in the local cache of a hub"
+    raise InputError(f"{Unknown('model', name, presets.names(), 'presets')}{where}")
 
 
 def _kind(raw: Config, path: str) -> str:

@@ -18,7 +18,13 @@ ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
 def checked(
     raw: Config, family: Family, source: str, ignored: tuple[str, ...], top: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the family's fields, defaults filled in; those that were absent); InputError names everything that is wrong."""
+    """(the family's fields, defaults filled in; those that were absent); InputError names everything that is wrong.
+
+    >>> from attnmath.models.families import get
+    >>> fields, assumed = checked({"n_embd": 64, "n_layer": 2, "n_head": 4}, get("gpt2"), "", ())
+    >>> fields["hidden_size"], assumed
+    (64, {'vocab_size': 50257, 'max_position_embeddings': 1024})
+    """
     errors: list[str] = []
     given = _by_own_names(raw, family, errors)
     out: dict[str, Any] = {}
@@ -37,7 +43,7 @@ def checked(
         if out[name] is not None and (complaint := _complaint(field, out[name])):
             line = line_of(source, _spelled(raw, family, name))
             absent = "" if value is not None else ", which its class takes where it is absent"
-            errors.append(f"{line}{name} is {shown(out[name])}{absent}; expected {complaint}")
+            errors.append(f"{line}{_spelled(raw, family, name)} is {shown(out[name])}{absent}; expected {complaint}")
         elif (
             name not in given
             and isinstance(out[name], int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,10 +17,23 @@ from attnmath.readings.count import Space, learned
 
 
 def layer_of(p: Piece) -> Layer:
-    """A piece's page with its modifiers and mask, at the sizes of its own words."""
-    return _layer(
-        p.page, p.uses, p.mask, "window" in p.sizes, tuple((k, v) for k, v in p.sizes.items() if k not in OPTIONS)
-    )
+    """A piece's page with its modifiers and mask, at the sizes of its own words.
+
+    >>> layer_of(Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens"))
+    <Layer rms-norm with nothing, None>
+    """
+    return _layer(*_asked(p))
+
+
+def _asked(p: Piece) -> tuple[str, tuple[str, ...], str | None, bool, tuple[tuple[str, int], ...]]:
+    words = tuple((k, v) for k, v in p.sizes.items() if k not in OPTIONS)
+    return p.page, p.uses, p.mask, "window" in p.sizes, words
+
+
+@lru_cache
+def _names(*asked: Any) -> frozenset[str]:
+    """The letters that a page stands on, and those that say how heads are grouped."""
+    return frozenset((*_layer(*asked).names, "h", "g"))
 
 
 @lru_cache
@@ -40,8 +54,8 @@ def by_letter(p: Piece, **tokens: int) -> dict[str, int]:
     {'b': 1, 't': 3, 'm': 64}
     """
     named = {OPTIONS[k]: v for k, v in p.sizes.items() if k in OPTIONS}
-    layer = layer_of(p)
-    return {k: v for k, v in {"b": 1, "t": 1, **tokens, **named}.items() if k in layer.names or k in ("h", "g")}
+    names = _names(*_asked(p))
+    return {k: v for k, v in {"b": 1, "t": 1, **tokens, **named}.items() if k in names}
 
 
 def chosen(page: Program) -> dict[str, tuple[str, str]]:
@@ -72,7 +86,7 @@ def weights(p: Piece) -> dict[str, tuple[int, int]]:
     out = {}
     for name, r in page.inputs.items():
         if learned(r) and name not in p.shares:
-            whole = int(space.elements(r.index))  # type: ignore[arg-type]
+            whole = int(space.elements(r.index))
             axis, few = some.get(name, ("", ""))
             out[name] = whole, whole // int(sizes[axis]) * min(int(sizes[few]), int(sizes[axis])) if axis else whole
     return out

@@ -97,6 +97,7 @@ class Family(Struct, frozen=True):
     classes: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     aliases: Mapping[str, str] = {}  # other names of fields
     defaults: Mapping[str, str] = {}  # fields that are another's where they are absent
+    mtp: tuple[str, ...] = ()  # the rows of a layer for multi-token prediction
     checks: tuple[Callable[[Config], str], ...] = ()  # what single fields cannot show: a complaint, or nothing
     notes: tuple[tuple[str, Switch], ...] = ()  # what a reader of the counts has to know, and when
     uncounted: str = ""  # why there are no FLOPs, if there are none
@@ -136,24 +137,36 @@ def always(*names: str, layers: str = "num_hidden_layers") -> tuple[Kinds, ...]:
     >>> [kinds({"num_hidden_layers": 2}) for kinds in always("attention", "mlp")]
     [['attention', 'attention'], ['mlp', 'mlp']]
     """
-    return tuple(lambda c, name=name: [name] * c[layers] for name in names)  # type: ignore[misc]
+    return tuple(lambda c, name=name: [name] * c[layers] for name in names)
 
 
 # -- fields and blocks that many families share
 
 
 def size(default: Any = REQUIRED) -> Field:
-    """A size, with the class's default."""
+    """A size, with the class's default.
+
+    >>> size(8).default
+    8
+    """
     return Field("size", default)
 
 
 def flag(default: bool) -> Field:
-    """A switch, with the class's default."""
+    """A switch, with the class's default.
+
+    >>> flag(True).kind
+    'flag'
+    """
     return Field("flag", default)
 
 
 def act(default: str, *more: str) -> Field:
-    """An activation, of those that the blocks have."""
+    """An activation, of those that the blocks have.
+
+    >>> act("silu", "silu").among
+    ('silu',)
+    """
     return Field("act", default, tuple(dict.fromkeys((default, *(more or ACTIVATIONS)))))
 
 
@@ -164,12 +177,20 @@ GATED = dict.fromkeys(GELUS, "gated-mlp-gelu") | {"silu": "gated-mlp", "swish": 
 
 
 def gated(field: str = "hidden_act") -> Rule:
-    """The gated feed-forward page with the activation that a field names."""
+    """The gated feed-forward page with the activation that a field names.
+
+    >>> gated()({"hidden_act": "silu"})
+    'gated-mlp'
+    """
     return lambda c: GATED[c[field]]
 
 
 def plain(field: str = "hidden_act") -> Rule:
-    """The feed-forward page with the activation that a field names."""
+    """The feed-forward page with the activation that a field names.
+
+    >>> plain()({"hidden_act": "relu"})
+    'mlp-relu'
+    """
     return lambda c: PLAIN[c[field]]
 
 
@@ -182,7 +203,11 @@ EMBEDDING = Block("embedding", "embedding", {**WIDE, "vocab": "vocab_size"})
 
 
 def headed(c: Config) -> bool:
-    """Whether the class has a head for language modelling."""
+    """Whether the class has a head for language modelling.
+
+    >>> headed({"class": "LlamaForCausalLM"}), headed({"class": "LlamaModel"})
+    (True, False)
+    """
     return not c["class"].endswith("Model") or c["class"].endswith("LMHeadModel")
 
 
@@ -190,7 +215,11 @@ HEAD = Block("head", "head", {**WIDE, "vocab": "vocab_size"}, when=headed, tied=
 
 
 def head_dim(c: Config) -> Any:
-    """The width of a head: a field, or the model's width spread over the heads."""
+    """The width of a head: a field, or the model's width spread over the heads.
+
+    >>> head_dim({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4})
+    16
+    """
     from attnmath.language.arith import exact_div
 
     return c["head_dim"] or exact_div(c["hidden_size"], c["num_attention_heads"])
@@ -232,7 +261,11 @@ def rotary_share(c: Config) -> float:
 
 
 def rope(c: Config) -> str:
-    """Rotary over all dimensions of a head, or over the stated share of them."""
+    """Rotary over all dimensions of a head, or over the stated share of them.
+
+    >>> rope({"partial_rotary_factor": 0.5, "rope_parameters": None, "rope_scaling": None, "head_dim": 64})
+    'rope:dims=32'
+    """
     share = rotary_share(c)
     return "rope" if share == 1 else f"rope:dims={int(head_dim(c) * share)}"
 
@@ -242,19 +275,31 @@ BIAS = ("bias:on=Q+k+v+Y", "attention_bias")
 
 
 def attention(*uses: tuple[str | Rule, Switch], page: str = "gqa", sizes: Mapping[str, Value] = HEADS) -> Block:
-    """Attention layers with these modifiers."""
+    """Attention layers with these modifiers.
+
+    >>> attention(("sink", True)).uses
+    (('sink', True),)
+    """
     return Block("attention", page, sizes, uses)
 
 
 def windowed(block: Block, field: Value = "sliding_window") -> Block:
-    """The same attention under a sliding window."""
+    """The same attention under a sliding window.
+
+    >>> windowed(attention()).page
+    'sliding-window'
+    """
     from msgspec.structs import replace
 
     return replace(block, page="sliding-window", sizes={**block.sizes, "window": field})
 
 
 def both(block: Block) -> dict[str, tuple[Block, ...]]:
-    """Rows for layers that see everything, and for those that slide."""
+    """Rows for layers that see everything, and for those that slide.
+
+    >>> sorted(both(attention()))
+    ['full_attention', 'sliding_attention']
+    """
     return {"full_attention": (block,), "sliding_attention": (windowed(block),)}
 
 
@@ -271,17 +316,29 @@ def decoder(
     head: Block = HEAD,
     before: tuple[Block, ...] = (EMBEDDING,),
 ) -> Stack:
-    """A decoder: an embedding, layers with `norms` norms each, a norm, and a head."""
+    """A decoder: an embedding, layers with `norms` norms each, a norm, and a head.
+
+    >>> sorted(decoder({"mlp": (MLP,)}, always("mlp")).rows)
+    ['mlp', 'norms']
+    """
     return Stack({"norms": (norm,) * norms, **rows}, (*kinds, *always("norms")), before, (norm, head))
 
 
 def experts(page: str | Rule = "experts", **sizes: Value) -> Block:
-    """Routed experts: `expert` of them, `active` for each token, `ffn` wide."""
+    """Routed experts: `expert` of them, `active` for each token, `ffn` wide.
+
+    >>> experts(expert=8, active=2, ffn=64).part
+    'experts'
+    """
     return Block("experts", page, {**WIDE, **sizes})
 
 
 def sliding_or_full(c: Config, full: Callable[[int], bool]) -> list[str]:
-    """Kinds of attention by `layer_types`, else by a rule of the layer's place."""
+    """Kinds of attention by `layer_types`, else by a rule of the layer's place.
+
+    >>> sliding_or_full({"layer_types": None, "num_hidden_layers": 2}, lambda i: i == 1)
+    ['sliding_attention', 'full_attention']
+    """
     return (
         list(c["layer_types"])
         if c["layer_types"]
@@ -290,7 +347,11 @@ def sliding_or_full(c: Config, full: Callable[[int], bool]) -> list[str]:
 
 
 def sparse_from(first: str, every: str | None = None) -> Kinds:
-    """Feed-forward layers: dense ones first, then experts in every so-manieth layer."""
+    """Feed-forward layers: dense ones first, then experts in every so-manieth layer.
+
+    >>> sparse_from("first")({"first": 1, "num_hidden_layers": 2})
+    ['dense', 'sparse']
+    """
 
     def kinds(c: Config) -> list[str]:
         step = c[every] if every else 1

@@ -144,7 +144,11 @@ def _built_in(name: str) -> Variant:
 
 
 def read_page(name: str, path: str, where: str, above: tuple[str, ...] = ()) -> Variant:
-    """A page from its file; `where`: what errors call it; `above`: the pages that extend it."""
+    """A page from its file; `where`: what errors call it; `above`: the pages that extend it.
+
+    >>> read_page("gqa", os.path.join(HERE, "gqa.attn"), "gqa.attn").title
+    'Grouped-query attention'
+    """
     text = read_text(path, MAX_BYTES, "a variant is one page")
     head, _, body = text.partition("\n\n")
     fields = _header(head, where)

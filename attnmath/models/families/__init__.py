@@ -48,43 +48,42 @@ HARMLESS = frozenset(  # fields that change neither what layers compute, nor wha
     """
     architectures model_type _name_or_path name_or_path transformers_version auto_map torch_dtype dtype
     is_encoder_decoder use_cache return_dict return_dict_in_generate output_attentions output_hidden_states
-    torchscript chunk_size_feed_forward use_bfloat16 problem_type finetuning_task
-    task_specific_params id2label label2id num_labels tokenizer_class prefix cross_attention_hidden_size
-    _attn_implementation _attn_implementation_autoset attn_implementation bos_token_id eos_token_id pad_token_id
-    sep_token_id unk_token_id cls_token_id mask_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
+    torchscript chunk_size_feed_forward use_bfloat16 problem_type finetuning_task task_specific_params id2label
+    label2id num_labels tokenizer_class prefix cross_attention_hidden_size _attn_implementation
+    _attn_implementation_autoset attn_implementation bos_token_id eos_token_id pad_token_id sep_token_id
+    unk_token_id cls_token_id mask_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
     suppress_tokens begin_suppress_tokens image_token_id image_token_index video_token_id video_token_index
-    vision_start_token_id vision_end_token_id vision_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id
-    audio_token_id boa_token_id eoa_token_id eoa_token_index eod_token_id max_length min_length max_sequence_length
-    model_max_length seq_length do_sample num_beams num_beam_groups early_stopping length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size diversity_penalty repetition_penalty temperature top_k top_p typical_p bad_words_ids
-    num_return_sequences output_scores remove_invalid_values exponential_decay_length_penalty
-    initializer_range initializer_factor initializer_cutoff_factor init_std
-    attention_dropout attention_probs_dropout_prob attn_pdrop hidden_dropout hidden_dropout_prob dropout resid_pdrop
-    embd_pdrop embedding_dropout residual_dropout activation_dropout classifier_dropout dropout_rate mlp_dropout
-    layerdrop encoder_layerdrop decoder_layerdrop summary_last_dropout summary_first_dropout resid_dropout
-    summary_type summary_use_proj summary_activation summary_proj_to_labels
-    output_router_logits router_aux_loss_coef router_z_loss_coef aux_loss_alpha seq_aux router_jitter_noise
-    input_jitter_noise ep_size pretraining_tp rope_theta rope_interleave original_max_position_embeddings
-    rope_local_base_freq final_logit_softcapping cache_implementation 
-       initial_context_length swiglu_limit
-    swiglu_alpha rms_norm_eps norm_eps norm_epsilon layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_topk_prob
-    n_group topk_group num_expert_group topk_method scoring_func routed_scaling_factor moe_router_dtype moe_renormalize
-    moe_router_activation_func use_grouped_topk router_scoring topk_norm
-    num_nextn_predict_layers mtp_num_hidden_layers mtp_use_dedicated_embeddings mtp_transformer_layers 
-    use_mtp mtp_loss_weight mtp_layers_block_type mtp_hybrid_override_pattern
-    use_routing_bias num_mtp_modules sliding_window_size quantization_config compression_config gradient_checkpointing reorder_and_upcast_attn n_ctx max_position_embeddings
-     logit_scale embedding_multiplier logits_scaling residual_multiplier attention_multiplier
-    time_step_min time_step_max time_step_floor time_step_limit time_step_rank rescale_prenorm_residual residual_in_fp32
-    num_logits_to_keep use_mamba_kernels mamba_ssm_cache_dtype mamba_ssm_dtype rescale_embeddings onnx_export
-    scale_embedding classifier_proj_size apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks
-    mask_feature_prob mask_feature_length mask_feature_min_masks median_filter_width use_weighted_layer_sum
-     scale_decoder_outputs classifier_pooling classifier_activation deterministic_flash_attn
-    sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad 
-    same_length clamp_len bi_data reuse_len use_mems_eval use_mems_train start_n_top end_n_top normalize_before
-    normalize_embedding add_bias_logits add_final_layer_norm static_position_embeddings force_bos_token_to_be_generated
-    hc_eps hc_sinkhorn_iters compress_rope_theta expert_dtype moe_shared_expert_overlap 
-    attention_softmax_in_fp32 scale_attention_softmax_in_fp32 slow_but_exact masked_softmax_fusion offset_alibi
-    skip_bias_add skip_bias_add_qkv bias_dropout_fusion
+    vision_start_token_id vision_end_token_id vision_token_id boi_token_index eoi_token_index boi_token_id
+    eoi_token_id audio_token_id boa_token_id eoa_token_id eoa_token_index eod_token_id max_length min_length
+    max_sequence_length model_max_length seq_length do_sample num_beams num_beam_groups early_stopping
+    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size diversity_penalty repetition_penalty
+    temperature top_k top_p typical_p bad_words_ids num_return_sequences output_scores remove_invalid_values
+    exponential_decay_length_penalty initializer_range initializer_factor initializer_cutoff_factor init_std
+    attention_dropout attention_probs_dropout_prob attn_pdrop hidden_dropout hidden_dropout_prob dropout
+    resid_pdrop embd_pdrop embedding_dropout residual_dropout activation_dropout classifier_dropout dropout_rate
+    mlp_dropout layerdrop encoder_layerdrop decoder_layerdrop summary_last_dropout summary_first_dropout
+    resid_dropout summary_type summary_use_proj summary_activation summary_proj_to_labels output_router_logits
+    router_aux_loss_coef router_z_loss_coef aux_loss_alpha seq_aux router_jitter_noise input_jitter_noise
+    ep_size pretraining_tp rope_theta rope_interleave original_max_position_embeddings rope_local_base_freq
+    final_logit_softcapping cache_implementation initial_context_length swiglu_limit swiglu_alpha rms_norm_eps
+    norm_eps norm_epsilon layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_topk_prob n_group topk_group
+    num_expert_group topk_method scoring_func routed_scaling_factor moe_router_dtype moe_renormalize
+    moe_router_activation_func use_grouped_topk router_scoring topk_norm num_nextn_predict_layers
+    mtp_num_hidden_layers mtp_use_dedicated_embeddings mtp_transformer_layers use_mtp mtp_loss_weight
+    mtp_layers_block_type mtp_hybrid_override_pattern use_routing_bias num_mtp_modules sliding_window_size
+    quantization_config compression_config gradient_checkpointing reorder_and_upcast_attn n_ctx
+    max_position_embeddings logit_scale embedding_multiplier logits_scaling residual_multiplier
+    attention_multiplier time_step_min time_step_max time_step_floor time_step_limit time_step_rank
+    rescale_prenorm_residual residual_in_fp32 num_logits_to_keep use_mamba_kernels mamba_ssm_cache_dtype
+    mamba_ssm_dtype rescale_embeddings onnx_export scale_embedding classifier_proj_size apply_spec_augment
+    mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob mask_feature_length
+    mask_feature_min_masks median_filter_width use_weighted_layer_sum scale_decoder_outputs classifier_pooling
+    classifier_activation deterministic_flash_attn sparse_prediction sparse_pred_ignore_index reference_compile
+    repad_logits_with_grad same_length clamp_len bi_data reuse_len use_mems_eval use_mems_train start_n_top
+    end_n_top normalize_before normalize_embedding add_bias_logits add_final_layer_norm
+    static_position_embeddings force_bos_token_to_be_generated hc_eps hc_sinkhorn_iters compress_rope_theta
+    expert_dtype moe_shared_expert_overlap attention_softmax_in_fp32 scale_attention_softmax_in_fp32
+    slow_but_exact masked_softmax_fusion offset_alibi skip_bias_add skip_bias_add_qkv bias_dropout_fusion
     """.split()
 )
 HARMLESS_IF_OFF = frozenset(

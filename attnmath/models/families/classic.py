@@ -24,6 +24,7 @@ from attnmath.models.schema import (
     Field,
     Rule,
     Stack,
+    Value,
     act,
     always,
     attention,
@@ -43,7 +44,11 @@ MULTI = {k: v for k, v in HEADS.items() if k != "kv-heads"}
 
 
 def positions(field: str, more: int = 0) -> Block:
-    """Learned positions, a row each, and so many spare ones."""
+    """Learned positions, a row each, and so many spare ones.
+
+    >>> positions("n_positions", 2).sizes["vocab"]({"n_positions": 1024})
+    1026
+    """
     return replace(EMBEDDING, sizes={**WIDE, "vocab": lambda c: c[field] + more})
 
 
@@ -77,7 +82,7 @@ _GPT = {
     "activation_function": "hidden_act",
     "n_inner": "intermediate_size",
 }
-_INNER = {**WIDE, "ffn": lambda c: c["intermediate_size"] or 4 * c["hidden_size"]}
+_INNER: dict[str, Value] = {**WIDE, "ffn": lambda c: c["intermediate_size"] or 4 * c["hidden_size"]}
 GPT2 = Family(
     {
         **BASE,

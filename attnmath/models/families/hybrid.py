@@ -76,10 +76,12 @@ QWEN3_NEXT = Family(
         "num_experts": size(512),
     },
     (decoder({**ROWS, **QWEN_SHARED}, (_kinds, qwen_experts)),),
+    mtp=("full_attention", "sparse", "norms"),
 )
 QWEN3_5_TEXT = Family(
     {**FIELDS, "num_key_value_heads": size(4), "mlp_only_layers": Field("empty", None)},
     (decoder({**ROWS, "mlp": (MLP,)}, (_kinds, *always("mlp"))),),
+    mtp=("full_attention", "mlp", "norms"),
 )
 QWEN3_5_MOE_TEXT = Family(
     {
@@ -93,6 +95,7 @@ QWEN3_5_MOE_TEXT = Family(
         "decoder_sparse_step": Field("one", 1),
     },
     (decoder({**ROWS, **QWEN_SHARED}, (_kinds, *always("sparse"))),),
+    mtp=("full_attention", "sparse", "norms"),
 )
 
 _MAMBA = Block(

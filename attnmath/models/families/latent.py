@@ -79,10 +79,10 @@ FIELDS = {
     "head_dim": Field("unread", None),
     "qk_head_dim": Field("unread", None),
     "q_lora_rank": size(1536),
-    "kv_lora_rank": size(512),
-    "qk_nope_head_dim": size(128),
-    "qk_rope_head_dim": size(64),
-    "v_head_dim": size(128),
+    "kv_lora_rank": size(),
+    "qk_nope_head_dim": size(),
+    "qk_rope_head_dim": size(),
+    "v_head_dim": size(),
     "attention_bias": flag(False),
     "moe_intermediate_size": size(),
     "n_routed_experts": size(),
@@ -92,8 +92,9 @@ FIELDS = {
     "first_k_dense_replace": Field("size0", 0),
 }
 _LAYERS = (*always("attention"), sparse_from("first_k_dense_replace", "moe_layer_freq"))
+_NEXT = ("attention", "sparse", "norms")
 V2 = Family(FIELDS, (decoder({"attention": (_MLA,), **ROWS}, _LAYERS),))
-V3 = Family({**FIELDS, "first_k_dense_replace": Field("size0", 3)}, V2.stacks)
+V3 = Family({**FIELDS, "first_k_dense_replace": Field("size0", 3)}, V2.stacks, mtp=_NEXT)
 
 
 def _mlp_types(c: Config) -> list[str]:
@@ -114,6 +115,7 @@ V32 = Family(
         "mlp_bias": Field("false", False),
     },
     (decoder({"attention": (_DSA,), **ROWS}, (*always("attention"), _mlp_types)),),
+    mtp=_NEXT,
 )
 GLM_DSA = Family(
     {
@@ -129,6 +131,7 @@ GLM_DSA = Family(
         "index_skip_topk_offset": Field("unread", None),
     },
     V32.stacks,
+    mtp=_NEXT,
 )
 GLM4_LITE = Family(
     {
@@ -141,6 +144,7 @@ GLM4_LITE = Family(
         "mlp_layer_types": _MLP_TYPES,
     },
     (decoder({"attention": (_MLA,), **ROWS}, (*always("attention"), _mlp_types)),),
+    mtp=_NEXT,
 )
 
 # DeepSeek-V4: windows over one shared head, compressed entries beside them, residual streams that mix

@@ -20,6 +20,7 @@ from attnmath.models.schema import (
     Config,
     Family,
     Field,
+    Kinds,
     act,
     always,
     attention,
@@ -42,7 +43,11 @@ LLAMA = Family(
 
 
 def slides(c: Config) -> list[str]:
-    """Every layer, if there is a window."""
+    """Every layer, if there is a window.
+
+    >>> slides({"sliding_window": None, "num_hidden_layers": 2})
+    ['full_attention', 'full_attention']
+    """
     return ["sliding_attention" if c["sliding_window"] else "full_attention"] * c["num_hidden_layers"]
 
 
@@ -54,7 +59,11 @@ def _qwen_kinds(c: Config) -> list[str]:
 
 
 def qwen_moe_kinds(c: Config) -> list[str]:
-    """Qwen's mixtures of experts: the layers in `layer_types`; without it, versions of the code differ."""
+    """Qwen's mixtures of experts: the layers in `layer_types`; without it, versions of the code differ.
+
+    >>> qwen_moe_kinds({"use_sliding_window": False, "sliding_window": None, "num_hidden_layers": 1})
+    ['full_attention']
+    """
     if c["use_sliding_window"] and c["sliding_window"] and not c["layer_types"]:
         raise InputError(
             "use_sliding_window without layer_types: which layers slide is not stated, and versions of the code differ"
@@ -140,8 +149,12 @@ COHERE = Family(
 )
 
 
-def pattern(period: int, full: int):  # type: ignore[no-untyped-def]
-    """Sliding layers but for one of every `period`, the one at place `full`; or as `layer_types` says."""
+def pattern(period: int, full: int) -> Kinds:
+    """Sliding layers but for one of every `period`, the one at place `full`; or as `layer_types` says.
+
+    >>> pattern(2, 1)({"layer_types": None, "num_hidden_layers": 2})
+    ['sliding_attention', 'full_attention']
+    """
     return lambda c: sliding_or_full(c, lambda i: i % period == full)
 
 

@@ -45,7 +45,11 @@ ONE = Block("shared_experts", "linear", {**WIDE, "out": 1})
 
 
 def shared(ffn: str, gate: bool = False) -> tuple[Block, ...]:
-    """An expert that every token goes through, with a gate of its own or without."""
+    """An expert that every token goes through, with a gate of its own or without.
+
+    >>> [b.page if isinstance(b.page, str) else "gated" for b in shared("x", gate=True)]
+    ['gated', 'linear']
+    """
     block = Block("shared_experts", gated(), {**WIDE, "ffn": ffn})
     return (block, ONE) if gate else (block,)
 
@@ -77,7 +81,11 @@ PHIMOE = Family(
 
 
 def qwen_experts(c: Config) -> list[str]:
-    """Experts in every so-manieth layer, but where the config names dense ones."""
+    """Experts in every so-manieth layer, but where the config names dense ones.
+
+    >>> qwen_experts({"mlp_only_layers": [1], "decoder_sparse_step": 1, "num_hidden_layers": 2})
+    ['sparse', 'dense']
+    """
     dense, step = c["mlp_only_layers"] or [], c["decoder_sparse_step"]
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
     return ["sparse" if x else "dense" for x in sparse]
@@ -290,6 +298,7 @@ GLM4_MOE = Family(
             (*always("attention"), sparse_from("first_k_dense_replace")),
         ),
     ),
+    mtp=("attention", "sparse", "norms"),
 )
 
 

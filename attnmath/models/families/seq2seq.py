@@ -36,7 +36,11 @@ def _over(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
 
 
 def encoder(rows: dict[str, tuple[Block, ...]], kinds: tuple, **ends: tuple[Block, ...]) -> Stack:  # type: ignore[type-arg]
-    """A stack over the source's tokens."""
+    """A stack over the source's tokens.
+
+    >>> encoder({"norms": (RMS,)}, ()).rows["norms"][0].over
+    'source'
+    """
     return Stack({k: _over(v) for k, v in rows.items()}, kinds, **{k: _over(v) for k, v in ends.items()})
 
 
@@ -65,21 +69,19 @@ _T5_CROSS = Block("attention", "cross", {**_T5, "memory-dim": "d_model"}, (("sca
 _ENCODER_BIAS, _DECODER_BIAS = _t5_attention("encoder", "full"), _t5_attention("decoder", None)
 
 
-def t5(norms: tuple[Block, ...] = (RMS, RMS)) -> tuple[Stack, Stack]:
-    """T5's two stacks."""
-    return (
-        encoder(
-            {"first": _ENCODER_BIAS[:1], "attention": _ENCODER_BIAS[1:], "mlp": (_T5_MLP, *norms)},
-            (*_first("num_layers"), *always("mlp", layers="num_layers")),
-            after=(RMS,),
-        ),
-        Stack(
-            {"first": _DECODER_BIAS[:1], "attention": _DECODER_BIAS[1:], "mlp": (_T5_CROSS, _T5_MLP, RMS, *norms)},
-            (*_first("num_decoder_layers"), *always("mlp", layers="num_decoder_layers")),
-            (EMBEDDING,),
-            (RMS, replace(HEAD, tied=True)),
-        ),
-    )
+_T5_STACKS = (
+    encoder(
+        {"first": _ENCODER_BIAS[:1], "attention": _ENCODER_BIAS[1:], "mlp": (_T5_MLP, RMS, RMS)},
+        (*_first("num_layers"), *always("mlp", layers="num_layers")),
+        after=(RMS,),
+    ),
+    Stack(
+        {"first": _DECODER_BIAS[:1], "attention": _DECODER_BIAS[1:], "mlp": (_T5_CROSS, _T5_MLP, RMS, RMS, RMS)},
+        (*_first("num_decoder_layers"), *always("mlp", layers="num_decoder_layers")),
+        (EMBEDDING,),
+        (RMS, replace(HEAD, tied=True)),
+    ),
+)
 
 
 T5 = Family(
@@ -100,7 +102,7 @@ T5 = Family(
         "n_positions": Field("unread", None),
         "is_decoder": Field("false", False),
     },
-    t5(),
+    _T5_STACKS,
     classes=("ForConditionalGeneration", "T5Model"),
     notes=(
         (

@@ -1,0 +1,502 @@
+"""What a whole model weighs, caches and computes: `attnmath model`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from attnmath.errors import InputError, Unknown
+from attnmath.keys import Reading, usual_form
+from attnmath.language.formula import Point
+from attnmath.language.letters import LETTERS
+from attnmath.language.syntax import Program, Ref, refs
+from attnmath.models import Model, Piece, mtp_layers, read
+from attnmath.models.counting import Parameters, by_letter, layer_of, parameters
+from attnmath.models.quantization import WeightBytes, weight_bytes
+from attnmath.models.schema import ONCE, SOURCE, TEXT
+from attnmath.readings.count import parameters as read_parameters
+from attnmath.readings.count import recursive
+from attnmath.readings.memory import bits, in_bytes, state_bits
+
+SCHEMA = "attnmath.model/1"
+PAGE = 16  # tokens in a page of an engine's cache, vLLM's and SGLang's usual one on NVIDIA
+ALLOCATIONS = ("ideal", "engine")
+
+
+class Request(Struct, frozen=True):
+    """Tokens: `seq` new ones of each of `batch` sequences, `context` seen by then, `source` of an encoder; `past`: whether
+    there were earlier steps.
+    """
+
+    batch: int
+    seq: int
+    context: int
+    source: int
+    decode: bool
+
+
+class Cache(Struct, frozen=True):
+    """Bytes that a layer keeps: per token of one sequence while no window is full, and when all are; at a context; those of
+    keys that only choose others, apart; per source token; and states.
+    """
+
+    per_token: int = 0
+    beyond_windows: int = 0
+    at_context: int = 0
+    indexer_per_token: int = 0
+    indexer_at_context: int = 0
+    per_source_token: int = 0
+    recurrent: int = 0
+    convolution: int = 0
+
+    def __add__(self, more: Cache) -> Cache:
+        return Cache(*(getattr(self, n) + getattr(more, n) for n in self.__struct_fields__))
+
+    def __mul__(self, times: int) -> Cache:
+        return Cache(*(getattr(self, n) * times for n in self.__struct_fields__))
+
+
+class Work(Struct, frozen=True):
+    """FLOPs of a block: all of them, products with learned weights, products of attention over the pairs that exist, and
+    over all.
+    """
+
+    total: int = 0
+    projections: int = 0
+    matmul: int = 0
+    dense: int = 0
+
+    def __add__(self, more: Work) -> Work:
+        return Work(*(getattr(self, n) + getattr(more, n) for n in self.__struct_fields__))
+
+    def __mul__(self, times: int) -> Work:
+        return Work(*(getattr(self, n) * times for n in self.__struct_fields__))
+
+
+def bidirectional(p: Piece) -> bool:
+    """Whether every token sees later ones, so that nothing can be kept for them.
+
+    >>> bidirectional(Piece("attention", "mha", (), {}, "full", (), "tokens"))
+    True
+    """
+    return p.mask is not None and p.mask.split(":")[0] in ("full", "around")
+
+
+def tokens_of(p: Piece, r: Request) -> dict[str, int] | None:
+    """How many tokens a piece runs over in this step, by letter; None if that is not known, or it does not run.
+
+    >>> tokens_of(Piece("mlp", "mlp", (), {"d-model": 8}, None, (), "tokens"), Request(2, 3, 7, 0, False))
+    {'b': 2, 't': 3, 'n': 7}
+    """
+    if p.over == SOURCE:
+        return None if r.decode else {"b": r.batch, "t": r.source, "n": r.source}
+    if p.over == ONCE:
+        return {"b": r.batch, "t": 1, "n": 1}
+    if p.over != TEXT:
+        return None
+    if p.page == "cross":
+        return {"b": r.batch, "t": r.seq, "n": r.source, "kept": r.source if r.decode else 0}
+    return {"b": r.batch, "t": r.seq, "n": r.seq if bidirectional(p) else r.context}
+
+
+def reading(p: Piece, tokens: Mapping[str, int], dtype: str = "bf16", kv_dtype: str = "bf16") -> Reading:
+    """A piece's page in the form that a kernel would take, at its sizes.
+
+    >>> linear = Piece("mlp", "linear", (), {"d-model": 8, "out": 3}, None, (), "tokens")
+    >>> reading(linear, {"b": 1, "t": 5}).flops.projections
+    240
+    """
+    layer = layer_of(p)
+    given = {k: v for k, v in by_letter(p, **tokens).items() if k not in layer.local}
+    form, _ = usual_form(layer, given, dtype, kv_dtype)
+    page = layer.form(form)
+    sizes, _ = layer.sizes(given, page=page)
+    return Reading(page, sizes, dtype, kv_dtype)
+
+
+def work(p: Piece, r: Request) -> Work:
+    """What one block computes in this step.
+
+    >>> norm = Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens")
+    >>> work(norm, Request(1, 2, 2, 0, False)).total
+    516
+    """
+    tokens = tokens_of(p, r)
+    if tokens is None or not tokens["t"]:
+        return Work()
+    x = reading(p, tokens)
+    return Work(int(x.flops.total), int(x.flops.projections), int(x.flops.matmul), int(x.dense.matmul))
+
+
+def choosing(page: Program) -> frozenset[str]:
+    """The tensors that only choose: whose numbers reach the result through a selection alone.
+
+    >>> from attnmath import variants
+    >>> sorted(choosing(variants.get("dsa").program) & {"kI", "aKV"})
+    ['kI']
+    """
+    found, todo = {page.output}, [page.output]
+    while todo:
+        made = page.defined.get(todo.pop())
+        for r in (r for a in (made.alts if made else ()) for r in refs(a)):
+            inner = {x.name for i in r.index for x in refs(i)} if isinstance(r, Ref) else set()
+            for name in {r.name} - inner:
+                if name not in found and not _is_selection(page, name):
+                    found.add(name)
+                    todo.append(name)
+    return frozenset(n for n in page.tensors if n not in found)
+
+
+def _is_selection(page: Program, name: str) -> bool:
+    from attnmath.language.syntax import ops
+
+    made = page.defined.get(name)
+    return made is not None and any(op.name == "topk" for a in made.alts for op in ops(a))
+
+
+def cache(p: Piece, r: Request, dtype: str, kv_dtype: str, index_bits: Callable[[int], int], engine: bool) -> Cache:
+    """What one attention layer keeps at this context.
+
+    `index_bits`: bits of a row of keys that only choose, by its width; `engine`: whole pages, windows not taken out.
+
+    >>> gqa = Piece("attention", "gqa", (), {"heads": 4, "kv-heads": 2, "head-dim": 8, "d-model": 32}, None, (), "tokens")
+    >>> cache(gqa, Request(1, 1, 100, 0, False), "bf16", "bf16", index_bits_of("fp8"), True).at_context
+    7168
+    """
+    if p.over == SOURCE or bidirectional(p):
+        return Cache()
+    context = -(-r.context // PAGE) * PAGE if engine else r.context
+    tokens = {"b": r.batch, "t": 1, "n": max(context, 1)}
+    if p.page == "cross":
+        x = reading(p, {"b": r.batch, "t": 1, "n": max(r.source, 1), "kept": r.source}, dtype, kv_dtype)
+        return Cache(per_source_token=int(x.cache_bytes(True)))
+    x = reading(p, tokens, dtype, kv_dtype)
+    only, states = choosing(x.page), recursive(x.page)
+    found: dict[str, int] = {}
+
+    def add(key: str, value: Any) -> None:
+        found[key] = found.get(key, 0) + int(value)
+
+    for c, part in x.cache_parts(True):
+        if c.tensor in only:
+            add("indexer_per_token", in_bytes(index_bits(int(c.per_row)), c.every))
+            add("indexer_at_context", in_bytes(index_bits(int(c.per_row)) * int(c.rows or 0) * r.batch))
+        else:
+            add("per_token", part)
+            add("beyond_windows", 0 if c.capped else part)
+            rows = -(-tokens["n"] // int(c.every)) if engine else int(c.rows or 0)
+            add("at_context", in_bytes(c.per_row * rows * r.batch * bits(kv_dtype)))
+    for c in x.caches:
+        if c.rows is None:
+            wide = state_bits(dtype) if c.tensor in states else bits(dtype)
+            add("recurrent" if c.tensor in states else "convolution", in_bytes(c.per_row * wide))
+    return Cache(**found)
+
+
+def index_bits_of(dtype: str) -> Callable[[int], int]:
+    """Bits of a row of an indexer's keys: fp8 with a 4-byte scale a row, as FlashMLA and DeepGEMM lay them out; else plain.
+
+    >>> index_bits_of("fp8")(128) // 8
+    132
+    """
+    if dtype == "fp8":
+        return lambda width: 8 * width + 32
+    return lambda width: int(width * bits(dtype))
+
+
+class StateBytes(Struct, frozen=True):
+    """What a sequence keeps whatever its length, in bytes."""
+
+    recurrent: int
+    conv: int
+
+
+class ModelFlops(Struct, frozen=True):
+    """FLOPs of the step for the whole batch; None: not known."""
+
+    forward: int | None
+    backward: int | None
+    by_part: dict[str, int]
+    by_convention: dict[str, int]
+
+
+class ModelLayer(Struct, frozen=True, rename={"with_": "with"}):
+    """A run of equal attention layers."""
+
+    count: int
+    variant: str
+    with_: list[str]
+    mask: str | None
+    sizes: dict[str, int]
+
+
+class ModelCost(Struct, frozen=True, rename={"class_": "class"}):
+    """What `model` answers; integers are exact. Prints itself; `to_dict()` is the JSON document."""
+
+    model: str
+    family: str
+    class_: str
+    inputs: dict[str, Any]
+    assumed: dict[str, Any]
+    parameters: Parameters | None
+    weight_bytes: WeightBytes | None
+    layers: list[ModelLayer]
+    kv_cache_bytes_per_token: int
+    kv_cache_bytes_per_token_beyond_windows: int
+    indexer_bytes_per_token: int
+    cross_cache_bytes_per_source_token: int
+    kv_cache_bytes: int
+    state_bytes_per_sequence: StateBytes
+    flops: ModelFlops
+    activation_bytes: int | None = None
+    mfu: dict[str, float] | None = None
+    gpu: str | None = None
+    left_out: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    formulas: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document, as `attnmath schema model` describes it."""
+        from attnmath.results import document
+
+        return {"schema": SCHEMA, **document(self)}
+
+    def __str__(self) -> str:
+        from attnmath.cli.render_model import model_text
+
+        return model_text(self)
+
+
+def model(
+    path: str,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+    context: int | None = None,
+    source: int | None = None,
+    phase: str = "prefill",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    index_dtype: str = "fp8",
+    kv_alloc: str = "ideal",
+    with_mtp: bool = False,
+    tokens_per_s: float | None = None,
+    gpu: str | None = None,
+    assume_ignored: Iterable[str] = (),
+    assume_family: str | None = None,
+) -> ModelCost:
+    """What a model weighs, caches and computes, from its config.json.
+
+    `path`: a config.json, its directory, a preset, or `org/name` in the local cache of a hub. `seq` new tokens of each of
+    `batch` sequences, `context` seen by then (default: seq; both 1 if neither is given), `source`: tokens of an encoder;
+    `weight_dtype`: how weights are stored (default: as the config says); `kv_alloc`: ideal, or as an engine allocates
+    (whole pages of 16 tokens, windowed layers like the others). The result is in parameters, bytes and FLOPs. Raises
+    InputError, naming the culprit, for anything that is not understood.
+
+    >>> import json, pathlib, tempfile
+    >>> config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 32}
+    >>> file = pathlib.Path(tempfile.mkdtemp(), "config.json")
+    >>> _ = file.write_text(json.dumps(config))
+    >>> model(str(file), seq=16).parameters.total
+    108544
+    """
+    described = read(path, tuple(assume_ignored), assume_family, with_mtp)
+    r = _request(described, batch, seq, context, source, phase)
+    if kv_alloc not in ALLOCATIONS:
+        raise Unknown("--kv-alloc", kv_alloc, ALLOCATIONS)
+    settings = _dtypes(described, dtype, kv_dtype, weight_dtype)
+    kept = _caches(described, r, settings, index_dtype, kv_alloc == "engine")
+    counted = None if "parameters" in described.refused else parameters(described)
+    flops = _flops(described, r, counted)
+    at = kept.at_context + kept.indexer_at_context + kept.per_source_token * r.source * r.batch
+    inputs = {"batch": r.batch, "seq": r.seq, "context": r.context, "source": r.source, "phase": phase, **settings}
+    left_out = [*described.left_out, *_left_out(described, with_mtp)]
+    return ModelCost(
+        described.name,
+        described.family,
+        described.kind,
+        inputs | {"index_dtype": index_dtype, "kv_alloc": kv_alloc},
+        dict(described.assumed),
+        counted,
+        None if counted is None else weight_bytes(described, settings["weight_dtype"]),
+        [ModelLayer(x.count, x.variant, list(x.uses), x.mask, dict(x.sizes)) for x in described.runs],
+        kept.per_token,
+        kept.beyond_windows,
+        kept.indexer_per_token,
+        kept.per_source_token,
+        at,
+        StateBytes(kept.recurrent, kept.convolution),
+        flops,
+        mfu=_mfu(flops, r, tokens_per_s, gpu, settings["dtype"]),
+        gpu=gpu,
+        left_out=left_out,
+        refused=dict(described.refused),
+        formulas=formulas(described, r, settings),
+        source=described.source,
+    )
+
+
+def _request(m: Model, batch: int, seq: int | None, context: int | None, source: int | None, phase: str) -> Request:
+    """The sizes that are asked for, checked; every complaint at once."""
+    from attnmath.errors import together
+    from attnmath.request import plain, size_error
+
+    crosses = any(p.page == "cross" for p in m.pieces)
+    given = {"batch": batch, "seq": seq, "context": context, "source": source}
+    given = {k: plain(v) for k, v in given.items()}
+    errors = [f"--{k}: {why}" for k, v in given.items() if v is not None and (why := size_error(v))]
+    if phase not in ("prefill", "decode"):
+        train = "--phase train needs the backward pass, which is not built yet"
+        errors.append(train if phase == "train" else str(Unknown("phase", phase, ("prefill", "decode"))))
+    if source is not None and not crosses:
+        errors.append(f"--source has a use for models with an encoder and a decoder; {m.family} has none")
+    if errors:
+        raise InputError(together(errors))
+    asked, seen = given["seq"] or 1, given["context"] or given["seq"] or 1
+    new = 1 if phase == "decode" and given["context"] is None else asked
+    if seen < new:
+        raise InputError(f"--context {seen:,} is less than --seq {new:,}: the context counts the new tokens too")
+    return Request(given["batch"] or 1, new, seen, (given["source"] or seen) if crosses else 0, phase == "decode")
+
+
+def _dtypes(m: Model, dtype: str | None, kv_dtype: str | None, weight_dtype: str | None) -> dict[str, Any]:
+    """Dtypes that are asked for, or that follow."""
+    from attnmath.models.quantization import plain_dtype, recipe_of
+    from attnmath.readings.memory import BITS, BLOCKS, blocks
+
+    plain = plain_dtype(m.config)
+    dtype = dtype or (plain if plain != "fp32" else "bf16")
+    if dtype not in BITS:
+        raise Unknown("dtype", dtype, BITS)
+    kv_dtype = kv_dtype or dtype
+    if kv_dtype not in BITS and not blocks(kv_dtype):
+        raise Unknown("kv-dtype", kv_dtype, [*BITS, *BLOCKS])
+    try:
+        recipe_of(m, weight_dtype)
+    except InputError as error:
+        raise InputError(f"{m.name}: {error}") from None
+    return {"dtype": dtype, "kv_dtype": kv_dtype, "weight_dtype": weight_dtype}
+
+
+def _caches(m: Model, r: Request, settings: Mapping[str, Any], index_dtype: str, engine: bool) -> Cache:
+    total = Cache()
+    for p in m.pieces:
+        if p.part == "attention" and p.over in (TEXT, SOURCE):
+            own = cache(p, r, settings["dtype"], settings["kv_dtype"], index_bits_of(index_dtype), engine)
+            total = total + own * p.count
+    return total
+
+
+CONVENTIONS = {
+    "exact": "every matrix product, attention over the pairs that its masks allow; a multiply-add is 2",
+    "dense": "the same with every query against every key",
+    "causal_half": "the same with half of them: dense attention / 2",
+    "torch": "PyTorch, torch/utils/flop_counter.py: every matrix product, masks ignored",
+    "palm": "2 N + 4 L H Q T a token, forward (a third of 6 N + 12 L H Q T), N active parameters: Chowdhery et al. 2022, "
+    "arXiv:2204.02311, appendix B",
+    "megatron": "24 B s l h^2 (1 + s / 6 h) + 2 B s h V, forward: Narayanan et al. 2021, arXiv:2104.04473, section 5.1; right "
+    "for multi-head attention and a feed-forward layer four times as wide",
+    "6n": "2 N a token, forward (a third of 6 N), N parameters without embeddings: Kaplan et al. 2020, arXiv:2001.08361, "
+    "section 2.1; active ones where experts are chosen",
+}
+
+
+def formulas(m: Model, r: Request, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The formula of a layer's parameters, by part, and of what a token leaves in its cache, with the letters' values and how
+    many such layers there are; read off the same pages, fed with symbols.
+
+    >>> from attnmath.models import read
+    >>> one = Request(1, 1, 1, 0, False)
+    >>> formulas(read("llama-3.1-8b"), one, {"dtype": "bf16", "kv_dtype": "bf16"})["kv_cache_bytes_per_token"]
+    '32 x 4*g*d, g 8, d 128'
+    """
+    found: dict[str, list[str]] = {}
+    for p in m.pieces:
+        layer, at = layer_of(p), Point()
+        tokens = tokens_of(p, Request(1, 1, max(r.context, 1), max(r.source, 1), False)) or {"b": 1, "t": 1}
+        symbols, _ = layer.sizes(
+            {k: v for k, v in by_letter(p, **tokens).items() if k not in layer.local}, at.symbol, layer.form()
+        )
+        page = layer.form()
+        for k in layer.local:
+            if k not in LETTERS and isinstance(symbols.get(k), int):
+                symbols[k] = at.symbol(k, symbols[k])
+        if not p.shares and p.part != "experts":
+            found.setdefault(f"parameters.{p.part}", []).append(_told(p.count, read_parameters(page, symbols), at))
+        if p.part == "attention" and p.over == TEXT and p.page != "cross" and not bidirectional(p):
+            x = Reading(page, symbols, settings["dtype"], settings["kv_dtype"])
+            only, kept = choosing(page), 0
+            for cached, part in x.cache_parts(True):
+                kept = kept if cached.tensor in only else kept + part
+            if not isinstance(kept, int):
+                found.setdefault("kv_cache_bytes_per_token", []).append(_told(p.count, kept, at))
+    return {k: "; ".join(v) for k, v in found.items() if len(v) <= 4}
+
+
+def _told(count: int, f: Any, at: Point) -> str:
+    text = str(f)
+    used = [n for n in at.values if re.search(rf"(?<![\w']){re.escape(n)}(?![\w'])", text)]
+    body = f"({text})" if " " in text and count > 1 else text
+    return ", ".join([f"{count} x {body}" if count > 1 else body, *(f"{n} {at.values[n]:,}" for n in used)])
+
+
+def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
+    """FLOPs of the step; none where the model's attention is no variant here."""
+    if "flops" in m.refused or counted is None:
+        return ModelFlops(None, None, {}, {})
+    total, parts = Work(), dict[str, int]()
+    for p in m.pieces:
+        own = work(p, r) * p.count
+        total = total + own
+        if own.total:
+            parts[p.part] = parts.get(p.part, 0) + own.total
+    tokens = r.batch * r.seq
+    attention = [p for p in m.pieces if p.part == "attention" and p.over == TEXT and "head-dim" in p.sizes]
+    heads = sum(p.count * p.sizes["heads"] * p.sizes["head-dim"] for p in attention)
+    named = {
+        "exact": total.projections + total.matmul,
+        "dense": total.projections + total.dense,
+        "causal_half": total.projections + total.dense // 2,
+        "torch": total.projections + total.dense,
+        "palm": tokens * (2 * counted.active + 4 * heads * r.context),
+        "6n": tokens * 2 * (counted.active - counted.embedding),
+    }
+    wide = attention[0].sizes.get("d-model") if attention else None
+    vocab = next((p.sizes["vocab"] for p in m.pieces if p.page == "head"), 0)
+    if wide:
+        layers = sum(p.count for p in attention)
+        named["megatron"] = tokens * (24 * layers * wide**2 + 4 * layers * wide * r.context + 2 * wide * vocab)
+    return ModelFlops(total.total, None, parts, {k: named[k] for k in CONVENTIONS if k in named})
+
+
+def _mfu(flops: ModelFlops, r: Request, rate: float | None, gpu: str | None, dtype: str) -> dict[str, float] | None:
+    """The share of the peak that a measured rate is, under each convention."""
+    if rate is None:
+        return None
+    if gpu is None:
+        raise InputError("--tokens-per-s needs a --gpu, whose peak it is measured against")
+    if not (isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e15):
+        raise InputError(f"--tokens-per-s {rate!r:.40}: a rate is a number of more than 0")
+    from attnmath.hardware import get
+
+    peak = get(gpu).tensor_rate(dtype)
+    tokens = r.batch * r.seq
+    return {k: rate * v / tokens / peak for k, v in flops.by_convention.items()}
+
+
+def _left_out(m: Model, with_mtp: bool) -> list[str]:
+    """What stands in the config and is not counted here."""
+    mtp = mtp_layers(m.config)
+    out = (
+        [f"{mtp} layer{'s' * (mtp > 1)} for multi-token prediction (--with-mtp counts them)"]
+        if mtp and not with_mtp
+        else []
+    )
+    seen = sorted({p.part for p in m.pieces if p.over not in (TEXT, SOURCE, ONCE)} & {"vision", "audio"})
+    out += [f"the FLOPs of {x}: how many patches or frames there are is not stated" for x in seen]
+    return out

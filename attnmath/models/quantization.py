@@ -1,0 +1,325 @@
+"""Weights in bytes: which tensors are stored narrower, and what their scales take.
+
+Quantisers narrow the projections of attention and feed-forward layers; embeddings, heads, norms, biases, routers and
+convolutions stay as they are. A config's own `quantization_config` says how, and what it leaves out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from attnmath.errors import InputError, Unknown
+from attnmath.language.syntax import Ref, letters, terms
+from attnmath.models import Model, Piece
+from attnmath.models.counting import by_letter, chosen, layer_of, weights
+from attnmath.models.schema import PARTS
+
+PLAIN = {"fp32": 32, "float32": 32, "bf16": 16, "bfloat16": 16, "fp16": 16, "float16": 16}
+NARROWED = ("attention", "mlp", "shared_experts", "experts")
+
+
+class Format(Struct, frozen=True):
+    """How a projection is stored: `bits` a number; a scale of `scale_bits`, and a zero point of `zero_bits`, for each tile of
+    `rows` outputs by `columns` inputs (0: all of them); `tensor_bits` more for each tensor.
+    """
+
+    bits: int
+    scale_bits: int = 0
+    rows: int = 1
+    columns: int = 0
+    zero_bits: int = 0
+    tensor_bits: int = 0
+    source: str = ""
+
+
+GPTQ = "Frantar et al. 2022, arXiv:2210.17323, section 3; AutoGPTQ: FP16 scales and packed zero points a group"
+FORMATS: dict[str, Format] = {
+    "bf16": Format(16),
+    "fp16": Format(16),
+    "fp32": Format(32),
+    "fp8": Format(
+        8, 32, 128, 128, source="DeepSeek-AI 2024, arXiv:2412.19437, section 3.3.2: FP32 scales of 128 x 128 tiles"
+    ),
+    "int8": Format(8, 32, 1, 0, source="a scale per output channel: Dettmers et al. 2022, arXiv:2208.07339, section 2"),
+    "int4": Format(4, 16, 1, 128, zero_bits=4, source=GPTQ),
+    "mxfp4": Format(
+        4, 8, 1, 32, source="OCP Microscaling Formats (MX) Specification v1.0, 2023: blocks of 32, scales E8M0"
+    ),
+    "nvfp4": Format(
+        4,
+        8,
+        1,
+        16,
+        tensor_bits=64,
+        source="NVIDIA 2025, arXiv:2509.25149: blocks of 16, scales E4M3, FP32 scales a tensor",
+    ),
+    "nf4": Format(
+        4, 32, 1, 64, source="Dettmers et al. 2023, arXiv:2305.14314, section 3: FP32 scales of blocks of 64"
+    ),
+}
+
+
+class WeightBytes(Struct, frozen=True):
+    """Bytes of the weights, scales among them; `plain_dtype`: of what is not narrowed."""
+
+    total: int
+    scales: int
+    dtype: str
+    plain_dtype: str
+    by_part: dict[str, int]
+    narrowed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Recipe(Struct, frozen=True):
+    """What is stored how: a format for the projections of each of some parts, a plain one for the rest."""
+
+    name: str
+    formats: Mapping[str, Format]
+    plain: str
+    notes: tuple[str, ...] = ()
+
+
+def narrowing(name: str, f: Format, parts: Iterable[str], plain: str, notes: Iterable[str] = ()) -> Recipe:
+    """One format for all of these parts.
+
+    >>> sorted(narrowing("int8", FORMATS["int8"], ("mlp",), "bf16").formats)
+    ['mlp']
+    """
+    return Recipe(name, dict.fromkeys(parts, f), plain, tuple(notes))
+
+
+def projections(p: Piece) -> dict[str, tuple[int, int, int]]:
+    """(copies, outputs, inputs) of each learned matrix of a piece: a tensor that a term sums over.
+
+    >>> projections(Piece("mlp", "linear", (), {"d-model": 8, "out": 3}, None, (), "tokens"))
+    {'WY': (1, 3, 8)}
+    """
+    layer = layer_of(p)
+    page = layer.form()
+    sizes, _ = layer.sizes(by_letter(p), page=page)
+    some = chosen(page)
+    out: dict[str, tuple[int, int, int]] = {}
+    for e in page.equations:
+        for r in (f for a in e.alts for _, num, _ in terms(a) for f in num if isinstance(f, Ref)):
+            own = page.inputs.get(r.name)
+            if own is None or not r.name.startswith("W") or any(str(i).startswith("tap") for i in own.index):
+                continue
+            left, axis = set(letters(e.out)), some.get(r.name, ("", ""))[0]
+            copies = ins = outs = 1
+            for i in own.index:
+                width = int(sizes[str(i)])
+                if str(i) == axis:
+                    copies *= width
+                elif str(i) in left:
+                    outs *= width
+                else:
+                    ins *= width
+            if ins > 1 and outs > 1:
+                out.setdefault(r.name, (copies, outs, ins))
+    return out
+
+
+def stored_bits(f: Format, copies: int, outputs: int, inputs: int) -> tuple[int, int]:
+    """(bits of the numbers, bits of their scales) of `copies` matrices.
+
+    >>> stored_bits(FORMATS["fp8"], 1, 256, 200)
+    (409600, 128)
+    """
+    tiles = -(-outputs // (f.rows or outputs)) * -(-inputs // (f.columns or inputs))
+    scales = tiles * (f.scale_bits + f.zero_bits) + f.tensor_bits
+    return copies * outputs * inputs * f.bits, copies * scales if f.scale_bits else 0
+
+
+def weight_bytes(model: Model, dtype: str | None = None) -> WeightBytes:
+    """What the weights take, as the config says, or with projections stored as `dtype`.
+
+    >>> from attnmath.models import describe
+    >>> llama = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 10, "intermediate_size": 16}
+    >>> weight_bytes(describe(llama, "llama", "x"), "bf16").total
+    1648
+    """
+    recipe = recipe_of(model, dtype)
+    plain = PLAIN[recipe.plain]
+    parts = dict.fromkeys(PARTS, 0)
+    scales = 0
+    for p in model.pieces:
+        narrow = projections(p) if p.part in recipe.formats else {}
+        some = chosen(layer_of(p).form()) if p.part == "experts" else {}
+        for name, (whole, _) in weights(p).items():
+            part = "router" if p.part == "experts" and name not in some else p.part
+            if name in narrow and part in recipe.formats:
+                bits, more = stored_bits(recipe.formats[part], *narrow[name])
+            else:
+                bits, more = whole * plain, 0
+            parts[part] += p.count * -(-(bits + more) // 8)
+            scales += p.count * -(-more // 8)
+    return WeightBytes(
+        sum(parts.values()),
+        scales,
+        recipe.name,
+        recipe.plain,
+        {k: v for k, v in parts.items() if v},
+        [x for x in recipe.formats if parts[x]],
+        list(recipe.notes),
+    )
+
+
+def plain_dtype(config: Mapping[str, Any]) -> str:
+    """How a config says its weights are stored; bf16 if it does not.
+
+    >>> plain_dtype({"torch_dtype": "float16"}), plain_dtype({})
+    ('fp16', 'bf16')
+    """
+    said = config.get("torch_dtype") or config.get("dtype") or (config.get("text_config") or {}).get("dtype")
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    name = names.get(str(said).removeprefix("torch."), str(said))
+    return name if name in PLAIN else "bf16"
+
+
+def recipe_of(model: Model, dtype: str | None) -> Recipe:
+    """The recipe that is asked for, else the config's own, else all weights in its plain dtype.
+
+    >>> from attnmath.models import read
+    >>> recipe_of(read("gpt-oss-20b"), None).formats["experts"].bits
+    4
+    """
+    plain = plain_dtype(model.config)
+    if dtype is not None:
+        if dtype in ("bf16", "fp16", "fp32"):
+            return Recipe(dtype, {}, dtype)
+        return narrowing(dtype, format_of(dtype), NARROWED, plain if plain != "fp32" else "bf16")
+    text = model.config.get("text_config")
+    said = model.config.get("quantization_config") or (
+        text.get("quantization_config") if isinstance(text, dict) else None
+    )
+    if not said:
+        return Recipe(plain, {}, plain)
+    if not isinstance(said, dict):
+        raise InputError("quantization_config is no object")
+    return _configured(said, plain, model.config)
+
+
+def format_of(name: str) -> Format:
+    """A format by name, or with its group: `int4/64`.
+
+    >>> format_of("int4/32").columns
+    32
+    """
+    from msgspec.structs import replace
+
+    base, slash, group = name.partition("/")
+    if base not in FORMATS or (slash and not (group.isdigit() and 0 < int(group[:9]) < 2**20)):
+        raise Unknown("dtype of weights", name, [*FORMATS, "int4/64"])
+    return replace(FORMATS[base], columns=int(group)) if slash else FORMATS[base]
+
+
+def _configured(said: Mapping[str, Any], plain: str, config: Mapping[str, Any]) -> Recipe:
+    """What a quantization_config describes; InputError for a method that is not understood."""
+    from msgspec.structs import replace
+
+    method = str(said.get("quant_method") or said.get("quant_algo") or "").lower()
+    notes: list[str] = []
+    parts = tuple(p for p in NARROWED if p not in _left(said, notes))
+    if method in ("fp8", "fbgemm_fp8"):
+        tile = said.get("weight_block_size")
+        if tile is not None and not (
+            isinstance(tile, list) and len(tile) == 2 and all(isinstance(x, int) and 0 < x < 2**20 for x in tile)
+        ):
+            raise InputError(f"quantization_config.weight_block_size is {str(tile)[:40]}; expected two sizes")
+        f = replace(FORMATS["fp8"], rows=tile[0], columns=tile[1]) if tile else Format(8, 32, 1, 0)
+        if said.get("scale_fmt") == "ue8m0":
+            notes.append("scales are powers of two (ue8m0), stored in four bytes each")
+        recipe = narrowing("fp8", f, parts, plain, notes)
+        if (said.get("expert_dtype") or config.get("expert_dtype")) == "fp4":
+            own = {**recipe.formats, "experts": FORMATS["mxfp4"]}
+            return replace(
+                recipe, formats=own, notes=(*notes, "expert_dtype is fp4: routed experts are counted as mxfp4")
+            )
+        return recipe
+    if method == "mxfp4":
+        return narrowing("mxfp4", FORMATS["mxfp4"], tuple(p for p in parts if p != "attention"), plain, notes)
+    if method in ("awq", "gptq"):
+        group, wide = said.get("group_size", 128), said.get("bits", 4)
+        columns = 0 if group == -1 else group
+        if not (isinstance(columns, int) and 0 <= columns < 2**20 and wide in (2, 3, 4, 8)):
+            raise InputError(
+                f"quantization_config: bits {str(wide)[:20]} in groups of {str(group)[:20]} are not understood"
+            )
+        return narrowing(f"int{wide}", Format(wide, 16, 1, columns, wide), parts, plain, notes)
+    if method == "bitsandbytes":
+        name = "nf4" if said.get("load_in_4bit") else "int8"
+        if said.get("bnb_4bit_use_double_quant"):
+            notes.append("scales are quantised once more (double quantisation); they are counted before that")
+        return narrowing(name, FORMATS[name], parts, plain, notes)
+    if method in ("compressed-tensors", "modelopt"):
+        return _groups(said, parts, plain, notes)
+    raise InputError(
+        f"quantization_config.quant_method {method!r:.40} is not understood; understood are fp8, mxfp4, awq, gptq, "
+        "bitsandbytes, compressed-tensors and modelopt; --weight-dtype says it for you"
+    )
+
+
+def _groups(said: Mapping[str, Any], parts: tuple[str, ...], plain: str, notes: list[str]) -> Recipe:
+    """compressed-tensors and ModelOpt: one group of weights, its bits and its scales."""
+    found = said.get("config_groups") or {}
+    own = [g.get("weights") for g in found.values() if isinstance(g, dict)] if isinstance(found, dict) else []
+    algo = str(said.get("quant_algo", "")).lower()
+    if algo in ("fp8", "nvfp4", "int8", "int4_awq", "w4a16_awq"):
+        name = {"int4_awq": "int4", "w4a16_awq": "int4"}.get(algo, algo)
+        f = Format(8, 32, 0, 0) if name == "fp8" else FORMATS[name]
+        return narrowing(name, f, parts, plain, notes)
+    if len(own) != 1 or not isinstance(own[0], dict):
+        raise InputError("quantization_config: one group of weights is understood; --weight-dtype says it for you")
+    w = own[0]
+    wide, kind, by, group = w.get("num_bits"), w.get("type"), w.get("strategy"), w.get("group_size")
+    if wide == 4 and kind == "float":
+        return narrowing("nvfp4", FORMATS["nvfp4"], parts, plain, notes)
+    tiles = {
+        "tensor": (0, 0),
+        "channel": (1, 0),
+        "group": (1, group),
+        "block": tuple(w.get("block_structure") or (128, 128)),
+    }
+    if wide not in (4, 8) or by not in tiles or not all(isinstance(x, int) for x in tiles[str(by)]):
+        raise InputError(
+            f"quantization_config: {str(wide)[:20]} bits by {str(by)[:20]} are not understood; --weight-dtype says it"
+        )
+    rows, columns = tiles[str(by)]
+    name = f"{'fp' if kind == 'float' else 'int'}{wide}"
+    f = Format(wide, 16, rows, columns, 0 if w.get("symmetric", True) else wide)
+    return narrowing(name, f, parts, plain, notes)
+
+
+LEFT = {  # words in the names of modules that are left as they are, and the part they stand for
+    r"self_attn|attention|attn": "attention",
+    r"shared_expert": "shared_experts",
+    r"experts": "experts",
+    r"^mlp$|\.mlp$|mlp\.(gate|up|down)_proj": "mlp",
+}
+NEVER = r"lm_head|embed|norm|router|gate$|gate\b|visual|vision|e_score|score|multi_modal|mtp|^head"
+
+
+def _left(said: Mapping[str, Any], notes: list[str]) -> set[str]:
+    """The parts that a config leaves as they are, by the names of their modules."""
+    names = [
+        n
+        for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
+        for n in said.get(key) or ()
+    ]
+    found: set[str] = set()
+    for n in names if all(isinstance(n, str) for n in names) else ():
+        if re.search(r"layers\.\d", n):
+            if not re.search(NEVER, n) and "some layers are left out of it, which is not counted" not in notes:
+                notes.append("some layers are left out of it, which is not counted")
+            continue
+        part = next((p for pattern, p in LEFT.items() if re.search(pattern, n)), None)
+        if part and not re.search(r"router|gate$", n):
+            found.add(part)
+        elif not re.search(NEVER, n):
+            notes.append(f"{n[:60]} is left out of it, which is not understood here")
+    return found
