@@ -16,9 +16,10 @@ _VERBS = {
     "variant": "attnmath.variants:get",
     "gpu": "attnmath.hardware:get",
     "model": "attnmath.models.costs:model",
+    "check_plan": "attnmath.plans:check_plan",
     "AttnmathError": "attnmath.errors",
 }
-__all__ = ["AttnmathError", "cost", "evaluate", "formula", "gpu", "model", "variant"]
+__all__ = ["AttnmathError", "check_plan", "cost", "evaluate", "formula", "gpu", "model", "variant"]
 
 if TYPE_CHECKING:
     from attnmath.costs import cost as cost
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from attnmath.formulas import formula as formula
     from attnmath.hardware import get as gpu
     from attnmath.models.costs import model as model
+    from attnmath.plans import check_plan as check_plan
     from attnmath.variants import get as variant
 
 

@@ -9,6 +9,9 @@ from msgspec.json import schema
 
 from attnmath.errors import Unknown
 from attnmath.models.costs import ModelCost
+from attnmath.plans.checking import PlanResult
+from attnmath.plans.logs import Explanation
+from attnmath.plans.solving import Solution
 from attnmath.results import Cost
 
 
@@ -59,6 +62,39 @@ class Presets(Struct):
 
     schema: Literal["attnmath.models/1"]
     models: list[Preset]
+
+
+class PlanCheck(PlanResult, frozen=True, kw_only=True):
+    """`attnmath plan check --json`: the verdict, every check, and bytes of the fullest GPU by what takes them."""
+
+    schema: Literal["attnmath.plan/1"]
+
+
+class Refused(Struct):
+    """A plan without a verdict."""
+
+    file: str
+    error: str
+
+
+class PlanChecks(Struct):
+    """`attnmath plan check --json` of several plans, or of one that cannot be read."""
+
+    schema: Literal["attnmath.plan/1"]
+    rows: list[PlanCheck]
+    errors: list[Refused]
+
+
+class PlanSolve(Solution, frozen=True, kw_only=True):
+    """`attnmath plan solve --json`: the largest plan that fits."""
+
+    schema: Literal["attnmath.plan-solve/1"]
+
+
+class PlanExplain(Explanation, frozen=True, kw_only=True):
+    """`attnmath plan explain --json`: a server's log against a plan."""
+
+    schema: Literal["attnmath.plan-explain/1"]
 
 
 class Part(Struct):
@@ -227,6 +263,10 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "masks": (Masks,),
     "model": (ModelDocument, ModelRows),
     "models": (Presets,),
+    "plan": (),
+    "plan-check": (PlanCheck, PlanChecks),
+    "plan-solve": (PlanSolve,),
+    "plan-explain": (PlanExplain,),
     "gpus": (Gpus,),
     "gpu-file": (FileGpu,),
 }
@@ -240,6 +280,8 @@ def json_schema(name: str) -> dict[str, Any]:
     """
     if name not in SCHEMAS:
         raise Unknown("schema", name, SCHEMAS)
+    if name == "plan":
+        return plan_schema()
     parts = [schema(x) for x in SCHEMAS[name]]
     defs = {k: v for p in parts for k, v in p["$defs"].items()}
     for own in defs.values():
@@ -250,3 +292,40 @@ def json_schema(name: str) -> dict[str, Any]:
         return {"type": "object", "properties": {"sources": sources}, "additionalProperties": parts[0], "$defs": defs}
     either = parts[0] if len(parts) == 1 else {"anyOf": [{"$ref": p["$ref"]} for p in parts]}
     return {**either, "$defs": defs}
+
+
+KINDS: dict[str, dict[str, Any]] = {  # of a plan's keys
+    "text": {"type": "string", "minLength": 1},
+    "name": {"type": "string"},
+    "size": {"type": "integer", "minimum": 1},
+    "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "margin": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    "number": {"type": "number", "exclusiveMinimum": 0},
+    "bytes": {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[KMGTkmgt]?[iI]?[bB]\s*$"},
+}
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON Schema of a plan file, made from the table of its keys.
+
+    >>> plan_schema()["required"]
+    ['model']
+    """
+    from attnmath.plans.fields import REQUIRED, SECTIONS
+
+    def table(section: str) -> dict[str, Any]:
+        keys = {
+            name: {
+                **KINDS[key.kind],
+                "description": key.meaning,
+                **({"enum": list(key.among)} if key.among else {}),
+                **({"default": key.default} if key.default not in (None, REQUIRED) else {}),
+            }
+            for name, key in SECTIONS[section].items()
+        }
+        required = [name for name, key in SECTIONS[section].items() if key.default == REQUIRED]
+        return {"type": "object", "properties": keys, "required": required, "additionalProperties": False}
+
+    whole = table("")
+    whole["properties"] |= {section: table(section) for section in SECTIONS if section}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A capacity plan", **whole}

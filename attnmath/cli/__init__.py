@@ -23,6 +23,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "masks": "Which keys a query may see.",
     "model": "What a whole model weighs, caches and computes, from its config.json.",
     "models": "The models that are known by name.",
+    "plan": "Whether a deployment fits, and what to change if not.",
     "gpus": "The accelerators, every figure with its source.",
     "schema": "The JSON Schema of a verb's output.",
 }

@@ -324,8 +324,14 @@ def _file(name: str) -> str:
         return cached
     if name.endswith(".json") or name.count("/") > 1 or name.startswith((".", "/")):
         return name
-    where = "; it is no file either, and no model of that name is in the local cache of a hub"
-    raise InputError(f"{Unknown('model', name, presets.names(), 'presets')}{where}")
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), presets.names(), 3, 0.6)
+    hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    raise InputError(
+        f"unknown model {name[:80]!r}{hint} `attnmath models` lists the presets; it is no file either, and no model of that name "
+        "is in the local cache of a hub"
+    )
 
 
 def _kind(raw: Config, path: str) -> str:

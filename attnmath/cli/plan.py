@@ -1,0 +1,140 @@
+"""`attnmath plan`: check, solve, explain, init."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from attnmath.cli import options, render
+from attnmath.errors import AttnmathError, InputError
+
+
+@click.group("plan", short_help="Does this deployment fit, and what to change if not.")
+def command() -> None:
+    """A deployment written down in a TOML file: whether it fits in memory, by what margin, what takes it, what would help.
+
+    \b
+    attnmath plan init -o plan.toml
+    attnmath plan check plan.toml
+    attnmath plan solve plan.toml --for max-context
+    attnmath plan explain plan.toml --log server.log
+    """
+
+
+@command.command("check", short_help="Whether plans fit; exit 1 if one does not.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "github", "sarif", "junit"]),
+    default="text",
+    help="github: annotations of a pull request; sarif, junit: for other CI systems.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+def check(files: tuple[str, ...], format_: str, as_json: bool) -> int:
+    """Every constraint with value, limit, margin, reason and fix. Exit 0: all fit; 1: one does not; 2: no verdict on one.
+
+    \b
+    attnmath plan check plan.toml
+    attnmath plan check plans/*.toml --format github
+    """
+    from attnmath.cli import render_plan
+    from attnmath.plans.checking import PlanResult
+    from attnmath.plans.checking import check as check_plan
+    from attnmath.plans.reading import read
+
+    found: list[PlanResult] = []
+    errors: list[tuple[str, str]] = []
+    for path in files:
+        try:
+            found.append(check_plan(read(path)))
+        except AttnmathError as error:
+            errors.append((path, str(error)))
+    render_plan.checked(found, errors, options.chosen(format_, as_json))
+    return 2 if errors else 1 if any(not r.passed for r in found) else 0
+
+
+@command.command("solve", short_help="The largest plan that fits.")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--for",
+    "goal",
+    required=True,
+    metavar="GOAL",
+    help="max-context: the longest requests; max-concurrency: the most at once; min-gpus: the fewest GPUs.",
+)
+@options.format_option()
+def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
+    """The answer, what binds it, the runner-up, and what single changes would bring, the most helpful first.
+
+    \b
+    attnmath plan solve plan.toml --for max-context
+    attnmath plan solve plan.toml --for min-gpus --json
+    """
+    from attnmath.cli import render_plan
+    from attnmath.plans.reading import read
+    from attnmath.plans.solving import solve as solve_plan
+
+    solution = solve_plan(read(file), goal)
+    if options.chosen(format_, as_json) == "json":
+        render.as_json(solution.to_dict())
+    else:
+        render.page(render_plan.solution_lines(solution))
+
+
+@command.command("explain", short_help="Why the server's log says something else.")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--log", required=True, metavar="LOG", help="What vLLM, SGLang, TensorRT-LLM or llama.cpp printed at its start."
+)
+@options.format_option()
+def explain(file: str, log: str, format_: str, as_json: bool) -> None:
+    """The sizes in a server's log beside the plan's, and what each difference is.
+
+    \b
+    attnmath plan explain plan.toml --log server.log
+    """
+    from attnmath.cli import render_plan
+    from attnmath.plans.logs import explain as explain_log
+    from attnmath.plans.reading import read
+
+    explanation = explain_log(read(file), log)
+    if options.chosen(format_, as_json) == "json":
+        render.as_json(explanation.to_dict())
+    else:
+        render.page(render_plan.explanation_lines(explanation))
+
+
+@command.command("init", short_help="A commented example file.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it [stdout].")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def init(output: str | None, force: bool) -> None:
+    """A plan file with every key, its meaning and its default.
+
+    \b
+    attnmath plan init
+    attnmath plan init -o plan.toml
+    """
+    from attnmath.plans.fields import commented
+
+    if output is None:
+        render.page(commented().rstrip("\n").split("\n"))
+        return
+    if os.path.exists(output) and not force:
+        raise InputError(f"{output} exists; --force overwrites it")
+    _write(output, commented())
+    render.note(f"wrote {output}; check it with: attnmath plan check {output}")
+
+
+def _write(path: str, text: str) -> None:
+    """All of it or nothing."""
+    draft = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(draft, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(draft, path)
+    except OSError as error:
+        if os.path.exists(draft):
+            os.unlink(draft)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,240 @@
+"""How plans look: as text, JSON, annotations of a pull request, SARIF or JUnit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attnmath.cli.render import Row, as_json, columns, exact, note, page, scaled, strong
+
+if TYPE_CHECKING:
+    from attnmath.plans.checking import Check, PlanResult
+    from attnmath.plans.logs import Explanation
+    from attnmath.plans.solving import Solution
+
+
+def checked(found: list[PlanResult], errors: list[tuple[str, str]], format_: str) -> None:
+    """All plans that could be checked, and what is wrong with the others."""
+    if format_ == "json":
+        from attnmath.plans.checking import SCHEMA
+
+        documents = [r.to_dict() for r in found]
+        refused = [{"file": path, "error": error} for path, error in errors]
+        one = documents[0] if len(documents) == 1 and not errors else None
+        as_json(one or {"schema": SCHEMA, "rows": documents, "errors": refused})
+    elif format_ == "github":
+        page(
+            [line for r in found for line in _annotations(r)]
+            + [_annotation("error", p, None, "plan", e) for p, e in errors]
+        )
+    elif format_ == "sarif":
+        as_json(sarif(found, errors))
+    elif format_ == "junit":
+        page([junit(found, errors)])
+    else:
+        blocks = [check_lines(r) for r in found]
+        page([line for k, block in enumerate(blocks) for line in ([""] * bool(k) + block)])
+        for r in found:
+            _notes(r)
+    if format_ != "json" or not found:
+        for _, error in errors:
+            note(f"attnmath: {error}")
+
+
+def check_lines(r: PlanResult) -> list[str]:
+    """The verdict, what takes the memory, and every check."""
+    verdict = {"pass": "fits", "fail": "does not fit", "unsure": "may not fit"}[r.verdict]
+    m = r.memory_bytes
+    rows: list[Row] = []
+    for name in m.__struct_fields__[:-2]:
+        v = getattr(m, name)
+        if v or name in ("weights", "kv_cache"):
+            rows.append(
+                (
+                    f"  {name.replace('_', ' ')}",
+                    exact(v),
+                    scaled(v, "bytes"),
+                    f"{v / m.available:6.1%}",
+                    r.made_of.get(name, ""),
+                )
+            )
+    rows.append(("  total", exact(m.total), scaled(m.total, "bytes"), f"{m.total / m.available:6.1%}", ""))
+    rows.append(("  of one GPU's", exact(m.available), scaled(m.available, "bytes"), "", ""))
+    c = r.capacity
+    checks: list[Row] = [
+        (
+            f"  {'ok  ' if x.passed else 'FAIL'}  {x.id}",
+            x.name,
+            _told(x.value, x.unit),
+            _told(x.limit, x.unit),
+            _margin(x),
+        )
+        for x in r.checks
+    ]
+    failed = [x for x in r.checks if not x.passed]
+    return [
+        strong(f"{r.file}: {r.model} {verdict}"),
+        "",
+        strong("memory of the fullest GPU"),
+        *columns(rows, (1, 2, 3)),
+        "",
+        strong("capacity"),
+        f"  cache {scaled(c.pool_bytes, 'bytes')} on each GPU: one sequence of {c.tokens:,} tokens, "
+        f"or {c.max_concurrency:,} of the plan's requests over all replicas",
+        "",
+        *columns([("  checks", "", "value", "limit", "margin"), *checks], (2, 3, 4)),
+        *[line for x in failed for line in ("", strong(f"{x.id} {x.name}"), f"  why: {x.why}", f"  fix: {x.fix}")],
+    ]
+
+
+def _told(v: Any, unit: str) -> str:
+    if v is None:
+        return "-"
+    return scaled(v, "bytes") if unit == "bytes" and isinstance(v, int) else f"{exact(v)} {unit}".strip()
+
+
+def _margin(x: Check) -> str:
+    if x.margin is None:
+        return ""
+    sign = "-" if x.margin < 0 else "+"
+    return f"{sign}{scaled(abs(x.margin), 'bytes') if x.unit == 'bytes' else exact(abs(x.margin))}"
+
+
+def _notes(r: PlanResult) -> None:
+    shown = {k: v for k, v in r.assumed.items() if not k.startswith(("targets.", "workload.trace"))}
+    note(f"{r.file}: assumed: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+    for text in r.notes:
+        note(f"{r.file}: note: {text}")
+    for key in r.unchecked:
+        note(f"{r.file}: not checked: {key}: there is no time model yet")
+
+
+def _annotations(r: PlanResult) -> list[str]:
+    failed = [x for x in r.checks if not x.passed]
+    if not failed:
+        return [_annotation("notice", r.file, None, "plan", f"{r.model} fits")]
+    return [
+        _annotation(
+            "error",
+            r.file,
+            x.line,
+            f"{x.id} {x.name}",
+            f"{_told(x.value, x.unit)} of {_told(x.limit, x.unit)}; {x.why}; fix: {x.fix}",
+        )
+        for x in failed
+    ]
+
+
+def _annotation(level: str, path: str, line: int | None, title: str, message: str) -> str:
+    """A workflow command of GitHub's; what would end it early is escaped."""
+    where = f"file={_attribute(path)}" + (f",line={line}" if line else "")
+    return f"::{level} {where},title={_attribute(title)}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _attribute(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def sarif(found: list[PlanResult], errors: list[tuple[str, str]]) -> dict[str, Any]:
+    """The failed checks as a SARIF 2.1.0 log."""
+    from attnmath import __version__
+
+    rules = {x.id: x.name for r in found for x in r.checks if not x.passed} | (
+        {"AM000": "the plan reads"} if errors else {}
+    )
+    results = [
+        _result(
+            x.id,
+            f"{x.name}: {_told(x.value, x.unit)} of {_told(x.limit, x.unit)}; {x.why}; fix: {x.fix}",
+            r.file,
+            x.line,
+        )
+        for r in found
+        for x in r.checks
+        if not x.passed
+    ]
+    results += [_result("AM000", error, path, None) for path, error in errors]
+    driver = {"name": "attnmath", "version": __version__, "rules": [{"id": k, "name": v} for k, v in rules.items()]}
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "results": results}],
+    }
+
+
+def _result(rule: str, text: str, path: str, line: int | None) -> dict[str, Any]:
+    place: dict[str, Any] = {"artifactLocation": {"uri": path.replace("\\", "/")}}
+    if line:
+        place["region"] = {"startLine": line}
+    return {"ruleId": rule, "level": "error", "message": {"text": text}, "locations": [{"physicalLocation": place}]}
+
+
+def junit(found: list[PlanResult], errors: list[tuple[str, str]]) -> str:
+    """A test suite for each plan, a test case for each check."""
+    from xml.etree import ElementTree as xml
+
+    root = xml.Element("testsuites", name="attnmath plan check")
+    for r in found:
+        failed = sum(not x.passed for x in r.checks)
+        suite = xml.SubElement(
+            root, "testsuite", name=_clean(r.file), tests=str(len(r.checks)), failures=str(failed), errors="0"
+        )
+        for x in r.checks:
+            case = xml.SubElement(suite, "testcase", classname=_clean(r.file), name=f"{x.id} {x.name}")
+            if not x.passed:
+                told = f"{_told(x.value, x.unit)} of {_told(x.limit, x.unit)}"
+                xml.SubElement(case, "failure", message=told).text = _clean(f"why: {x.why}\nfix: {x.fix}")
+    for path, error in errors:
+        suite = xml.SubElement(root, "testsuite", name=_clean(path), tests="1", failures="0", errors="1")
+        case = xml.SubElement(suite, "testcase", classname=_clean(path), name="AM000 the plan reads")
+        xml.SubElement(case, "error", message="no verdict").text = _clean(error)
+    xml.indent(root)
+    return xml.tostring(root, encoding="unicode", xml_declaration=False)
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML cannot hold."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+def solution_lines(s: Solution) -> list[str]:
+    """The answer, what binds, the runner-up and what would help."""
+    changed = ", ".join(f"{k} = {v}" for k, v in s.values.items())
+    rows: list[Row] = [("  change", "then", "gain", "GPUs")]
+    rows += [(f"  {c.change}", f"{c.answer:,} {s.unit}", f"x {c.gain:g}", str(c.gpus)) for c in s.changes]
+    return [
+        strong(f"{s.file}: {s.goal}: {s.answer:,} {s.unit}"),
+        *([f"  with {changed}"] if changed else []),
+        "",
+        f"  binds      {f'{s.binds}, ' if s.binds else ''}{s.why}",
+        f"  runner-up  {s.runner_up or 'none'}",
+        "",
+        *(columns(rows, (1, 2, 3)) if s.changes else ["  no single change that is tried here helps"]),
+    ]
+
+
+def explanation_lines(x: Explanation) -> list[str]:
+    """A row for each number of the log."""
+    rows: list[Row] = [("  what", "log", "plan", "difference for the cache", "why")]
+    rows += [
+        (f"  {d.what}", _signed(d.log, d.unit), _signed(d.plan, d.unit), _signed(d.difference, d.unit), d.why)
+        for d in x.differences
+    ]
+    remainder = [f"  not attributed: {_signed(x.remainder_bytes, 'bytes')} of the cache's difference"]
+    return [
+        strong(f"{x.log}: {x.engine}, against {x.file}"),
+        "",
+        *columns(rows, (1, 2, 3)),
+        "",
+        *remainder,
+        *(f"  {n}" for n in x.notes),
+    ]
+
+
+def _signed(v: float, unit: str) -> str:
+    if unit != "bytes":
+        return f"{v:,}"
+    return scaled(v, "bytes") if v >= 0 else f"-{scaled(-v, 'bytes')}"

@@ -1,0 +1,215 @@
+"""A plan file: TOML, checked as a whole, with the line of everything that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from attnmath.errors import InputError, Unknown, together
+from attnmath.files import MAX_TOML_BYTES, parse_toml, read_text
+from attnmath.language.syntax import MAX_DIGITS
+from attnmath.plans.fields import LATER, REQUIRED, SECTIONS, Key
+
+UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+class Plan(Struct, frozen=True):
+    """A plan: every key under `section.key`, defaults filled in; `given`: those that stand in the file; `lines`: where."""
+
+    path: str
+    values: Mapping[str, Any]
+    given: frozenset[str]
+    lines: Mapping[str, int] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        """A value: `plan["engine.block_size"]`, `plan["model"]`."""
+        return self.values[key]
+
+    def at(self, *keys: str) -> int | None:
+        """The line of the first of these keys that stands in the file."""
+        return next((self.lines[k] for k in keys if k in self.lines), None)
+
+    def changed(self, **values: Any) -> Plan:
+        """The same plan with other values, keys written `engine__block_size`."""
+        from msgspec.structs import replace
+
+        return replace(self, values={**self.values, **{k.replace("__", "."): v for k, v in values.items()}})
+
+    @property
+    def unchecked(self) -> list[str]:
+        """What is asked for and cannot be checked before there is a time model."""
+        return [k for k, v in self.values.items() if k.rpartition(".")[2] in LATER and v is not None]
+
+
+def read(path: str) -> Plan:
+    """A plan from its file; InputError names everything that is wrong with it, with file and line.
+
+    >>> read("no-such-file.toml")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: no-such-file.toml: No such file or directory
+    """
+    return parse(read_text(path, MAX_TOML_BYTES, "a plan is a page"), path)
+
+
+def parse(text: str, path: str) -> Plan:
+    """A plan from its text.
+
+    >>> parse('model = "gpt2"', "plan.toml")["engine.name"]
+    'vllm'
+    """
+    raw = parse_toml(text, path)
+    lines = line_numbers(text)
+    errors: list[str] = []
+
+    def wrong(name: str, message: str) -> None:
+        line = lines.get(name)
+        errors.append(f"{f'line {line}: ' if line else ''}{name[:80]}{message}")
+
+    if "training" in raw:
+        wrong("training", ": training plans are not checked yet; a plan of a server has a [workload]")
+    flat = _flat(raw, wrong)
+    for name in flat:
+        section, _, key = name.rpartition(".")
+        if section not in SECTIONS or key not in SECTIONS[section]:
+            known = list(SECTIONS[section]) if section in SECTIONS else list(SECTIONS)
+            wrong(name, f": {Unknown('key', key, known, f'keys of [{section}]' if section else 'keys')}")
+    values: dict[str, Any] = {}
+    for section, keys in SECTIONS.items():
+        for key, row in keys.items():
+            name = f"{section}.{key}".lstrip(".")
+            v = flat.get(name)
+            if v is None:
+                if row.default == REQUIRED:
+                    wrong(name, f" is missing: {row.meaning}")
+                values[name] = None if row.default == REQUIRED else row.default
+            elif complaint := _complaint(row, v):
+                wrong(name, f" is {_shown(v)}; expected {complaint}")
+            else:
+                values[name] = parse_bytes(v) if row.kind == "bytes" else v
+    if not errors:
+        _contradictions(values, frozenset(flat), wrong)
+    if errors:
+        raise InputError(together(errors, f"{path}: {len(errors)} error{'s' * (len(errors) > 1)}"))
+    return Plan(path, values, frozenset(flat), lines)
+
+
+def _flat(raw: Mapping[str, Any], wrong: Any) -> dict[str, Any]:
+    """`section.key` -> value; tables where none belong are complained of."""
+    out: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name == "training":
+            continue
+        if isinstance(value, Mapping):
+            if name not in SECTIONS:
+                wrong(name, f": {Unknown('section', name, [s for s in SECTIONS if s], 'sections')}")
+                continue
+            for key, v in value.items():
+                if isinstance(v, Mapping):
+                    wrong(f"{name}.{key}", " is a table; expected a value")
+                else:
+                    out[f"{name}.{key}"] = v
+        elif name in SECTIONS and name:
+            wrong(name, f" is {_shown(value)}; expected a section: write [{name}] and its keys below")
+        else:
+            out[name] = value
+    return out
+
+
+def line_numbers(text: str) -> dict[str, int]:
+    """Where each key and section of a TOML text stands, by `section.key`; what is written otherwise has no line.
+
+    >>> line_numbers('model = "x"\\n[gpu]\\ncount = 2')
+    {'model': 1, 'gpu': 2, 'gpu.count': 3}
+    """
+    found: dict[str, int] = {}
+    section = ""
+    for at, row in enumerate(text.split("\n"), 1):
+        if header := re.match(r"\s*\[\s*\"?([\w.-]+)\"?\s*\]", row):
+            section = header[1]
+            found.setdefault(section, at)
+        elif key := re.match(r"\s*\"?([\w.-]+)\"?\s*=", row):
+            found.setdefault(f"{section}.{key[1]}".lstrip("."), at)
+    return found
+
+
+def parse_bytes(text: Any) -> int:
+    """`80GB` = 80e9 bytes, `79.6GiB`; InputError for anything else.
+
+    >>> parse_bytes("80GB"), parse_bytes("1.5GiB")
+    (80000000000, 1610612736)
+    """
+    found = re.fullmatch(r"\s*(\d{1,15})(?:\.(\d{1,15}))?\s*([KMGT]?i?B)\s*", str(text), re.IGNORECASE)
+    if not found or found[3].upper() not in UNITS:
+        raise InputError(f"{str(text)[:40]!r} is no size in bytes; write 80GB (10^9) or 79.6GiB (2^30)")
+    whole, part, unit = found[1], found[2] or "", UNITS[found[3].upper()]
+    return int(whole + part) * unit // int("1" + "0" * len(part))
+
+
+def _complaint(row: Key, v: Any) -> str:
+    """What is expected instead; empty if the value fits."""
+    number = isinstance(v, (int, float)) and not isinstance(v, bool)
+    if row.kind == "size":
+        fits = isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 10**15
+        return "" if fits else "a whole number of at least 1"
+    if row.kind == "name":
+        return "" if isinstance(v, str) and v in row.among else str(Unknown("name", str(v), row.among, "names"))
+    if row.kind == "bytes":
+        try:
+            return "" if isinstance(v, str) and parse_bytes(v) > 0 else "a text like 79.6GiB or 80GB"
+        except InputError:
+            return "a text like 79.6GiB or 80GB"
+    if row.kind == "text":
+        return "" if isinstance(v, str) and v.strip() and v.isprintable() and len(v) < 1000 else "a text"
+    limits = {"share": ("a share, 0 < x <= 1", 0, 1, True), "margin": ("a share, 0 <= x < 1", -1e-300, 1, False)}
+    words, low, high, closed = limits.get(row.kind, ("a number of more than 0", 0, 1e15, False))
+    return "" if number and v == v and (low < v < high or (closed and v == high)) else words
+
+
+def _shown(v: Any) -> str:
+    if isinstance(v, int) and abs(v) >= 10**MAX_DIGITS:
+        return f"a number of more than {MAX_DIGITS} digits"
+    text = repr(v)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> None:
+    """What single keys cannot show."""
+    if v["gpu.name"] is None and v["gpu.memory"] is None:
+        wrong("gpu.name", " is missing: name an accelerator, or say how much memory one has (gpu.memory)")
+    from attnmath.plans.engines import ENGINES
+
+    own = ENGINES[v["engine.name"]].setting
+    for other in {e.setting for e in ENGINES.values()} - {own, None}:
+        if f"engine.{other}" in given:
+            wrong(f"engine.{other}", f" has no use for {v['engine.name']}{f', whose setting is {own}' if own else ''}")
+    if "workload.rate_per_s" in given and "workload.concurrency" in given:
+        wrong("workload.rate_per_s", " and workload.concurrency: one of them says the load")
+    if v["parallel.context"] > 1:
+        wrong("parallel.context", f" is {v['parallel.context']}: context parallelism is not checked yet")
+    experts = v["parallel.expert"]
+    if experts > 1 and v["parallel.tensor"] * v["parallel.data"] % experts:
+        wrong(
+            "parallel.expert",
+            f" is {experts}; it has to divide tensor x data = {v['parallel.tensor'] * v['parallel.data']}",
+        )
+    longest = v["engine.max_model_len"]
+    asked = v["workload.prompt_tokens"] + v["workload.output_tokens"]
+    if longest and longest < asked:
+        wrong(
+            "engine.max_model_len",
+            f" is {longest}, less than prompt_tokens + output_tokens = {asked}",
+        )

@@ -1,0 +1,451 @@
+"""Plans: what fits and what does not, against servers' own logs; what the answer of `solve` means; files that are none."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from conftest import shared
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnmath.cli import run
+from attnmath.errors import InputError
+from attnmath.models import presets
+from attnmath.plans.checking import check, sequence_bytes, server
+from attnmath.plans.engines import ENGINES
+from attnmath.plans.fields import SECTIONS, commented
+from attnmath.plans.logs import concurrency_of, explain, scan
+from attnmath.plans.ranks import Rank, weight_bytes
+from attnmath.plans.reading import parse
+from attnmath.plans.solving import solve, with_concurrency, with_context, with_gpus
+from attnmath.schemas import json_schema
+
+HERE = Path(__file__).parent / "plans"
+FILES = sorted(HERE.glob("*.toml"))
+GIB = 2**30
+
+
+def plan(model, memory="80GB", **sections):
+    """A plan from keyword arguments: `engine={"name": "ideal"}`."""
+    lines = [f'model = "{model}"', "[gpu]", f'memory = "{memory}"']
+    for section, keys in sections.items():
+        lines += [f"[{section}]"] * (section != "gpu") + [f"{k} = {json.dumps(v)}" for k, v in keys.items()]
+    return parse("\n".join(lines), "plan.toml")
+
+
+# -- the files in tests/plans
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_each_file_does_what_its_first_line_says(path, capsys):
+    expected = path.stem.split("-")[0]
+    code = run(["plan", "check", str(path), "--json"])
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert code == {"fits": 0, "fails": 1, "invalid": 2}[expected]
+    jsonschema.validate(document, json_schema("plan-check"))
+    if expected == "invalid":
+        assert path.name in document["errors"][0]["error"]
+        return
+    failed = {c["id"] for c in document["checks"] if not c["passed"]}
+    assert failed == set(re.findall(r"AM\d{3}", path.read_text().splitlines()[0]))
+    for c in document["checks"]:
+        assert c["why"] and c["fix"]
+        if isinstance(c["margin"], int):
+            assert c["margin"] == c["limit"] - c["value"]
+    memory = document["memory_bytes"]
+    assert memory["total"] == sum(v for k, v in memory.items() if k not in ("total", "available"))
+
+
+def test_there_are_twenty_files_and_more():
+    assert len(FILES) >= 20
+
+
+def test_all_errors_of_a_plan_at_once_with_line_field_and_nearest_name(capsys):
+    assert run(["plan", "check", str(HERE / "invalid-everything.toml")]) == 2
+    err = capsys.readouterr().err
+    assert "11 errors" in err
+    for told in (
+        "line 1: model is 3; expected a text",
+        "line 2: engine is 'vllm'; expected a section",
+        "line 3: colour: unknown key",
+        "line 5: gpu.nam: unknown key 'nam': did you mean 'name'",
+        "line 6: gpu.count is '8'; expected a whole number",
+        "line 7: gpu.memory is 'eighty'",
+        "line 9: parallel.tensor is 0",
+        "line 10: parallel.pipeline is True",
+        "line 12: workload.concurrency is inf",
+        "line 15: targets.memory_margin is 1.5",
+    ):
+        assert told in err
+
+
+def test_the_worst_of_several_files_is_the_exit_code(capsys):
+    fits, fails, invalid = (str(next(HERE.glob(f"{x}-*.toml"))) for x in ("fits", "fails", "invalid"))
+    assert run(["plan", "check", fits, fails]) == 1
+    assert run(["plan", "check", fits, fails, invalid]) == 2
+    assert run(["plan", "check", fits, fits]) == 0
+    capsys.readouterr()
+
+
+def test_formats_of_ci_systems(capsys):
+    files = [str(HERE / f"{x}.toml") for x in ("fits-llama-8b", "fails-load", "invalid-gpu")]
+    run(["plan", "check", *files, "--format", "github"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("::notice file=")
+    assert any(re.match(r"::error file=.*fails-load.toml,line=6,title=AM003 ", line) for line in out)
+    assert any("invalid-gpu.toml" in line and line.startswith("::error") and "\n" not in line for line in out)
+    run(["plan", "check", *files, "--format", "sarif"])
+    log = json.loads(capsys.readouterr().out)
+    assert log["version"] == "2.1.0"
+    results = log["runs"][0]["results"]
+    assert {r["ruleId"] for r in results} == {"AM003", "AM004", "AM000"}
+    assert {r["id"] for r in log["runs"][0]["tool"]["driver"]["rules"]} == {"AM003", "AM004", "AM000"}
+    run(["plan", "check", *files, "--format", "junit"])
+    suites = ElementTree.fromstring(capsys.readouterr().out)
+    assert [(s.get("failures"), s.get("errors")) for s in suites] == [("0", "0"), ("2", "0"), ("0", "1")]
+
+
+def test_a_commented_plan_is_a_plan_and_its_schema_agrees(tmp_path, capsys):
+    assert run(["plan", "init", "-o", str(tmp_path / "plan.toml")]) == 0
+    assert run(["plan", "init", "-o", str(tmp_path / "plan.toml")]) == 2
+    assert "exists; --force" in capsys.readouterr().err
+    assert run(["plan", "check", str(tmp_path / "plan.toml")]) == 0
+    import tomllib
+
+    schema = json_schema("plan")
+    jsonschema.validate(tomllib.loads(commented()), schema)
+    for text, good in (("[gpu]\ncount = 0", False), ('[engine]\nname = "vlm"', False), ("[gpu]\ncount = 2", True)):
+        document = tomllib.loads(f'model = "gpt2"\n{text}')
+        assert list(jsonschema.Draft202012Validator(schema).iter_errors(document)) is not good
+    for section, keys in SECTIONS.items():
+        for name in keys:
+            assert name in commented(), (section, name)
+
+
+# -- against servers' own logs (the sources are in ../shared/truth/server_logs.json and here)
+
+
+def test_a_profiled_server_llama_8b_on_a_3090():
+    """vllm-project/vllm#10517: 23.58 GiB x 0.9; weights 14.9888, peak 17.06, non-torch 0.35, cache 3.81 GiB: 1,952 blocks."""
+    p = plan(
+        "llama-3.1-8b",
+        "23.58GiB",
+        engine={"max_num_batched_tokens": 20_000, "max_model_len": 20_000},
+        workload={"prompt_tokens": 19_000, "output_tokens": 1_000},
+    )
+    s = server(p)
+    assert s.used.weights / GIB == pytest.approx(14.9888, rel=0.003)
+    assert (s.used.activations + s.used.logits) / GIB == pytest.approx(17.06 - 14.9888, rel=0.05)
+    assert s.pool / GIB == pytest.approx(3.81, rel=0.02)
+    assert round(concurrency_of(s, int(3.81 * GIB), 20_000), 2) == 1.56
+    assert sum(sequence_bytes(s, 1952 * 16)) / GIB == pytest.approx(3.81, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("model", "memory", "tensor", "util", "weights", "context", "activations", "batched"),
+    [
+        ("llama-3.1-8b", 23.58, 1, 0.9, 14.9888, 0.35, 2.07, 20_000),  # vllm-project/vllm#10517
+        ("deepseek-v2-lite", 39.39, 8, 0.9, 3.97, 2.1, 0.36, 8192),  # P18 of the logs: eight A100s of 40 GB
+        ("qwen2.5-72b", 39.38, 4, 0.95, 34.43, 0.34, 2.51, 8192),  # vllm-project/vllm#16570, a tower beside the text
+    ],
+)
+def test_the_use_of_profiled_servers(model, memory, tensor, util, weights, context, activations, batched):
+    """Weights, activations and the rest together, within 5 % of the budget."""
+    p = plan(
+        model,
+        f"{memory}GiB",
+        parallel={"tensor": tensor},
+        engine={"gpu_memory_utilization": util, "max_num_batched_tokens": batched},
+    )
+    u = server(p).used
+    ours = (u.total - u.graphs) / GIB
+    assert abs(ours - (weights + context + activations)) < 0.05 * memory * util
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "pool", "concurrency"),
+    [
+        ("qwen3.5-35b-a3b", 1, 6.01, 4.35),  # noonghunna/club-3090#652, fp8 cache, 131,072 tokens
+        ("qwen3.5-27b", 2, 4.99, 2.31),  # mitchross/talos-argocd-proxmox#1995, the same
+    ],
+)
+def test_hybrids_pools_are_explained_by_their_states_pages(model, tensor, pool, concurrency):
+    s = server(plan(model, dtype={"kv": "fp8"}, parallel={"tensor": tensor}))
+    assert concurrency_of(s, int(pool * GIB), 131_072) == pytest.approx(concurrency, rel=0.005)
+
+
+CHUNKS = {"A07": "full"}  # vLLM counted Llama 4's chunked layers in full
+
+
+def test_sizes_that_the_architecture_determines():
+    """What engines printed, within 0.1 %, with the stated dtype, shards, windows and layers for multi-token prediction."""
+    import attnmath as am
+
+    rows = json.loads(shared("truth", "server_logs.json").read_text())["architecture_determined"]
+    for row in rows:
+        path = shared("configs", f"{row['config']}.json")
+        dtype = {2: "bf16", 1: "fp8", 1.0625: "q8_0"}[row["kv_bytes_per_elem"]]
+        mtp = "MTP" in row["note"] and "not" not in row["note"]
+        m = am.model(str(path), seq=1, context=row["context_tokens"], kv_dtype=dtype, with_mtp=mtp)
+        total = m.kv_cache_bytes_per_token * row["context_tokens"] / row["tp_or_shard"]
+        unit = {"GiB": GIB, "MiB": 2**20, "GB": 1e9}[row["unit"]]
+        half = 2 if "K size" in row["what"] else 1
+        assert total / half / unit == pytest.approx(row["reported"], rel=1e-3), row["id"]
+
+
+def test_pools_in_tokens():
+    """Two pools whose size and tokens are known, within 0.2 % in tokens per GiB."""
+    s = server(plan("llama-3.1-8b"))
+    for pool, tokens in ((3.81, 31_232), (19.92, 163_168)):
+        row = sum(c.row * c.count for c in s.caches)
+        assert pool * GIB / row == pytest.approx(tokens, rel=0.002)
+
+
+def test_the_checkable_answers_of_the_questions(capsys):
+    import attnmath as am
+
+    def gib(model, context, **more):
+        return round(am.model(model, seq=1, context=context, **more).kv_cache_bytes / GIB, 3)
+
+    assert am.model("qwen2.5-7b").kv_cache_bytes_per_token == 57_344
+    assert gib("qwen2.5-7b", 3072) == 0.164
+    assert gib("deepseek-v3", 163_840) == 10.723
+    assert gib("gemma-3-27b", 131_072) == 10.406
+    assert gib("gemma-3-27b", 131_072, kv_alloc="engine") == 62.0
+    assert round(gib("gpt-oss-20b", 8192, batch=32), 2) == 6.09
+    assert gib("gpt-oss-20b", 8192, batch=32, kv_alloc="engine") == 12.0
+    assert round(gib("llama-3.1-8b", 31_232), 2) == 3.81
+
+
+MISTAKES = [  # the usual ones: (model, what they make of it per token, ours)
+    ("qwen2.5-7b", 2 * 3584 * 28 * 2, 57_344),  # hidden size for key/value heads x head dim
+    ("qwen2.5-7b", 2 * 4 * 128 * 28 * 16, 57_344),  # bits for bytes
+    ("deepseek-v3", 2 * 61 * 512 * 2, 70_272),  # the factor of two kept
+    ("deepseek-v3", 61 * 512 * 2, 70_272),  # the rotary part dropped
+    ("gemma-3-27b", 62 * 2 * 16 * (5376 // 32) * 2, 507_904),  # the head's width derived
+]
+
+
+@pytest.mark.parametrize(("model", "mistaken", "right"), MISTAKES)
+def test_usual_mistakes_are_not_made(model, mistaken, right):
+    import attnmath as am
+
+    found = am.model(model).kv_cache_bytes_per_token
+    assert found == right != mistaken
+
+
+def test_other_usual_mistakes():
+    import attnmath as am
+
+    mixtral = am.model("mixtral-8x7b", seq=1).parameters
+    assert mixtral.active < mixtral.total  # total for active experts
+    assert am.model("gemma-2-2b", seq=1).parameters.total == 2_614_341_888  # tied embeddings counted once
+    one, two = (server(plan("llama-3.1-8b", parallel={"tensor": t})).caches[0] for t in (8, 16))
+    assert one.row == two.row and two.copies == 2  # more ranks than key/value heads: held twice
+    latent = [server(plan("deepseek-v3", parallel={"tensor": t})).caches[0] for t in (1, 8)]
+    assert latent[0].row == latent[1].row and latent[1].copies == 8  # a latent is held by every rank
+    quantised = am.model("llama-3.1-8b", kv_dtype="q8_0").kv_cache_bytes_per_token
+    assert quantised == 131_072 // 2 * 34 // 32  # scales counted
+
+
+# -- what an answer means
+
+
+MODELS = st.sampled_from(
+    ["llama-3.1-8b", "qwen3-8b", "gpt-oss-20b", "gemma-3-4b", "deepseek-v2-lite", "qwen3.5-35b-a3b", "mixtral-8x7b"]
+)
+
+
+@st.composite
+def plans(draw):
+    engine = draw(st.sampled_from(sorted(ENGINES)))
+    return plan(
+        draw(MODELS),
+        f"{draw(st.integers(8, 200))}GiB",
+        parallel={"tensor": draw(st.sampled_from([1, 2, 4])), "data": draw(st.sampled_from([1, 2]))},
+        dtype={"kv": draw(st.sampled_from(["bf16", "fp8"]))},
+        engine={
+            "name": engine,
+            "max_num_batched_tokens": draw(st.sampled_from([512, 8192])),
+            "windows": draw(st.sampled_from(["kept", "full"])),
+        },
+        workload={
+            "concurrency": draw(st.integers(1, 64)),
+            "prompt_tokens": draw(st.integers(1, 30_000)),
+            "output_tokens": draw(st.integers(1, 2000)),
+        },
+    )
+
+
+@given(plans(), st.integers(1, 100))
+def test_more_memory_never_makes_a_fitting_plan_fail(p, more):
+    if check(p).passed:
+        assert check(p.changed(gpu__memory=p["gpu.memory"] + more * GIB)).passed
+
+
+@given(plans(), st.integers(1, 64), st.integers(1, 10_000))
+def test_more_load_never_makes_a_plan_pass(p, requests, tokens):
+    if not check(p).passed:
+        heavier = p.changed(workload__concurrency=p["workload.concurrency"] + requests)
+        assert not check(heavier).passed
+        assert not check(heavier.changed(workload__prompt_tokens=p["workload.prompt_tokens"] + tokens)).passed
+
+
+@given(plans(), st.sampled_from(["max-context", "max-concurrency", "min-gpus"]))
+def test_the_answer_passes_and_one_step_further_fails(p, goal):
+    try:
+        s = solve(p, goal)
+    except InputError as error:
+        assert "nothing fits" in str(error)
+        return
+    changed = {"max-context": with_context, "max-concurrency": with_concurrency}
+    if goal == "min-gpus":
+        assert any(check(q).passed for q in with_gpus(p, s.answer))
+        assert not any(check(q).passed for n in range(1, s.answer) for q in with_gpus(p, n))
+    else:
+        assert check(changed[goal](p, s.answer)).passed
+        assert not check(changed[goal](p, s.answer + 1)).passed
+    gains = [c.gain for c in s.changes]
+    assert gains == sorted(gains, reverse=True)
+    assert all(g > 1 for g in gains)
+
+
+@given(MODELS, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
+def test_ranks_hold_no_less_than_their_share_and_together_all(model, tensor, pipeline):
+    from attnmath.models import read
+
+    whole = sum(weight_bytes(read(model), Rank(1, 1, 1, 1), "bf16").values())
+    part = sum(weight_bytes(read(model), Rank(tensor, pipeline, 1, 1), "bf16").values())
+    assert whole / (tensor * pipeline) <= part <= whole
+
+
+def test_solve_prints_what_binds_and_what_would_help(capsys):
+    path = str(HERE / "fits-llama-70b-tp8.toml")
+    assert run(["plan", "solve", path, "--for", "max-context", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, json_schema("plan-solve"))
+    assert document["binds"] == "AM003"
+    assert document["changes"][0]["change"] == 'dtype.kv = "fp8"'
+    assert run(["plan", "solve", path, "--for", "max-throughput"]) == 2
+    assert "needs the time model" in capsys.readouterr().err
+    assert run(["plan", "solve", path, "--for", "max-contxt"]) == 2
+    assert "did you mean 'max-context'" in capsys.readouterr().err
+
+
+# -- logs
+
+
+LOGS = {
+    "vllm": (
+        "INFO model_runner.py: Loading model weights took 14.9888 GB\n"
+        "INFO worker.py: Memory profiling results: total_gpu_memory=23.58GiB initial_memory_usage=15.34GiB "
+        "peak_torch_memory=17.06GiB memory_usage_post_profile=15.35GiB non_torch_memory=0.35GiB kv_cache_size=3.81GiB "
+        "gpu_memory_utilization=0.90\nGPU blocks: 1952, # CPU blocks: 2048\n"
+        "Maximum concurrency for 20000 tokens per request: 1.56x\n",
+        {"weights": int(14.9888 * GIB), "pool": int(3.81 * GIB), "blocks": 1952, "concurrency": 1.56},
+    ),
+    "vllm v1": (
+        "Model loading took 14.9888 GiB and 5.1 seconds\nAvailable KV cache memory: 8.11 GiB\n"
+        "GPU KV cache size: 178,880 tokens\nMaximum concurrency for 40,960 tokens per request: 4.37x\n"
+        "Graph capturing finished in 20 secs, took 0.52 GiB\n",
+        {"pool": int(8.11 * GIB), "tokens": 178_880, "graphs": int(0.52 * GIB), "max_model_len": 40_960},
+    ),
+    "sglang": (
+        "Load weight end. elapsed=19.09 s, type=Qwen3MoeForCausalLM, avail mem=230.20 GB, mem usage=56.98 GB.\n"
+        "KV Cache is allocated. dtype: torch.bfloat16, #tokens: 367404, K size: 8.23 GB, V size: 8.23 GB\n"
+        "Memory pool end. avail mem=74.01 GB\nCapture cuda graph end. Time elapsed: 5.37 s. mem usage=1.44 GB. avail mem=38 GB.\n",
+        {"weights": int(56.98 * GIB), "pool": 2 * int(8.23 * GIB), "tokens": 367_404, "graphs": int(1.44 * GIB)},
+    ),
+    "trtllm": (
+        "[TensorRT-LLM][INFO] Loaded engine size: 6683 MiB\n"
+        "[TensorRT-LLM][INFO] [MemUsageChange] Allocated 16.10 GiB for max tokens in paged KV cache (301472).\n",
+        {"weights": 6683 * 2**20, "pool": int(16.10 * GIB), "tokens": 301_472},
+    ),
+    "llama.cpp": (
+        "llama_new_context_with_model: n_ctx      = 8192\nload_tensors:        CUDA0 model buffer size =  4096.00 MiB\n"
+        "load_tensors:        CUDA1 model buffer size =  1024.00 MiB\n"
+        "llama_init_from_model: KV self size  =  144.00 MiB, K (f16):   72.00 MiB, V (f16):   72.00 MiB\n"
+        "llama_init_from_model:      CUDA0 compute buffer size =   300.75 MiB\n",
+        {"weights": 5120 * 2**20, "pool": 144 * 2**20, "tokens": 8192, "activations": int(300.75 * 2**20)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_lines_of_logs_are_understood(name):
+    text, want = LOGS[name]
+    found, _ = scan(text, name.split()[0])
+    assert {k: found.get(k) for k in want} == want
+
+
+def test_a_log_is_attributed_line_by_line(tmp_path, capsys):
+    log, file = tmp_path / "server.log", tmp_path / "plan.toml"
+    log.write_text(LOGS["vllm"][0])
+    file.write_text(
+        'model = "llama-3.1-8b"\n[gpu]\nmemory = "23.58GiB"\n[engine]\nmax_num_batched_tokens = 20000\nmax_model_len = 20000\n'
+    )
+    assert run(["plan", "explain", str(file), "--log", str(log), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, json_schema("plan-explain"))
+    rows = {d["what"]: d for d in document["differences"]}
+    parts = ("memory of the GPU, the engine's share", "weights", "activations and logits", "context and NCCL")
+    assert rows["cache"]["difference"] == sum(rows[p]["difference"] for p in parts) + document["remainder_bytes"]
+    assert abs(document["remainder_bytes"]) < 0.01 * GIB
+    assert abs(rows["tokens in the cache"]["difference"]) < 0.002 * 31_232
+
+
+def test_logs_that_are_none(tmp_path, capsys):
+    log, file = tmp_path / "server.log", tmp_path / "plan.toml"
+    file.write_text('model = "llama-3.1-8b"\n[gpu]\nmemory = "23.58GiB"\n')
+    log.write_text("nothing here")
+    assert run(["plan", "explain", str(file), "--log", str(log)]) == 2
+    assert "none of the lines that vllm prints" in capsys.readouterr().err
+    log.write_text(LOGS["sglang"][0])
+    assert run(["plan", "explain", str(file), "--log", str(log)]) == 2
+    assert "it reads like sglang's: set engine.name" in capsys.readouterr().err
+
+
+# -- hostile files
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "too long"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"x = 1\n" * 100_000, "more than 400,000 bytes"),
+        (b'model = "x"\n[workload]\nconcurrency = ' + b"9" * 3000, "digits"),
+        (b'model = "x"\n[workload]\nconcurrency = nan', "concurrency is nan"),
+        (b'model = "x"\n[workload]\nconcurrency = ' + b"9" * 30, "expected a whole number"),
+        (b'model = "x"\ngpu.name.a.b.c = 1', "gpu.name is a table"),
+        (b'model = ["x"]\n[gpu]\nmemory = "80GB"', "model is ['x']; expected a text"),
+        (b'model = "\\u0007"\n[gpu]\nmemory = "80GB"', "expected a text"),
+        (b"", "the file is empty"),
+    ],
+    ids=range(10),
+)
+def test_files_that_are_no_plan(data, message, tmp_path, capsys):
+    file = tmp_path / "plan.toml"
+    file.write_bytes(data)
+    assert run(["plan", "check", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert "plan.toml" in err
+
+
+def test_every_preset_has_a_plan():
+    for name in presets.names():
+        result = check(plan(name, "2000GB", workload={"prompt_tokens": 100, "output_tokens": 100}))
+        assert result.memory_bytes.weights > 0, name
+
+
+def test_explaining_needs_the_log_to_be_the_engines():
+    with pytest.raises(InputError, match="No such file"):
+        explain(plan("gpt2"), "nowhere.log")
