@@ -347,6 +347,7 @@ def test_a_masks_picture_shows_the_pairs(call):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example_that_runs(verb, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write a file
+    (tmp_path / "server.log").write_text("Available KV cache memory: 40.00 GiB\n")
     code, out, _ = call([verb, "--help"])
     assert code == 0
     examples = [

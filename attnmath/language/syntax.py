@@ -12,7 +12,7 @@ t sees n: causal & window(w)                    pairs outside do not exist: not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Union
 
 from msgspec import Struct, field
@@ -143,7 +143,7 @@ class Equation(Struct, frozen=True):
         return f"{self.out} {'<-' if self.update else '='} {' | '.join(map(str, self.alts))}"
 
 
-class Program(Struct, frozen=True):
+class Program(Struct, frozen=True, dict=True):
     """A page: equations, and which pairs of indices exist.
 
     `dims`: the named dimensions of a tensor whose equation writes them as digits, like Q[.. (side pair)] for Q[.. d].
@@ -159,12 +159,12 @@ class Program(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"<Program of {', '.join(self.defined)}>"
 
-    @property
+    @cached_property
     def defined(self) -> dict[str, Equation]:
         """The tensors that an equation defines, in order."""
         return {e.out.name: e for e in self.equations if e.alts}
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, Ref]:
         """The tensors that no equation defines, each with the indices it was declared or first read with."""
         made, seen = self.defined, {e.out.name: e.out for e in self.equations if not e.alts}
@@ -174,13 +174,13 @@ class Program(Struct, frozen=True):
                     seen.setdefault(r.name, r)
         return seen
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, tuple[Index, ...]]:
         """Every tensor's named dimensions."""
         given = {n: tuple(i.base if isinstance(i, Shift) else i for i in r.index) for n, r in self.inputs.items()}
         return given | {n: self.dims.get(n, e.out.index) for n, e in self.defined.items()}
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Every size, option and index letter that the page mentions, in order."""
         found: dict[str, None] = {}
@@ -191,7 +191,7 @@ class Program(Struct, frozen=True):
             found |= dict.fromkeys((*q.split(), *k.split(), *mask.names))
         return tuple(n for n in found if "|" not in n)
 
-    @property
+    @cached_property
     def output(self) -> str:
         """The tensor that the page is about: the last one that no other equation reads."""
         read = {r.name for e in self.equations for alt in e.alts for r in refs(alt) if r.name != e.out.name}

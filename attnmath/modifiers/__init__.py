@@ -10,7 +10,6 @@ function's keyword parameters are the modifier's options; their defaults tell th
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -47,8 +46,7 @@ class Modifier(Struct, frozen=True):
         >>> get("window").options
         {'w': 4096}
         """
-        parameters = list(inspect.signature(self.lines).parameters.values())[1:]
-        return {p.name: p.default for p in parameters}
+        return defaults(self.lines)
 
     def read(self, given: Mapping[str, str]) -> dict[str, Any]:
         """Options as typed on a command line, turned into values of their defaults' types."""
@@ -75,6 +73,15 @@ class Modifier(Struct, frozen=True):
                     f"{self.name}:{key}={text[:40]} is no {'whole number' if kind is int else 'number'} of at least 0"
                 )
         return out
+
+
+def defaults(lines: Callable[..., Any]) -> dict[str, Any]:
+    """A function's parameters after its first, with their defaults; `inspect` says the same, and takes longer to load.
+
+    >>> defaults(get("window").lines)
+    {'w': 4096}
+    """
+    return dict(zip(lines.__code__.co_varnames[1 : lines.__code__.co_argcount], lines.__defaults__ or ()))
 
 
 @lru_cache

@@ -8,12 +8,11 @@ arXiv:2306.15595, equation 4), `llama3` (as Llama 3.1's code does), `yarn` (Peng
 3, its ramp over the pairs as in transformers), `given` (FREQ is handed in, as LongRoPE's is).
 """
 
-from inspect import signature
 from math import isfinite
 
 from attnmath.errors import InputError, Unknown
 from attnmath.language.syntax import Program
-from attnmath.modifiers import Sizes, renamed, targets
+from attnmath.modifiers import Sizes, defaults, renamed, targets
 
 SOURCE = "Su et al. 2021, arXiv:2104.09864, section 3.2.2, equations 14 and 15"
 LAYOUTS = {"half": ("(side pair)", "(side' pair)"), "interleaved": ("(pair side)", "(pair side')")}
@@ -122,7 +121,7 @@ def _check(
         raise InputError("rope: a base is not 1, and truncate is 0 or 1")
     if part == "last" and not dims:
         raise InputError("rope:part=last: say how many of the last dimensions turn, with dims=")
-    usual = {k: p.default for k, p in signature(lines).parameters.items()}
+    usual = defaults(lines)
     given = {k for k, v in {**numbers, "truncate": truncate}.items() if v != usual[k]} - {"base", "amplitude"}
     if idle := sorted(given - set(USED[scaling])):
         raise InputError(f"rope:scaling={scaling} has no use for {', '.join(idle)}")

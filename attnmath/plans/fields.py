@@ -109,7 +109,7 @@ TITLES: Mapping[str, str] = {
 def commented() -> str:
     """A plan file with every key, its meaning and its default.
 
-    >>> commented().splitlines()[2]
+    >>> commented().splitlines()[2][:23]
     'model = "llama-3.1-70b"'
     """
     lines = ["# A capacity plan: `attnmath plan check FILE` says whether it fits, and what to change if not.", ""]

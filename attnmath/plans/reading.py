@@ -68,7 +68,7 @@ def read(path: str) -> Plan:
 def parse(text: str, path: str) -> Plan:
     """A plan from its text.
 
-    >>> parse('model = "gpt2"', "plan.toml")["engine.name"]
+    >>> parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "plan.toml")["engine.name"]
     'vllm'
     """
     raw = parse_toml(text, path)

@@ -102,7 +102,7 @@ def solve(plan: Plan, goal: str) -> Solution:
     >>> from attnmath.plans.reading import parse
     >>> s = solve(parse('model = "llama-3.1-8b"\\n[gpu]\\nmemory = "24GiB"\\n[engine]\\nname = "ideal"', "p"), "max-concurrency")
     >>> s.answer, s.binds
-    (47, 'AM003')
+    (51, 'AM003')
     """
     if goal in LATER:
         raise InputError(f"--for {goal} needs the time model, which is not built yet; there are {', '.join(GOALS)}")

@@ -250,7 +250,8 @@ def _checked(p: Program, own: Mapping[str, object]) -> None:
         raise LanguageError(
             "queries t meet keys n, but no line says which pairs exist: write `t sees n: causal`, or full"
         )
-    if dead := [n for n in p.defined if n not in prune(p, (p.output,)).defined]:
+    read = prune(p, (p.output,)).defined
+    if dead := [n for n in p.defined if n not in read]:
         raise LanguageError(f"nothing reads {', '.join(dead)}, and {p.output} is what the page computes")
     if missing := [n for n in ("b", "t") if n not in p.names]:
         raise LanguageError(
