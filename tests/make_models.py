@@ -395,6 +395,69 @@ CASES = [  # model_type, class, fields
         },
     ),
     (
+        "qwen2_vl",
+        "Qwen2VLForConditionalGeneration",
+        {
+            "text_config": G,
+            "vision_config": {"depth": 3, "embed_dim": 48, "hidden_size": 96, "num_heads": 4, "patch_size": 8},
+        },
+    ),
+    (
+        "qwen2_vl",
+        "Qwen2VLForConditionalGeneration",
+        {
+            **G,
+            "vision_config": {"depth": 3, "embed_dim": 64, "hidden_size": 96, "num_heads": 4, "mlp_ratio": 2},
+            "tie_word_embeddings": True,
+        },
+    ),
+    (
+        "qwen2_5_vl",
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            **G,
+            "vision_config": {
+                "depth": 3,
+                "hidden_size": 48,
+                "intermediate_size": 80,
+                "num_heads": 4,
+                "patch_size": 8,
+                "out_hidden_size": 96,
+            },
+        },
+    ),
+    (
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        {
+            **H,
+            "global_head_dim": 40,
+            "hidden_size_per_layer_input": 20,
+            "vocab_size_per_layer_input": 1000,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "layer_types": ["sliding_attention", "full_attention"] * 2 + ["full_attention"],
+        },
+    ),
+    (
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        {
+            **H,
+            "global_head_dim": 40,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 7,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 40,
+        },
+    ),
+    (
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        {**H, "hidden_size_per_layer_input": 0, "per_layer_config": {"04": {"head_dim": 40}}},
+    ),
+    (
         "llama4",
         "Llama4ForConditionalGeneration",
         {
@@ -428,7 +491,12 @@ def counted(model_type: str, cls: str, fields: dict) -> dict:
         routed += p.numel() if re.search(r"experts\.(?!.*shared)", name) and "shared" not in name else 0
         vision += p.numel() if re.search(r"visual|vision|multi_modal", name) else 0
     chosen = next(
-        (getattr(text, k) for k in ("num_experts_per_tok", "num_experts_per_token") if getattr(text, k, None)), 0
+        (
+            getattr(text, k)
+            for k in ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+            if getattr(text, k, None)
+        ),
+        0,
     )
     there = next(
         (getattr(text, k) for k in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(text, k, None)),

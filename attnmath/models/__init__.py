@@ -216,12 +216,15 @@ class _Found(Struct):
 
 def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], cls: str, top: bool = False) -> _Found:
     """All blocks of a config, those of the configs inside it first."""
+    raw = _nested(raw, family) if family.flat else raw
     config, assumed = checked(raw, family, source, ignored, top)
     config["class"] = cls
     out = _Found(families=[family])
     inner: dict[str, Any] = {}
     for field, kind in family.inside.items():
         own = config[field]
+        if own is None and field == "text_config":
+            raise InputError("text_config is missing; it shapes the model")
         if own is None:
             out.left_out.append(f"what {field} would describe, which the config does not have")
             continue
@@ -245,6 +248,14 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
     for stack in family.stacks:
         out.pieces += _stack(stack, config)
     return out
+
+
+def _nested(raw: Config, family: Family) -> Config:
+    """A config whose language model's fields stand beside those of its tower, with them in a text_config."""
+    if raw.get("text_config") is not None:
+        return raw
+    outer = {k: v for k, v in raw.items() if k in family.fields or k in ("model_type", "architectures")}
+    return {**outer, "text_config": {k: v for k, v in raw.items() if k not in outer}}
 
 
 def _mtp(found: _Found, times: int) -> list[Piece]:

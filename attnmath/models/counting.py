@@ -59,7 +59,8 @@ def by_letter(p: Piece, **tokens: int) -> dict[str, int]:
 
 
 def chosen(page: Program) -> dict[str, tuple[str, str]]:
-    """The learned tensors of which only some rows are read, those of the experts that are chosen: the axis, and how many.
+    """The learned tensors of which only some rows are read, those of the experts that are chosen: the axis, and how many; one
+    number for each expert is the router's.
 
     >>> chosen(layers.build(blocks.get("experts")).form())["WG"]
     ('expert', 'active')
@@ -68,7 +69,8 @@ def chosen(page: Program) -> dict[str, tuple[str, str]]:
     found = {}
     for r in (r for e in page.equations for a in e.alts for r in refs(a)):
         for axis, i in enumerate(r.index):
-            if learned(Ref(r.name, ())) and isinstance(i, Ref) and i.name in picked:
+            routed = len(r.index) > 1 and isinstance(i, Ref) and i.name in picked
+            if routed and learned(Ref(r.name, ())) and isinstance(i, Ref):
                 found[r.name] = str(page.tensors[r.name][axis]), str(i.index[-1])
     return found
 

@@ -94,6 +94,7 @@ class Family(Struct, frozen=True):
     fields: Mapping[str, Field]
     stacks: tuple[Stack, ...]
     inside: Mapping[str, str | None] = {}
+    flat: bool = False  # whether the fields of its text_config may stand beside it
     classes: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     aliases: Mapping[str, str] = {}  # other names of fields
     defaults: Mapping[str, str] = {}  # fields that are another's where they are absent

@@ -9,18 +9,20 @@ from __future__ import annotations
 from attnmath.models.schema import Family
 
 FILES = {
-    "llama": """llama mistral qwen2 qwen3 qwen3_vl_text phi phi3 cohere cohere2 olmo2 olmo3 starcoder2 smollm3 glm glm4
-        stablelm seed_oss ernie4_5 exaone4 hunyuan_v1_dense granite nemotron""",
+    "llama": """llama mistral qwen2 qwen2_vl_text qwen2_5_vl_text qwen3 qwen3_vl_text phi phi3 cohere cohere2 olmo2
+        olmo3 starcoder2 smollm3 glm glm4 stablelm seed_oss ernie4_5 exaone4 hunyuan_v1_dense granite
+        nemotron""",
     "gemma": "gemma gemma2 gemma3_text gemma4_text",
-    "mixtures": """mixtral phimoe qwen2_moe qwen3_moe qwen3_vl_moe_text gpt_oss minimax_m2 minimax_m3 glm4_moe llama4_text
-        granitemoe olmoe""",
+    "mixtures": """mixtral phimoe qwen2_moe qwen3_moe qwen3_vl_moe_text gpt_oss minimax_m2 minimax_m3 glm4_moe
+        llama4_text granitemoe olmoe""",
     "latent": "deepseek_v2 deepseek_v3 kimi_k2 deepseek_v32 deepseek_v4 glm4_moe_lite glm_moe_dsa kimi_linear",
     "hybrid": "qwen3_next qwen3_5_text qwen3_5_moe_text nemotron_h mamba2",
     "classic": """gpt2 gpt_bigcode gptj gpt_neox opt falcon bloom bert roberta xlm-roberta longformer big_bird xlnet
         modernbert""",
     "seq2seq": "t5 mt5 bart mbart pegasus whisper",
-    "vision": """qwen3_vl qwen3_vl_moe qwen3_5 qwen3_5_moe gemma3 gemma4 llama4 qwen3_vl_vision qwen3_vl_moe_vision
-        qwen3_5_vision qwen3_5_moe_vision siglip_vision_model gemma4_vision llama4_vision_model""",
+    "vision": """qwen2_vl qwen2_5_vl qwen2_vl_vision qwen2_5_vl_vision qwen3_vl qwen3_vl_moe qwen3_5 qwen3_5_moe
+        gemma3 gemma4 llama4 qwen3_vl_vision qwen3_vl_moe_vision qwen3_5_vision qwen3_5_moe_vision
+        siglip_vision_model gemma4_vision llama4_vision_model""",
 }
 PLACES = {name: file for file, names in FILES.items() for name in names.split()}
 

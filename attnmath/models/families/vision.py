@@ -61,6 +61,10 @@ def _merged(c: Config) -> int:
     return int(c["hidden_size"] * c["spatial_merge_size"] ** 2)
 
 
+def _embedded(c: Config) -> int:
+    return int(c["embed_dim"] * c["spatial_merge_size"] ** 2)
+
+
 def _merger(norm: Value, times: Value = 1) -> tuple[Block, ...]:
     blocks = (
         Block("vision", "layer-norm", {"d-model": norm}, BIASED),
@@ -103,6 +107,90 @@ QWEN_TOWER = Family(
 )
 QWEN3_VL_TOWER = replace(QWEN_TOWER, fields={**_QWEN, "deepstack_visual_indexes": Field("places", (8, 16, 24))})
 QWEN3_5_TOWER = replace(QWEN_TOWER, fields={**_QWEN, "deepstack_visual_indexes": Field("empty", ())})
+
+QWEN2_VL_TOWER = Family(
+    {
+        **{
+            k: f
+            for k, f in _QWEN.items()
+            if k not in ("intermediate_size", "out_hidden_size", "num_position_embeddings")
+        },
+        "depth": size(32),
+        "embed_dim": size(1280),
+        "hidden_size": size(3584),
+        "mlp_ratio": size(4),
+        "patch_size": size(14),
+        "hidden_act": act("quick_gelu", *GELUS),
+        "deepstack_visual_indexes": Field("unread", None),
+        "in_chans": Field("unread", None),
+        "spatial_patch_size": Field("unread", None),
+    },
+    (
+        Stack(
+            {
+                "attention": _seen(
+                    Block(
+                        "vision",
+                        "mha",
+                        {
+                            "heads": "num_heads",
+                            "d-model": "embed_dim",
+                            "head-dim": lambda c: c["embed_dim"] // c["num_heads"],
+                        },
+                        (_BIAS,),
+                        mask="full",
+                    )
+                ),
+                "mlp": _seen(
+                    Block(
+                        "vision",
+                        "mlp",
+                        {"d-model": "embed_dim", "ffn": lambda c: c["embed_dim"] * c["mlp_ratio"]},
+                        MLP_BIASED,
+                    )
+                ),
+                "norms": _seen(*(Block("vision", "layer-norm", {"d-model": "embed_dim"}, BIASED),) * 2),
+            },
+            _LAYERS,
+            _seen(_linear(_patch, "embed_dim", biased=False)),
+            _seen(
+                Block("vision", "layer-norm", {"d-model": "embed_dim"}, BIASED),
+                _linear(_embedded, _embedded),
+                _linear(_embedded, "hidden_size"),
+            ),
+        ),
+    ),
+)
+QWEN2_5_VL_TOWER = Family(
+    {
+        **{k: f for k, f in _QWEN.items() if k != "num_position_embeddings"},
+        "depth": size(32),
+        "hidden_size": size(3584),
+        "intermediate_size": size(3420),
+        "patch_size": size(14),
+        "hidden_act": act("silu", "silu"),
+        "deepstack_visual_indexes": Field("unread", None),
+        "tokens_per_second": Field("unread", None),
+        "window_size": Field("unread", 112),
+        "fullatt_block_indexes": Field("unread", None),
+        "in_chans": Field("unread", None),
+        "spatial_patch_size": Field("unread", None),
+    },
+    (
+        Stack(
+            {
+                **_ROWS,
+                "mlp": _seen(
+                    Block("vision", gated(), {**WIDE, "ffn": "intermediate_size"}, (("bias:on=G+U+Y", True),))
+                ),
+                "norms": _seen(_RMS, _RMS),
+            },
+            _LAYERS,
+            _seen(_linear(_patch, "hidden_size", biased=False)),
+            _seen(_RMS, _linear(_merged, _merged), _linear(_merged, "out_hidden_size")),
+        ),
+    ),
+)
 
 SIGLIP = Family(
     {
@@ -217,7 +305,7 @@ LLAMA4_TOWER = Family(
 )
 
 
-_CONFIG = Field("config")
+_CONFIG = Field("config", None)
 TIED = {"tie_word_embeddings": Field("tie", None)}
 GENERATES = ("ForConditionalGeneration",)
 
@@ -260,6 +348,10 @@ FAMILIES = {
     "qwen3_5_moe_vision": QWEN3_5_TOWER,
     "siglip_vision_model": SIGLIP,
     "gemma4_vision": GEMMA4_TOWER,
+    "qwen2_vl_vision": QWEN2_VL_TOWER,
+    "qwen2_5_vl_vision": QWEN2_5_VL_TOWER,
+    "qwen2_vl": replace(_both("qwen2_vl_vision", "qwen2_vl_text"), flat=True),
+    "qwen2_5_vl": replace(_both("qwen2_5_vl_vision", "qwen2_5_vl_text"), flat=True),
     "qwen3_vl": _both("qwen3_vl_vision", "qwen3_vl_text"),
     "qwen3_vl_moe": _both("qwen3_vl_moe_vision", "qwen3_vl_moe_text"),
     "qwen3_5": _both("qwen3_5_vision", "qwen3_5_text"),
