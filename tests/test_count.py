@@ -11,10 +11,11 @@ import sympy as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from layers import MASKS, arrays, cases, maskable, small, table, walked
+from msgspec.structs import replace
 from oracle import PARTS, Walk, sees
 
 import attnmath as am
-from attnmath import layers, modifiers, variants
+from attnmath import blocks, layers, modifiers, variants
 from attnmath.errors import AttnmathError, InputError, NoClosedForm
 from attnmath.keys import KEYS, Reading
 from attnmath.language.formula import Formula, Point
@@ -61,6 +62,29 @@ def test_every_modifier_is_walked_by_existing(name, t, n):
         got = np.array(list(values[step.name].values())).reshape(out[step.name].shape)
         np.testing.assert_allclose(out[step.name], got, atol=1e-12, err_msg=str(step.equation))
         assert (step.flops.total, step.exps) == (walk.cost[step.name], walk.exps[step.name]), str(step.equation)
+
+
+@pytest.mark.parametrize("name", blocks.names())
+@pytest.mark.parametrize("t", [1, 3])
+def test_every_block_is_walked_by_existing(name, t):
+    """What models have beside attention, at sizes of its words that differ."""
+    layer = layers.build(blocks.get(name))
+    words = {k: 2 + n for n, k in enumerate(layer.local)} | {"active": 2, "expert": 4, "one": 1}
+    page = layer.form()
+    sizes, _ = replace(layer, local={k: words[k] for k in layer.local} | same_words(layer)).sizes(
+        {k: v for k, v in {"b": 2, "t": t, "m": 3, "h": 2, "d": 2}.items() if k in layer.names or k == "h"}
+    )
+    walk, out, values = walked(page, sizes)
+    for step in count(page, sizes):
+        got = np.array(list(values[step.name].values())).reshape(out[step.name].shape)
+        np.testing.assert_allclose(out[step.name], got, atol=1e-12, err_msg=str(step.equation))
+        assert (step.flops.total, step.exps) == (walk.cost[step.name], walk.exps[step.name]), str(step.equation)
+    assert parameters(page, sizes) == sum(x.size for n, x in arrays(page, sizes)[0].items() if n[0] in "WB")
+
+
+def same_words(layer):
+    """Words that stand for another's size (`from = stream`) keep it."""
+    return {k: v for k, v in layer.local.items() if isinstance(v, str) and v in layer.local}
 
 
 SOFTMAX = ["cross", "gqa", "mha", "mla", "mqa", "sliding-window"]
