@@ -271,6 +271,15 @@ def _model_cost(
             "of the sizes, only --batch, --seq and --context are of use beside --model"
         )
     described = read(path, ignored)
+    if why := described.refused.get("flops"):
+        raise InputError(
+            f"{described.name}: {why}; `attnmath model` says what it caches and how many parameters it has"
+        )
+    if any(run.variant == "cross" for run in described.runs):
+        raise InputError(
+            f"{described.name}: an encoder and a decoder see different numbers of tokens; `attnmath model` counts both, "
+            "with --source"
+        )
     runs = []
     known: dict[str, Cost] = {}  # equal layers that are not neighbours are counted once
     for run in described.runs:

@@ -309,6 +309,35 @@ def test_paths(refused, tmp_path):
     )
 
 
+def test_models_whose_attention_is_no_variant_or_two_of_them(refused, tmp_path):
+    xlnet = {"model_type": "xlnet", "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 64, "vocab_size": 100}
+    (tmp_path / "xlnet.json").write_text(json.dumps(xlnet))
+    assert "is no variant here yet" in refused(["cost", "--model", "xlnet.json", "--seq", "8"])
+    assert "`attnmath model` counts both" in refused(["cost", "--model", "t5-small", "--seq", "8"])
+    (tmp_path / "new.json").write_text(json.dumps({**LLAMA, "model_type": "brand_new"}))
+    assert "--assume-family NAME" in refused(["cost", "--model", "new.json", "--seq", "8"])
+
+
+def test_a_model_type_that_is_not_known_is_a_plain_decoder_and_said_to_be(tmp_path, capsys):
+    (tmp_path / "new.json").write_text(json.dumps({**LLAMA, "model_type": "brand_new", "odd": 3}))
+    assert run(["model", str(tmp_path / "new.json"), "--json"]) == 0
+    d = json.loads(capsys.readouterr().out)
+    assert (d["parameters"], d["flops"]["forward"], d["weight_bytes"]) == (None, None, None)
+    assert d["kv_cache_bytes_per_token"] == 2 * 2 * 2 * 16 * 2
+    assert d["assumed"]["architecture"] == "plain decoder"
+    assert set(d["refused"]) == {"parameters", "flops"}
+    assert run(["model", str(tmp_path / "new.json")]) == 0
+    assert "assumed: plain decoder" in capsys.readouterr().err
+    family = ["--assume-family", "llama", "--assume-ignored", "odd", "--json"]
+    assert run(["model", str(tmp_path / "new.json"), *family]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["total"] > 0
+    assert run(["model", str(tmp_path / "new.json"), "--assume-family", "llama"]) == 2
+    assert "odd = 3 is not understood" in capsys.readouterr().err
+    (tmp_path / "new.json").write_text(json.dumps({**LLAMA, "model_type": "brand_new", "kv_lora_rank": 8}))
+    assert run(["model", str(tmp_path / "new.json")]) == 2
+    assert "no plain decoder, going by line 1: kv_lora_rank" in capsys.readouterr().err
+
+
 def test_options_beside_a_model(refused, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(LLAMA))
     assert "have no use beside it" in refused(["cost", "--model", "c.json", "--variant", "gqa", "--seq", "8"])

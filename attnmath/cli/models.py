@@ -7,22 +7,30 @@ from typing import Any
 import click
 
 from attnmath.cli import options, render
-from attnmath.errors import Unknown
+from attnmath.errors import InputError, Unknown
 from attnmath.models import presets
+from attnmath.models.families import PLACES
 
 
 @click.command("models", short_help="The models that are known by name.")
 @click.argument("name", required=False)
+@click.option("--families", is_flag=True, help="The model types whose config.json is understood, instead.")
 @options.format_option("csv", "markdown")
-def command(name: str | None, format_: str, as_json: bool) -> None:
+def command(name: str | None, families: bool, format_: str, as_json: bool) -> None:
     """The models that are known by name; NAME shows one's fields and where they come from.
 
     \b
     attnmath models
     attnmath models qwen3-8b
     attnmath model qwen3-8b --seq 8k
+    attnmath models --families
     """
     format_ = options.chosen(format_, as_json)
+    if families:
+        if name is not None or format_ != "text":
+            raise InputError("--families is a list of its own, as text")
+        render.page(sorted(PLACES))
+        return
     if name is not None and name not in presets.names():
         raise Unknown("model", name, presets.names(), "presets")
     rows = [_row(n) for n in ([name] if name is not None else presets.names())]

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnmath.errors import InputError, Unknown
+from attnmath.errors import InputError
 from attnmath.files import line_of, read_json, read_text
 from attnmath.models import presets
 from attnmath.models.checks import checked
@@ -115,7 +115,7 @@ def read(
         if kind not in PLACES:
             if assume_family is None:
                 return assumed_decoder(raw, kind, label, source)
-            raise Unknown("--assume-family", kind, PLACES, "families that are understood")
+            raise InputError(f"--assume-family: {unknown_type(kind)}")
         model = describe(raw, kind, label, source, tuple(assume_ignored), with_mtp)
         return replace(model, source=f"{at}, read as {get(kind).source} reads {kind}")
     except InputError as error:
@@ -133,12 +133,10 @@ def assumed_decoder(raw: Config, kind: str, name: str, source: str = "") -> Mode
     telling = [k for k, v in raw.items() if v not in (None, False, 0) and TELLING.search(k)]
     if telling:
         lines = [f"{line_of(source, k)}{k[:60]}" for k in telling[:20]]
-        unknown = Unknown("model_type", kind, PLACES, "families that are understood")
         raise InputError(
-            f"{line_of(source, 'model_type')}{unknown}; it is no plain decoder, going by {', '.join(lines)}; "
+            f"{line_of(source, 'model_type')}{unknown_type(kind)}; it is no plain decoder, going by {', '.join(lines)}; "
             "--assume-family NAME reads it as another family"
         )
-    hint = str(Unknown("model_type", kind, PLACES, "families that are understood")).partition("; ")[0]
     plain = {k: raw[k] for k in (*SHAPE_FIELDS, "rope_scaling", "rope_parameters") if k in raw}
     model = describe({"vocab_size": 1, "intermediate_size": 1, **plain}, "llama", name, source)
     why = f"model_type {kind[:60]!r} is not known; --assume-family NAME reads it as another family"
@@ -148,10 +146,23 @@ def assumed_decoder(raw: Config, kind: str, name: str, source: str = "") -> Mode
         kind="",
         pieces=tuple(p for p in model.pieces if p.part == "attention"),
         assumed={**model.assumed, "architecture": "plain decoder"},
-        source=f"assumed: plain decoder ({hint})",
+        source=f"assumed: plain decoder ({unknown_type(kind)})",
         config=raw,
         refused={"parameters": why, "flops": why},
     )
+
+
+def unknown_type(kind: str) -> str:
+    """What to say of a model_type that is not known.
+
+    >>> unknown_type("lama")
+    "unknown model_type 'lama': did you mean 'llama' or 'llama4'? `attnmath models --families` lists those that are understood"
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(kind[:80].lower(), PLACES, 2, 0.6)
+    hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    return f"unknown model_type {kind[:80]!r}{hint} `attnmath models --families` lists those that are understood"
 
 
 TELLING = re.compile(
@@ -231,7 +242,7 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
         said = own.get("model_type")
         kind = kind or str(said)
         if kind not in PLACES or (said is not None and said not in (kind, raw.get("model_type"))):
-            raise InputError(f"{field}: {Unknown('model_type', str(said), [kind])}")
+            raise InputError(f"{field}: model_type {str(said)[:60]!r} is not the {kind} that is understood here")
         below = {k: v for k, v in own.items() if k != "architectures"}
         if field == "text_config" and config.get("tie_word_embeddings") is not None:
             below["tie_word_embeddings"] = config["tie_word_embeddings"]
@@ -349,5 +360,8 @@ def _kind(raw: Config, path: str) -> str:
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         found = "is missing" if "model_type" not in raw else f"is {str(kind)[:40]!r}, no text"
-        raise InputError(f"{path}: model_type {found}; it says how to read the other fields: {', '.join(PLACES)}")
+        raise InputError(
+            f"{path}: model_type {found}; it says how to read the other fields (`attnmath models --families` lists those that "
+            "are understood)"
+        )
     return kind
