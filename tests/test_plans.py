@@ -449,3 +449,21 @@ def test_every_preset_has_a_plan():
 def test_explaining_needs_the_log_to_be_the_engines():
     with pytest.raises(InputError, match="No such file"):
         explain(plan("gpt2"), "nowhere.log")
+
+
+def test_files_that_a_plan_names_are_looked_for_beside_it(tmp_path, monkeypatch, capsys):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "intermediate_size": 8,
+    }
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "config.json").write_text(json.dumps(config | {"vocab_size": 10}))
+    (tmp_path / "plans" / "p.toml").write_text(
+        'model = "config.json"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9'
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run(["plan", "check", "plans/p.toml"]) == 0
+    capsys.readouterr()

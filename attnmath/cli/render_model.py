@@ -22,6 +22,7 @@ SHOWN = (  # (key, label, unit); a label that is indented is a part of the one a
     ("cross_cache_bytes_per_source_token", "  per source token", "bytes"),
     ("state_bytes_per_sequence.recurrent", "recurrent state, per sequence", "bytes"),
     ("state_bytes_per_sequence.conv", "convolution state, per sequence", "bytes"),
+    ("flops.forward_per_token", "FLOPs, forward, per token", "FLOP"),
     ("flops.forward", "FLOPs, forward", "FLOP"),
 )
 

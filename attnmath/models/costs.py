@@ -218,6 +218,7 @@ class ModelFlops(Struct, frozen=True):
     """FLOPs of the step for the whole batch; None: not known."""
 
     forward: int | None
+    forward_per_token: float | None
     backward: int | None
     by_part: dict[str, int]
     by_convention: dict[str, int]
@@ -448,7 +449,7 @@ def _told(count: int, f: Any, at: Point) -> str:
 def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
     """FLOPs of the step; none where the model's attention is no variant here."""
     if "flops" in m.refused or counted is None:
-        return ModelFlops(None, None, {}, {})
+        return ModelFlops(None, None, None, {}, {})
     total, parts = Work(), dict[str, int]()
     for p in m.pieces:
         own = work(p, r) * p.count
@@ -471,7 +472,7 @@ def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
     if wide:
         layers = sum(p.count for p in attention)
         named["megatron"] = tokens * (24 * layers * wide**2 + 4 * layers * wide * r.context + 2 * wide * vocab)
-    return ModelFlops(total.total, None, parts, {k: named[k] for k in CONVENTIONS if k in named})
+    return ModelFlops(total.total, total.total / tokens, None, parts, {k: named[k] for k in CONVENTIONS if k in named})
 
 
 def _mfu(flops: ModelFlops, r: Request, rate: float | None, gpu: str | None, dtype: str) -> dict[str, float] | None:

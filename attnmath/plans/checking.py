@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from attnmath.errors import InputError, together
-from attnmath.models import Model
+from attnmath.models import Model, presets
 from attnmath.models import read as read_model
 from attnmath.models.quantization import plain_dtype
 from attnmath.plans.engines import ENGINES, Used, context_bytes, left_bytes, nccl_bytes, pool_bytes
@@ -166,7 +167,7 @@ def _named(plan: Plan) -> tuple[Model, int]:
         except InputError as error:
             errors.append(f"{f'line {line}: ' if line else ''}{key}: {error}")
 
-    model = found("model", lambda: _model(plan["model"]))
+    model = found("model", lambda: _model(_beside(plan, "model")))
     memory = found("gpu.name", lambda: _memory(plan))
     if model is not None and (why := model.refused.get("parameters")):
         errors.append(f"line {plan.at('model')}: model: {why}")
@@ -175,12 +176,18 @@ def _named(plan: Plan) -> tuple[Model, int]:
     return model, memory
 
 
+def _beside(plan: Plan, key: str) -> str:
+    """A file that the plan names, as seen from the plan's own folder, where there is one; else the name as it stands."""
+    here = os.path.join(os.path.dirname(plan.path), plan[key])
+    return here if os.path.exists(here) and plan[key] not in presets.names() else str(plan[key])
+
+
 def _memory(plan: Plan) -> int:
     if plan["gpu.memory"] is not None:
         return int(plan["gpu.memory"])
     from attnmath.hardware import get
 
-    return int(get(plan["gpu.name"]).figure("hbm_bytes"))
+    return int(get(_beside(plan, "gpu.name")).figure("hbm_bytes"))
 
 
 def sequence_bytes(s: Server, tokens: int) -> tuple[int, int]:
