@@ -431,6 +431,10 @@ def test_cyclic_extends(refused, tmp_path):
     assert "extends itself" in refused(["cost", "--variant", "a.attn", "--seq", "8"])
 
 
+GROUP = {"quant_method": "compressed-tensors"}
+BLOCK = {"num_bits": 8, "type": "float", "strategy": "block"}
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -439,6 +443,17 @@ def test_cyclic_extends(refused, tmp_path):
         ({"quant_method": "gptq", "bits": 5}, "bits 5 in groups of 128 are not understood"),
         ({"quant_method": "compressed-tensors", "config_groups": {}}, "one group of weights is understood"),
         ("fp8", "quantization_config is no object"),
+        ({"quant_method": "fp8", "modules_to_not_convert": 5}, "expected a list of names"),
+        ({"quant_method": "fp8", "weight_block_size": [True, True]}, "expected two sizes"),
+        ({"quant_method": "gptq", "group_size": True}, "groups of True are not understood"),
+        (GROUP | {"config_groups": {"g": {"weights": {"num_bits": 8, "strategy": ["x"]}}}}, "are not understood"),
+        (GROUP | {"config_groups": {"g": {"weights": BLOCK | {"block_structure": 5}}}}, "are not understood"),
+        (GROUP | {"config_groups": {"g": {"weights": BLOCK | {"block_structure": [1, 2, 3]}}}}, "are not understood"),
+        (GROUP | {"config_groups": {"g": {"weights": BLOCK, "targets": ["re:.*experts.*"]}}}, "Linear is understood"),
+        (
+            GROUP | {"config_groups": {"g": {"weights": {"num_bits": 4, "type": "float", "group_size": 8}}}},
+            "groups of 8",
+        ),
     ],
 )
 def test_quantisations_that_are_not_understood(said, message, refused, tmp_path):

@@ -359,3 +359,44 @@ MODULES = {  # what our parts are called there
     },
     "t5": {("head", "tokens"): (".lm_head",)},
 }
+
+
+def quantised(tmp_path, **said):
+    llama = {
+        **FACTS["Llama-3.1-8B"][0],
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128], **said},
+    }
+    return am.model(written(tmp_path, llama)).weight_bytes
+
+
+def test_weights_under_quantisation(tmp_path):
+    """By hand: a byte for each number of a projection, and a scale of four bytes for each 128 x 128 of them."""
+    linear = 32 * (4096 * (4096 + 1024) * 2 + 3 * 4096 * 11008)
+    rest = 2 * 2 * 32000 * 4096 + 2 * 65 * 4096
+    w = quantised(tmp_path)
+    assert (w.total, w.scales) == (linear + linear // 128**2 * 4 + rest, linear // 128**2 * 4)
+    mlp = 32 * 3 * 4096 * 11008
+    assert quantised(tmp_path, modules_to_not_convert=["self_attn"]).by_part["mlp"] == mlp + mlp // 128**2 * 4
+    towers = ["model.visual.blocks.0.attn.qkv", "visual.blocks.1.mlp", "lm_head"]
+    assert quantised(tmp_path, modules_to_not_convert=towers).total == w.total
+    every = [f"model.layers.{k}.self_attn.q_proj" for k in range(32)]
+    assert quantised(tmp_path, ignore=every).total == quantised(tmp_path, ignore=["self_attn"]).total
+    some = quantised(tmp_path, ignore=every[:2])
+    assert some.total == w.total
+    assert some.notes == ["attention is left out of it in 2 of 32 layers; it is counted as narrowed in all"]
+
+
+def test_published_sizes_of_quantised_checkpoints():
+    """65.25 GB and 13.76 GB of gpt-oss; 67.7229 GiB of Llama-3.1-70B in int8, as vLLM loaded it (vllm-project/vllm#12569)."""
+    assert round(am.model("gpt-oss-120b").weight_bytes.total / 1e9, 2) == 65.25
+    assert round(am.model("gpt-oss-20b").weight_bytes.total / 1e9, 2) == 13.76
+    assert am.model("llama-3.1-70b", weight_dtype="int8").weight_bytes.total / 2**30 == pytest.approx(67.7229, rel=1e-3)
+
+
+def test_layers_for_multi_token_prediction():
+    """What checkpoints hold beyond the classes, embeddings and heads that they repeat and buffers left aside."""
+    published = {"qwen3-next-80b-a3b": 1_650_471_424, "qwen3.5-27b": 424_699_392, "qwen3.5-35b-a3b": 844_640_768}
+    for name, more in published.items():
+        assert am.model(name, with_mtp=True).parameters.total - am.model(name).parameters.total == more
+    glm = [am.model("glm-4.7-flash", with_mtp=x).parameters for x in (True, False)]
+    assert glm[0].total - glm[1].total == 1_278_097_600 - glm[1].embedding - 47 * 64

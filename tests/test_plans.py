@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from attnmath.cli import run
 from attnmath.errors import InputError
 from attnmath.models import presets
-from attnmath.plans.checking import check, sequence_bytes, server
+from attnmath.plans.checking import check, sequence_bytes, server, servers
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.fields import SECTIONS, commented
 from attnmath.plans.logs import concurrency_of, explain, scan
-from attnmath.plans.ranks import Rank, weight_bytes
+from attnmath.plans.ranks import Rank, held
 from attnmath.plans.reading import parse
-from attnmath.plans.solving import solve, with_concurrency, with_context, with_gpus
+from attnmath.plans.solving import solve, spread, with_concurrency, with_context
 from attnmath.schemas import json_schema
 
 HERE = Path(__file__).parent / "plans"
@@ -106,6 +106,11 @@ def test_formats_of_ci_systems(capsys):
     results = log["runs"][0]["results"]
     assert {r["ruleId"] for r in results} == {"AM003", "AM004", "AM000"}
     assert {r["id"] for r in log["runs"][0]["tool"]["driver"]["rules"]} == {"AM003", "AM004", "AM000"}
+    assert all(
+        not re.search(r"\d", r["name"]) for r in log["runs"][0]["tool"]["driver"]["rules"]
+    )  # the same for any plan
+    unread = next(r for r in results if r["ruleId"] == "AM000")
+    assert "region" in unread["locations"][0]["physicalLocation"]
     run(["plan", "check", *files, "--format", "junit"])
     suites = ElementTree.fromstring(capsys.readouterr().out)
     assert [(s.get("failures"), s.get("errors")) for s in suites] == [("0", "0"), ("2", "0"), ("0", "1")]
@@ -151,12 +156,11 @@ def test_a_profiled_server_llama_8b_on_a_3090():
     ("model", "memory", "tensor", "util", "weights", "context", "activations", "batched"),
     [
         ("llama-3.1-8b", 23.58, 1, 0.9, 14.9888, 0.35, 2.07, 20_000),  # vllm-project/vllm#10517
-        ("deepseek-v2-lite", 39.39, 8, 0.9, 3.97, 2.1, 0.36, 8192),  # P18 of the logs: eight A100s of 40 GB
-        ("qwen2.5-72b", 39.38, 4, 0.95, 34.43, 0.34, 2.51, 8192),  # vllm-project/vllm#16570, a tower beside the text
+        ("deepseek-v2-lite", 39.39, 8, 0.9, 3.97, 2.1, 0.36, 8192),  # eight A100s of 40 GB
     ],
 )
 def test_the_use_of_profiled_servers(model, memory, tensor, util, weights, context, activations, batched):
-    """Weights, activations and the rest together, within 5 % of the budget."""
+    """Weights alone within 3 % (0.3 % for a dense model); with activations and the rest within 2 % of the budget."""
     p = plan(
         model,
         f"{memory}GiB",
@@ -164,8 +168,9 @@ def test_the_use_of_profiled_servers(model, memory, tensor, util, weights, conte
         engine={"gpu_memory_utilization": util, "max_num_batched_tokens": batched},
     )
     u = server(p).used
+    assert u.weights / GIB == pytest.approx(weights, rel=0.003 if tensor == 1 else 0.03)
     ours = (u.total - u.graphs) / GIB
-    assert abs(ours - (weights + context + activations)) < 0.05 * memory * util
+    assert abs(ours - (weights + context + activations)) < 0.02 * memory * util
 
 
 @pytest.mark.parametrize(
@@ -178,9 +183,6 @@ def test_the_use_of_profiled_servers(model, memory, tensor, util, weights, conte
 def test_hybrids_pools_are_explained_by_their_states_pages(model, tensor, pool, concurrency):
     s = server(plan(model, dtype={"kv": "fp8"}, parallel={"tensor": tensor}))
     assert concurrency_of(s, int(pool * GIB), 131_072) == pytest.approx(concurrency, rel=0.005)
-
-
-CHUNKS = {"A07": "full"}  # vLLM counted Llama 4's chunked layers in full
 
 
 def test_sizes_that_the_architecture_determines():
@@ -203,7 +205,7 @@ def test_pools_in_tokens():
     """Two pools whose size and tokens are known, within 0.2 % in tokens per GiB."""
     s = server(plan("llama-3.1-8b"))
     for pool, tokens in ((3.81, 31_232), (19.92, 163_168)):
-        row = sum(c.row * c.count for c in s.caches)
+        row = sum(r.bytes * r.count for r in s.held.rows)
         assert pool * GIB / row == pytest.approx(tokens, rel=0.002)
 
 
@@ -246,10 +248,10 @@ def test_other_usual_mistakes():
     mixtral = am.model("mixtral-8x7b", seq=1).parameters
     assert mixtral.active < mixtral.total  # total for active experts
     assert am.model("gemma-2-2b", seq=1).parameters.total == 2_614_341_888  # tied embeddings counted once
-    one, two = (server(plan("llama-3.1-8b", parallel={"tensor": t})).caches[0] for t in (8, 16))
-    assert one.row == two.row and two.copies == 2  # more ranks than key/value heads: held twice
-    latent = [server(plan("deepseek-v3", parallel={"tensor": t})).caches[0] for t in (1, 8)]
-    assert latent[0].row == latent[1].row and latent[1].copies == 8  # a latent is held by every rank
+    one, two = (server(plan("llama-3.1-8b", parallel={"tensor": t})).held.rows[0] for t in (8, 16))
+    assert one.bytes == two.bytes and two.copies == 2  # more ranks than key/value heads: held twice
+    latent = [server(plan("deepseek-v3", parallel={"tensor": t})).held.rows[0] for t in (1, 8)]
+    assert latent[0].bytes == latent[1].bytes and latent[1].copies == 8  # a latent is held by every rank
     quantised = am.model("llama-3.1-8b", kv_dtype="q8_0").kv_cache_bytes_per_token
     assert quantised == 131_072 // 2 * 34 // 32  # scales counted
 
@@ -304,25 +306,107 @@ def test_the_answer_passes_and_one_step_further_fails(p, goal):
     except InputError as error:
         assert "nothing fits" in str(error)
         return
-    changed = {"max-context": with_context, "max-concurrency": with_concurrency}
-    if goal == "min-gpus":
-        assert any(check(q).passed for q in with_gpus(p, s.answer))
-        assert not any(check(q).passed for n in range(1, s.answer) for q in with_gpus(p, n))
-    else:
-        assert check(changed[goal](p, s.answer)).passed
-        assert not check(changed[goal](p, s.answer + 1)).passed
-    gains = [c.gain for c in s.changes]
+    gains = [c.gain for c in s.changes if c.gain is not None]
     assert gains == sorted(gains, reverse=True)
     assert all(g > 1 for g in gains)
+    if goal == "min-gpus":
+        assert fewest(p, s.answer) == s.answer
+    elif s.answer is not None:
+        changed = {"max-context": with_context, "max-concurrency": with_concurrency}[goal]
+        assert check(changed(p, s.answer)).passed
+        assert not check(changed(p, s.answer + 1)).passed
+
+
+def fewest(p, most):
+    """The fewest GPUs, every way of spreading the plan over them tried one by one."""
+    ways = [
+        (t * q * d, t, q, d)
+        for t in range(1, min(most, 64) + 1)
+        for q in (1, 2, 4, 8)
+        for d in range(1, most + 1)
+        if t * q * d <= most
+    ]
+    return next((n for n, *ranks in sorted(ways) if check(spread(p, *ranks)).passed), None)
 
 
 @given(MODELS, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
 def test_ranks_hold_no_less_than_their_share_and_together_all(model, tensor, pipeline):
     from attnmath.models import read
 
-    whole = sum(weight_bytes(read(model), Rank(1, 1, 1, 1), "bf16").values())
-    part = sum(weight_bytes(read(model), Rank(tensor, pipeline, 1, 1), "bf16").values())
-    assert whole / (tensor * pipeline) <= part <= whole
+    m = read(model)
+    (whole,) = held(m, Rank(1), "bf16", "bf16", "bf16")
+    parts = held(m, Rank(tensor, pipeline), "bf16", "bf16", "bf16")
+    assert len(parts) == pipeline
+    assert whole.weight_bytes <= tensor * sum(p.weight_bytes for p in parts)
+    assert all(p.weight_bytes <= whole.weight_bytes for p in parts)
+    if tensor == 1:
+        tied = model in ("gemma-3-4b",) and pipeline > 1  # a tied embedding is held by the first stage and by the last
+        more = 262_144 * 2560 * 2 if tied else 0
+        assert sum(p.weight_bytes for p in parts) == whole.weight_bytes + more
+        assert sum(sum(r.bytes * r.count for r in p.rows) for p in parts) == sum(r.bytes * r.count for r in whole.rows)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_one_rank_holds_what_the_model_has(name):
+    """Weights and a sequence's cache of a plan on one GPU are those that `model` counts."""
+    import attnmath as am
+    from attnmath.models import read
+
+    tokens = 64
+    s = server(
+        plan(name, "4000GB", engine={"name": "ideal"}, workload={"prompt_tokens": tokens - 1, "output_tokens": 1})
+    )
+    found = am.model(name, seq=1, context=tokens)
+    assert s.used.weights == found.weight_bytes.total
+    if not s.crosses:
+        states = found.state_bytes_per_sequence
+        kept = found.kv_cache_bytes, states.recurrent + states.conv
+        assert sequence_bytes(s, tokens, paged=False) == kept
+    assert read(name).sequence
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "expert", "ways"),
+    [(8, 1, 1, 8), (8, 1, 8, 8), (4, 2, 8, 8), (1, 8, 8, 8), (1, 1, 1, 1)],
+)
+def test_experts_over_ranks(tensor, data, expert, ways):
+    """DeepSeek-V3: 58 layers x 256 experts x 3 matrices of 7168 x 2048 in fp8, scales of 4 bytes a tile of 128 x 128."""
+    s = server(plan("deepseek-v3", "2000GB", parallel={"tensor": tensor, "data": data, "expert": expert}))
+    one = 7168 * 2048
+    routed = 58 * 256 * 3 * (one + 4 * one // 128**2)
+    assert s.held.weights["experts"] == routed // ways
+
+
+def test_stages_take_their_own_layers():
+    """DeepSeek-V3 over two stages: the first has the three dense layers and the embedding, the last the head."""
+    one, two = servers(plan("deepseek-v3", "2000GB", parallel={"pipeline": 2}))
+    routed = 58 * 256 * 3 * (7168 * 2048 + 4 * 7168 * 2048 // 128**2)
+    assert one.held.weights["experts"] == routed // 58 * (31 - 3)
+    assert two.held.weights["experts"] == routed // 58 * 30
+    assert (one.held.weights.get("embedding"), two.held.weights.get("embedding")) == (129_280 * 7168 * 2, None)
+    assert (one.held.weights.get("head"), two.held.weights.get("head")) == (None, 129_280 * 7168 * 2)
+    assert [sum(r.count for r in x.held.rows) for x in (one, two)] == [31, 30]
+
+
+def test_what_engines_mean_by_their_settings():
+    """One GPU, the same numbers: the share is of all, of what the context leaves, of what everything leaves, or of nothing."""
+    pools = {}
+    for engine in ENGINES:
+        s = server(plan("llama-3.1-8b", "80GB", engine={"name": engine}))
+        u, total = s.used, 80 * 10**9
+        own = {"vllm": 0.9, "sglang": 0.88, "trtllm": 0.9}.get(engine)
+        pools[engine] = s.pool
+        assert (
+            s.pool
+            == {
+                "vllm": lambda: int(total * 0.9) - u.weights - u.activations - u.logits - u.context - u.nccl,
+                "sglang": lambda: int((total - u.context - u.nccl) * own) - u.weights,
+                "trtllm": lambda: int((total - u.total) * own),
+                "llama.cpp": lambda: total - u.total,
+                "ideal": lambda: total - u.weights - u.activations - u.logits,
+            }[engine]()
+        )
+    assert len(set(pools.values())) == len(pools)
 
 
 def test_solve_prints_what_binds_and_what_would_help(capsys):
@@ -331,7 +415,8 @@ def test_solve_prints_what_binds_and_what_would_help(capsys):
     document = json.loads(capsys.readouterr().out)
     jsonschema.validate(document, json_schema("plan-solve"))
     assert document["binds"] == "AM003"
-    assert document["changes"][0]["change"] == 'dtype.kv = "fp8"'
+    narrower = next(c for c in document["changes"] if c["change"] == 'dtype.kv = "fp8"')
+    assert narrower["gain"] == pytest.approx(2, rel=0.02) and narrower["gpus"] == 8
     assert run(["plan", "solve", path, "--for", "max-throughput"]) == 2
     assert "needs the time model" in capsys.readouterr().err
     assert run(["plan", "solve", path, "--for", "max-contxt"]) == 2
@@ -394,10 +479,65 @@ def test_a_log_is_attributed_line_by_line(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     jsonschema.validate(document, json_schema("plan-explain"))
     rows = {d["what"]: d for d in document["differences"]}
-    parts = ("memory of the GPU, the engine's share", "weights", "activations and logits", "context and NCCL")
-    assert rows["cache"]["difference"] == sum(rows[p]["difference"] for p in parts) + document["remainder_bytes"]
+    parts = sum(d["of_cache"] or 0 for d in document["differences"])
+    assert rows["cache"]["difference"] == parts + document["remainder_bytes"]
     assert abs(document["remainder_bytes"]) < 0.01 * GIB
     assert abs(rows["tokens in the cache"]["difference"]) < 0.002 * 31_232
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_a_log_of_our_own_numbers_leaves_nothing(engine, tmp_path, capsys):
+    """A server with another size of everything: what each takes from the cache adds up, by the engine's own rule."""
+    p = plan("llama-3.1-8b", "80GB", engine={"name": engine})
+    used = server(p).used
+    other = used.__class__(*(getattr(used, f) + 2**28 for f in used.__struct_fields__))
+    share = {"vllm": 0.9, "sglang": 0.88, "trtllm": 0.9}[engine]
+    pool = ENGINES[engine].split(share, 80 * 10**9, other).pool
+    gib = {f: f"{getattr(other, f) / GIB:.9f}" for f in used.__struct_fields__}
+    pool = f"{pool / GIB:.9f}"
+    text = {
+        "vllm": f"Model loading took {gib['weights']} GiB\nnon_torch_memory={(other.context + other.nccl) / GIB:.9f}GiB\n"
+        f"activation peak memory takes {(other.activations + other.logits) / GIB:.9f}GiB\n"
+        f"Available KV cache memory: {pool} GiB\n",
+        "sglang": f"Load weight end. mem usage={gib['weights']} GB.\nKV Cache is allocated. #tokens: 1, KV size: {pool} GB\n",
+        "trtllm": f"Loaded engine size: {gib['weights']} GiB\nAllocated {pool} GiB for max tokens in paged KV cache (1)\n",
+    }[engine]
+    log, file = tmp_path / "server.log", tmp_path / "plan.toml"
+    log.write_text(text)
+    file.write_text(f'model = "llama-3.1-8b"\n[gpu]\nmemory = "80GB"\n[engine]\nname = "{engine}"\n')
+    assert run(["plan", "explain", str(file), "--log", str(log), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    silent = {"vllm": 0, "sglang": 2 * share, "trtllm": 5 * share}[
+        engine
+    ]  # parts of 0.25 GiB that the log is silent on
+    assert document["remainder_bytes"] == pytest.approx(-silent * 2**28, abs=16)
+    if silent:
+        assert "says nothing of" in " ".join(document["notes"])
+
+
+def test_llama_cpps_cache_is_as_long_as_it_is_told(tmp_path, capsys):
+    """ggml-org/llama.cpp: 8,192 tokens of Llama-3-8B take 1,024 MiB in f16."""
+    log, file = tmp_path / "server.log", tmp_path / "plan.toml"
+    log.write_text(
+        "n_ctx = 8192\nload_tensors: CUDA0 model buffer size = 4096.00 MiB\nKV self size = 1024.00 MiB, K (f16)\n"
+    )
+    file.write_text('model = "llama-3.1-8b"\n[gpu]\nmemory = "80GB"\n[engine]\nname = "llama.cpp"\n')
+    assert run(["plan", "explain", str(file), "--log", str(log), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = {d["what"]: d for d in document["differences"]}
+    assert rows["cache"]["difference"] == 0
+    assert document["remainder_bytes"] is None
+
+
+@pytest.mark.parametrize("odd", ["9" * 5000, ",,,", "1.2.3", "-3", ".", "1e400", "٣"])
+def test_odd_numbers_in_a_log(odd, tmp_path, capsys):
+    log, file = tmp_path / "server.log", tmp_path / "plan.toml"
+    file.write_text('model = "llama-3.1-8b"\n[gpu]\nmemory = "23.58GiB"\n')
+    log.write_text(
+        f"Available KV cache memory: {odd} GiB\nGPU KV cache size: {odd} tokens\nModel loading took {odd} GiB"
+    )
+    assert run(["plan", "explain", str(file), "--log", str(log)]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_logs_that_are_none(tmp_path, capsys):

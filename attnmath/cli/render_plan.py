@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from attnmath.cli.render import Row, as_json, columns, exact, note, page, scaled, strong
@@ -24,7 +25,7 @@ def checked(found: list[PlanResult], errors: list[tuple[str, str]], format_: str
     elif format_ == "github":
         page(
             [line for r in found for line in _annotations(r)]
-            + [_annotation("error", p, None, "plan", e) for p, e in errors]
+            + [_annotation("error", p, _line_of(e), "AM000 the plan reads", e) for p, e in errors]
         )
     elif format_ == "sarif":
         as_json(sarif(found, errors))
@@ -42,7 +43,7 @@ def checked(found: list[PlanResult], errors: list[tuple[str, str]], format_: str
 
 def check_lines(r: PlanResult) -> list[str]:
     """The verdict, what takes the memory, and every check."""
-    verdict = {"pass": "fits", "fail": "does not fit", "unsure": "may not fit"}[r.verdict]
+    verdict = _verdict(r)
     m = r.memory_bytes
     rows: list[Row] = []
     for name in m.__struct_fields__[:-2]:
@@ -59,7 +60,6 @@ def check_lines(r: PlanResult) -> list[str]:
             )
     rows.append(("  total", exact(m.total), scaled(m.total, "bytes"), f"{m.total / m.available:6.1%}", ""))
     rows.append(("  of one GPU's", exact(m.available), scaled(m.available, "bytes"), "", ""))
-    c = r.capacity
     checks: list[Row] = [
         (
             f"  {'ok  ' if x.passed else 'FAIL'}  {x.id}",
@@ -78,11 +78,27 @@ def check_lines(r: PlanResult) -> list[str]:
         *columns(rows, (1, 2, 3)),
         "",
         strong("capacity"),
-        f"  cache {scaled(c.pool_bytes, 'bytes')} on each GPU: one sequence of {c.tokens:,} tokens, "
-        f"or {c.max_concurrency:,} of the plan's requests over all replicas",
+        *_capacity(r),
         "",
         *columns([("  checks", "", "value", "limit", "margin"), *checks], (2, 3, 4)),
         *[line for x in failed for line in ("", strong(f"{x.id} {x.name}"), f"  why: {x.why}", f"  fix: {x.fix}")],
+    ]
+
+
+def _verdict(r: PlanResult) -> str:
+    failed = [x for x in r.checks if not x.passed]
+    if not failed:
+        return "fits"
+    return "does not fit" if any(x.unit == "bytes" for x in failed) else f"fails {', '.join(x.id for x in failed)}"
+
+
+def _capacity(r: PlanResult) -> list[str]:
+    c = r.capacity
+    one = "sequences of any length" if c.tokens is None else f"one sequence of {c.tokens:,} tokens"
+    most = f" (the model was made for {c.max_context:,})" if c.max_context not in (None, c.tokens) else ""
+    return [
+        f"  cache {exact(c.pool_bytes)} bytes of each GPU = {c.pool}",
+        f"  holds {one}{most}, or {c.max_concurrency:,} of the plan's requests at once over all replicas",
     ]
 
 
@@ -130,6 +146,12 @@ def _annotation(level: str, path: str, line: int | None, title: str, message: st
     return f"::{level} {where},title={_attribute(title)}::{_escaped(message)}"
 
 
+def _line_of(error: str) -> int | None:
+    """The first line that an error names."""
+    found = re.search(r"\bline (\d{1,9})\b", error)
+    return int(found[1]) if found else None
+
+
 def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
@@ -156,7 +178,7 @@ def sarif(found: list[PlanResult], errors: list[tuple[str, str]]) -> dict[str, A
         for x in r.checks
         if not x.passed
     ]
-    results += [_result("AM000", error, path, None) for path, error in errors]
+    results += [_result("AM000", error, path, _line_of(error)) for path, error in errors]
     driver = {"name": "attnmath", "version": __version__, "rules": [{"id": k, "name": v} for k, v in rules.items()]}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -202,12 +224,16 @@ def _clean(text: str) -> str:
 
 def solution_lines(s: Solution) -> list[str]:
     """The answer, what binds, the runner-up and what would help."""
-    changed = ", ".join(f"{k} = {v}" for k, v in s.values.items())
+    changed = ", ".join(f"{k} = {exact(v)}" for k, v in s.values.items())
     rows: list[Row] = [("  change", "then", "gain", "GPUs")]
-    rows += [(f"  {c.change}", f"{c.answer:,} {s.unit}", f"x {c.gain:g}", str(c.gpus)) for c in s.changes]
+    rows += [
+        (f"  {c.change}", _answer(c.answer, s.unit), "" if c.gain is None else f"x {c.gain:g}", exact(c.gpus))
+        for c in s.changes
+    ]
     return [
-        strong(f"{s.file}: {s.goal}: {s.answer:,} {s.unit}"),
+        strong(f"{s.file}: {s.goal}: {_answer(s.answer, s.unit)}"),
         *([f"  with {changed}"] if changed else []),
+        f"  tried {s.tried}",
         "",
         f"  binds      {f'{s.binds}, ' if s.binds else ''}{s.why}",
         f"  runner-up  {s.runner_up or 'none'}",
@@ -216,20 +242,29 @@ def solution_lines(s: Solution) -> list[str]:
     ]
 
 
+def _answer(answer: int | None, unit: str) -> str:
+    return "no limit" if answer is None else f"{answer:,} {unit}"
+
+
 def explanation_lines(x: Explanation) -> list[str]:
-    """A row for each number of the log."""
-    rows: list[Row] = [("  what", "log", "plan", "difference for the cache", "why")]
+    """A row for each number of the log, and what of the cache's difference each accounts for."""
+    rows: list[Row] = [("  what", "log", "plan", "log - plan", "of the cache", "why")]
     rows += [
-        (f"  {d.what}", _signed(d.log, d.unit), _signed(d.plan, d.unit), _signed(d.difference, d.unit), d.why)
+        (
+            f"  {d.what}",
+            *(_signed(v, d.unit) for v in (d.log, d.plan, d.difference)),
+            "" if d.of_cache is None else _signed(d.of_cache, "bytes"),
+            d.why,
+        )
         for d in x.differences
     ]
-    remainder = [f"  not attributed: {_signed(x.remainder_bytes, 'bytes')} of the cache's difference"]
+    left = "the log has no cache or no weights" if x.remainder_bytes is None else _signed(x.remainder_bytes, "bytes")
     return [
         strong(f"{x.log}: {x.engine}, against {x.file}"),
         "",
-        *columns(rows, (1, 2, 3)),
+        *columns(rows, (1, 2, 3, 4)),
         "",
-        *remainder,
+        f"  left of the cache's difference: {left}",
         *(f"  {n}" for n in x.notes),
     ]
 

@@ -18,8 +18,6 @@ from attnmath.models.checks import checked
 from attnmath.models.families import PLACES, get
 from attnmath.models.schema import SOURCE, TEXT, Block, Config, Family, Stack, on, text, value
 
-MAX_LAYERS = 10_000
-
 
 class Piece(Struct, frozen=True):
     """A block at its sizes, `count` times: `sizes` by option or by the page's own words; `shares`: the tensors that are
@@ -47,11 +45,13 @@ class LayerSpec(Struct, frozen=True):
     over: str = TEXT
 
 
-class Model(Struct, frozen=True):
+class Model(Struct, frozen=True, eq=False):  # a key by its identity
     """A model: its blocks, equal ones together, and its attention layers in order, runs of equal ones together.
 
-    `assumed`: fields that the config does not have, with the values that the family's class then takes; `left_out`: what the
-    config says nothing of, or what is not counted; `refused`: what is not said, and why (`parameters`, `flops`).
+    `sequence`: the layers of the last stack one by one, each its blocks, what stands before the first and after the last
+    with these; `source_tokens`: how many an encoder always makes, None: as many as it is given; `assumed`: fields that the
+    config does not have, with the values that the family's class then takes; `left_out`: what the config says nothing of, or
+    what is not counted; `refused`: what is not said, and why (`parameters`, `flops`).
     """
 
     name: str
@@ -64,6 +64,8 @@ class Model(Struct, frozen=True):
     config: Mapping[str, Any]
     left_out: tuple[str, ...] = ()
     refused: Mapping[str, str] = {}
+    sequence: tuple[tuple[Piece, ...], ...] = ()
+    source_tokens: int | None = None
 
     @property
     def layers(self) -> int:
@@ -214,11 +216,15 @@ def describe(
         raw,
         tuple(found.left_out),
         refused,
+        _sequence(found.groups, found.pieces),
+        found.source_tokens,
     )
 
 
 class _Found(Struct):
     pieces: list[Piece] = []
+    groups: list[list[Piece]] = []  # the layers of the last stack
+    source_tokens: int | None = None
     text: Config = {}
     assumed: dict[str, Any] = {}
     left_out: list[str] = []
@@ -248,6 +254,7 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
             below["tie_word_embeddings"] = config["tie_word_embeddings"]
         more = _expand(get(kind), below, source, (), cls)
         out.pieces += more.pieces
+        out.groups, out.source_tokens = more.groups or out.groups, more.source_tokens
         out.families += more.families
         out.left_out += more.left_out
         assumed |= {f"{field}.{k}": v for k, v in more.assumed.items()}
@@ -256,9 +263,25 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
     out.text = inner.get("text_config", config)
     out.assumed = assumed
     out.left_out += [note for note, switch in family.notes if on(switch, config)]
+    out.source_tokens = value(family.source_tokens, config) or out.source_tokens
     for stack in family.stacks:
-        out.pieces += _stack(stack, config)
+        before, layers, after = _stack(stack, config)
+        out.pieces += [*before, *(p for layer in layers for p in layer), *after]
+        out.groups = layers or out.groups
     return out
+
+
+def _sequence(groups: list[list[Piece]], pieces: list[Piece]) -> tuple[tuple[Piece, ...], ...]:
+    """Layers one by one, what comes before them with the first and what comes after with the last."""
+    if not groups:
+        return (tuple(pieces),)
+    inside = [p for g in groups for p in g]
+    at = next(k for k, p in enumerate(pieces) if p is inside[0])
+    before, after = pieces[:at], pieces[at + len(inside) :]
+    first, *rest = groups
+    whole = [[*before, *first], *rest]
+    whole[-1] = [*whole[-1], *after]
+    return tuple(map(tuple, whole))
 
 
 def _nested(raw: Config, family: Family) -> Config:
@@ -285,13 +308,15 @@ def _mtp(found: _Found, times: int) -> list[Piece]:
     return [*rows, *extra] * times
 
 
-def _stack(stack: Stack, c: Config) -> list[Piece]:
+def _stack(stack: Stack, c: Config) -> tuple[list[Piece], list[list[Piece]], list[Piece]]:
+    """(blocks before the layers, the blocks of each layer, blocks after them)."""
     kinds = [k(c) for k in stack.kinds]
     if len(set(map(len, kinds))) > 1:
         raise InputError(f"the layers' lists differ in length: {', '.join(str(len(k)) for k in kinds)}")
-    layers = [name for row in zip(*kinds) for name in row]
-    rows = {name: _pieces(stack.rows[name], c) for name in dict.fromkeys(layers)}
-    return [*_pieces(stack.before, c), *(p for name in layers for p in rows[name]), *_pieces(stack.after, c)]
+    names = list(zip(*kinds))
+    rows = {name: _pieces(stack.rows[name], c) for name in dict.fromkeys(n for row in names for n in row)}
+    layers = [[replace(p) for name in row for p in rows[name]] for row in names]
+    return _pieces(stack.before, c), layers, _pieces(stack.after, c)
 
 
 def _pieces(blocks: Iterable[Block], c: Config) -> list[Piece]:

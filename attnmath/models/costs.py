@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
 from attnmath.errors import InputError, Unknown
-from attnmath.keys import Reading, usual_form
+from attnmath.keys import Reading
 from attnmath.language.formula import Point
 from attnmath.language.letters import LETTERS
-from attnmath.language.syntax import Program, Ref, refs
 from attnmath.models import Model, Piece, mtp_layers, read
+from attnmath.models.caching import bidirectional, choosing, kept, reading
 from attnmath.models.counting import Parameters, by_letter, layer_of, parameters
 from attnmath.models.quantization import WeightBytes, weight_bytes
 from attnmath.models.schema import ONCE, SOURCE, TEXT
 from attnmath.readings.count import parameters as read_parameters
 from attnmath.readings.count import recursive
-from attnmath.readings.memory import bits, in_bytes, state_bits
 
 SCHEMA = "attnmath.model/1"
 PAGE = 16  # tokens in a page of an engine's cache, vLLM's and SGLang's usual one on NVIDIA
@@ -61,28 +60,20 @@ class Cache(Struct, frozen=True):
 
 class Work(Struct, frozen=True):
     """FLOPs of a block: all of them, products with learned weights, products of attention over the pairs that exist, and
-    over all.
+    over all; `pairs`: the latter where queries meet keys, and not a state.
     """
 
     total: int = 0
     projections: int = 0
     matmul: int = 0
     dense: int = 0
+    pairs: int = 0
 
     def __add__(self, more: Work) -> Work:
         return Work(*(getattr(self, n) + getattr(more, n) for n in self.__struct_fields__))
 
     def __mul__(self, times: int) -> Work:
         return Work(*(getattr(self, n) * times for n in self.__struct_fields__))
-
-
-def bidirectional(p: Piece) -> bool:
-    """Whether every token sees later ones, so that nothing can be kept for them.
-
-    >>> bidirectional(Piece("attention", "mha", (), {}, "full", (), "tokens"))
-    True
-    """
-    return p.mask is not None and p.mask.split(":")[0] in ("full", "around")
 
 
 def tokens_of(p: Piece, r: Request) -> dict[str, int] | None:
@@ -102,21 +93,6 @@ def tokens_of(p: Piece, r: Request) -> dict[str, int] | None:
     return {"b": r.batch, "t": r.seq, "n": r.seq if bidirectional(p) else r.context}
 
 
-def reading(p: Piece, tokens: Mapping[str, int], dtype: str = "bf16", kv_dtype: str = "bf16") -> Reading:
-    """A piece's page in the form that a kernel would take, at its sizes.
-
-    >>> linear = Piece("mlp", "linear", (), {"d-model": 8, "out": 3}, None, (), "tokens")
-    >>> reading(linear, {"b": 1, "t": 5}).flops.projections
-    240
-    """
-    layer = layer_of(p)
-    given = {k: v for k, v in by_letter(p, **tokens).items() if k not in layer.local}
-    form, _ = usual_form(layer, given, dtype, kv_dtype)
-    page = layer.form(form)
-    sizes, _ = layer.sizes(given, page=page)
-    return Reading(page, sizes, dtype, kv_dtype)
-
-
 def work(p: Piece, r: Request) -> Work:
     """What one block computes in this step.
 
@@ -128,83 +104,40 @@ def work(p: Piece, r: Request) -> Work:
     if tokens is None or not tokens["t"]:
         return Work()
     x = reading(p, tokens)
-    return Work(int(x.flops.total), int(x.flops.projections), int(x.flops.matmul), int(x.dense.matmul))
+    dense = int(x.dense.matmul)
+    stateful = recursive(x.page) or any(i == "c" for e in x.page.equations for i in e.out.index)
+    return Work(int(x.flops.total), int(x.flops.projections), int(x.flops.matmul), dense, 0 if stateful else dense)
 
 
-def choosing(page: Program) -> frozenset[str]:
-    """The tensors that only choose: whose numbers reach the result through a selection alone.
-
-    >>> from attnmath import variants
-    >>> sorted(choosing(variants.get("dsa").program) & {"kI", "aKV"})
-    ['kI']
-    """
-    found, todo = {page.output}, [page.output]
-    while todo:
-        made = page.defined.get(todo.pop())
-        for r in (r for a in (made.alts if made else ()) for r in refs(a)):
-            inner = {x.name for i in r.index for x in refs(i)} if isinstance(r, Ref) else set()
-            for name in {r.name} - inner:
-                if name not in found and not _is_selection(page, name):
-                    found.add(name)
-                    todo.append(name)
-    return frozenset(n for n in page.tensors if n not in found)
-
-
-def _is_selection(page: Program, name: str) -> bool:
-    from attnmath.language.syntax import ops
-
-    made = page.defined.get(name)
-    return made is not None and any(op.name == "topk" for a in made.alts for op in ops(a))
-
-
-def cache(p: Piece, r: Request, dtype: str, kv_dtype: str, index_bits: Callable[[int], int], engine: bool) -> Cache:
-    """What one attention layer keeps at this context.
-
-    `index_bits`: bits of a row of keys that only choose, by its width; `engine`: whole pages, windows not taken out.
+def cache(p: Piece, r: Request, dtype: str, kv_dtype: str, index_dtype: str, engine: bool) -> Cache:
+    """What one attention layer keeps at this context; `engine`: whole pages, windows not taken out.
 
     >>> gqa = Piece("attention", "gqa", (), {"heads": 4, "kv-heads": 2, "head-dim": 8, "d-model": 32}, None, (), "tokens")
-    >>> cache(gqa, Request(1, 1, 100, 0, False), "bf16", "bf16", index_bits_of("fp8"), True).at_context
+    >>> cache(gqa, Request(1, 1, 100, 0, False), "bf16", "bf16", "fp8", True).at_context
     7168
     """
-    if p.over == SOURCE or bidirectional(p):
-        return Cache()
     context = -(-r.context // PAGE) * PAGE if engine else r.context
-    tokens = {"b": r.batch, "t": 1, "n": max(context, 1)}
-    if p.page == "cross":
-        x = reading(p, {"b": r.batch, "t": 1, "n": max(r.source, 1), "kept": r.source}, dtype, kv_dtype)
-        return Cache(per_source_token=int(x.cache_bytes(True)))
-    x = reading(p, tokens, dtype, kv_dtype)
-    only, states = choosing(x.page), recursive(x.page)
     found: dict[str, int] = {}
 
-    def add(key: str, value: Any) -> None:
-        found[key] = found.get(key, 0) + int(value)
+    def add(key: str, total: int) -> None:
+        found[key] = found.get(key, 0) + total
 
-    for c, part in x.cache_parts(True):
-        if c.tensor in only:
-            add("indexer_per_token", in_bytes(index_bits(int(c.per_row)), c.every))
-            add("indexer_at_context", in_bytes(index_bits(int(c.per_row)) * int(c.rows or 0) * r.batch))
-        else:
-            add("per_token", part)
-            add("beyond_windows", 0 if c.capped else part)
-            rows = -(-tokens["n"] // int(c.every)) if engine else int(c.rows or 0)
-            add("at_context", in_bytes(c.per_row * rows * r.batch * bits(kv_dtype)))
-    for c in x.caches:
-        if c.rows is None:
-            wide = state_bits(dtype) if c.tensor in states else bits(dtype)
-            add("recurrent" if c.tensor in states else "convolution", in_bytes(c.per_row * wide))
+    for k in kept(p, dtype, kv_dtype, index_dtype):
+        whole = -(-k.bits // 8)
+        if k.state:
+            add(k.state, whole)
+            continue
+        per_token = -(-k.bits // (8 * k.every))
+        if k.source:
+            add("per_source_token", per_token)
+            continue
+        seen = context if engine or k.window is None else min(context, k.window)
+        rows = -(-seen // k.every) if engine else seen // k.every
+        add("indexer_per_token" if k.chooses else "per_token", per_token)
+        add("indexer_at_context" if k.chooses else "at_context", -(-k.bits * rows * r.batch // 8))
+        if not k.chooses and k.window is None:
+            add("beyond_windows", per_token)
     return Cache(**found)
-
-
-def index_bits_of(dtype: str) -> Callable[[int], int]:
-    """Bits of a row of an indexer's keys: fp8 with a 4-byte scale a row, as FlashMLA and DeepGEMM lay them out; else plain.
-
-    >>> index_bits_of("fp8")(128) // 8
-    132
-    """
-    if dtype == "fp8":
-        return lambda width: 8 * width + 32
-    return lambda width: int(width * bits(dtype))
 
 
 class StateBytes(Struct, frozen=True):
@@ -387,9 +320,8 @@ def _dtypes(m: Model, dtype: str | None, kv_dtype: str | None, weight_dtype: str
 def _caches(m: Model, r: Request, settings: Mapping[str, Any], index_dtype: str, engine: bool) -> Cache:
     total = Cache()
     for p in m.pieces:
-        if p.part == "attention" and p.over in (TEXT, SOURCE):
-            own = cache(p, r, settings["dtype"], settings["kv_dtype"], index_bits_of(index_dtype), engine)
-            total = total + own * p.count
+        if p.part == "attention":
+            total = total + cache(p, r, settings["dtype"], settings["kv_dtype"], index_dtype, engine) * p.count
     return total
 
 
@@ -398,8 +330,8 @@ CONVENTIONS = {
     "dense": "the same with every query against every key",
     "causal_half": "the same with half of them: dense attention / 2",
     "torch": "PyTorch, torch/utils/flop_counter.py: every matrix product, masks ignored",
-    "palm": "2 N + 4 L H Q T a token, forward (a third of 6 N + 12 L H Q T), N active parameters: Chowdhery et al. 2022, "
-    "arXiv:2204.02311, appendix B",
+    "palm": "2 N + 4 L H Q T a token, forward (a third of 6 N + 12 L H Q T), N active parameters; the latter is counted for "
+    "layers in which queries meet keys, at their own widths: Chowdhery et al. 2022, arXiv:2204.02311, appendix B",
     "megatron": "24 B s l h^2 (1 + s / 6 h) + 2 B s h V, forward: Narayanan et al. 2021, arXiv:2104.04473, section 5.1; right "
     "for multi-head attention and a feed-forward layer four times as wide",
     "6n": "2 N a token, forward (a third of 6 N), N parameters without embeddings: Kaplan et al. 2020, arXiv:2001.08361, "
@@ -457,16 +389,15 @@ def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
         if own.total:
             parts[p.part] = parts.get(p.part, 0) + own.total
     tokens = r.batch * r.seq
-    attention = [p for p in m.pieces if p.part == "attention" and p.over == TEXT and "head-dim" in p.sizes]
-    heads = sum(p.count * p.sizes["heads"] * p.sizes["head-dim"] for p in attention)
     named = {
         "exact": total.projections + total.matmul,
         "dense": total.projections + total.dense,
         "causal_half": total.projections + total.dense // 2,
         "torch": total.projections + total.dense,
-        "palm": tokens * (2 * counted.active + 4 * heads * r.context),
+        "palm": tokens * 2 * counted.active + total.pairs,
         "6n": tokens * 2 * (counted.active - counted.embedding),
     }
+    attention = [p for p in m.pieces if p.part == "attention" and p.over == TEXT]
     wide = attention[0].sizes.get("d-model") if attention else None
     vocab = next((p.sizes["vocab"] for p in m.pieces if p.page == "head"), 0)
     if wide:

@@ -135,6 +135,39 @@ def stored_bits(f: Format, copies: int, outputs: int, inputs: int) -> tuple[int,
     return copies * outputs * inputs * f.bits, copies * scales if f.scale_bits else 0
 
 
+class Stored(Struct, frozen=True):
+    """One learned tensor as it is stored: `axes` and their lengths, for whoever shares it among ranks."""
+
+    name: str
+    part: str
+    bits: int
+    scale_bits: int
+    axes: tuple[str, ...]
+    lengths: dict[str, int]
+
+
+def stored(p: Piece, recipe: Recipe) -> list[Stored]:
+    """How each tensor of one copy of a piece is stored; what routes is no expert.
+
+    >>> norm = Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens")
+    >>> [(t.name, t.bits) for t in stored(norm, narrowing("fp8", FORMATS["fp8"], NARROWED, "bf16"))]
+    [('WN', 1024)]
+    """
+    layer = layer_of(p)
+    page = layer.form()
+    sizes, _ = layer.sizes(by_letter(p), page=page)
+    lengths = {k: v for k, v in sizes.items() if isinstance(v, int)}
+    narrow = projections(p) if p.part in recipe.formats else {}
+    some, out = chosen(page), []
+    for name, (whole, _) in weights(p).items():
+        part = "router" if p.part == "experts" and name not in some else p.part
+        bits, scales = whole * PLAIN[recipe.plain], 0
+        if name in narrow and part in recipe.formats:
+            bits, scales = stored_bits(recipe.formats[part], *narrow[name])
+        out.append(Stored(name, part, bits, scales, tuple(map(str, page.inputs[name].index)), lengths))
+    return out
+
+
 def weight_bytes(model: Model, dtype: str | None = None) -> WeightBytes:
     """What the weights take, as the config says, or with projections stored as `dtype`.
 
@@ -144,20 +177,12 @@ def weight_bytes(model: Model, dtype: str | None = None) -> WeightBytes:
     1648
     """
     recipe = recipe_of(model, dtype)
-    plain = PLAIN[recipe.plain]
     parts = dict.fromkeys(PARTS, 0)
     scales = 0
     for p in model.pieces:
-        narrow = projections(p) if p.part in recipe.formats else {}
-        some = chosen(layer_of(p).form()) if p.part == "experts" else {}
-        for name, (whole, _) in weights(p).items():
-            part = "router" if p.part == "experts" and name not in some else p.part
-            if name in narrow and part in recipe.formats:
-                bits, more = stored_bits(recipe.formats[part], *narrow[name])
-            else:
-                bits, more = whole * plain, 0
-            parts[part] += p.count * -(-(bits + more) // 8)
-            scales += p.count * -(-more // 8)
+        for t in stored(p, recipe):
+            parts[t.part] += p.count * -(-(t.bits + t.scale_bits) // 8)
+            scales += p.count * -(-t.scale_bits // 8)
     return WeightBytes(
         sum(parts.values()),
         scales,
@@ -201,7 +226,7 @@ def recipe_of(model: Model, dtype: str | None) -> Recipe:
         return Recipe(plain, {}, plain)
     if not isinstance(said, dict):
         raise InputError("quantization_config is no object")
-    return _configured(said, plain, model.config)
+    return _configured(said, plain, model)
 
 
 def format_of(name: str) -> Format:
@@ -218,24 +243,23 @@ def format_of(name: str) -> Format:
     return replace(FORMATS[base], columns=int(group)) if slash else FORMATS[base]
 
 
-def _configured(said: Mapping[str, Any], plain: str, config: Mapping[str, Any]) -> Recipe:
+def _configured(said: Mapping[str, Any], plain: str, model: Model) -> Recipe:
     """What a quantization_config describes; InputError for a method that is not understood."""
     from msgspec.structs import replace
 
     method = str(said.get("quant_method") or said.get("quant_algo") or "").lower()
     notes: list[str] = []
-    parts = tuple(p for p in NARROWED if p not in _left(said, notes))
+    left = _left(said, len(model.sequence), notes)
+    parts = tuple(p for p in NARROWED if p not in left)
     if method in ("fp8", "fbgemm_fp8"):
         tile = said.get("weight_block_size")
-        if tile is not None and not (
-            isinstance(tile, list) and len(tile) == 2 and all(isinstance(x, int) and 0 < x < 2**20 for x in tile)
-        ):
+        if tile is not None and not (isinstance(tile, list) and len(tile) == 2 and all(map(_size, tile))):
             raise InputError(f"quantization_config.weight_block_size is {str(tile)[:40]}; expected two sizes")
         f = replace(FORMATS["fp8"], rows=tile[0], columns=tile[1]) if tile else Format(8, 32, 1, 0)
         if said.get("scale_fmt") == "ue8m0":
             notes.append("scales are powers of two (ue8m0), stored in four bytes each")
         recipe = narrowing("fp8", f, parts, plain, notes)
-        if (said.get("expert_dtype") or config.get("expert_dtype")) == "fp4":
+        if (said.get("expert_dtype") or model.config.get("expert_dtype")) == "fp4":
             own = {**recipe.formats, "experts": FORMATS["mxfp4"]}
             return replace(
                 recipe, formats=own, notes=(*notes, "expert_dtype is fp4: routed experts are counted as mxfp4")
@@ -246,7 +270,7 @@ def _configured(said: Mapping[str, Any], plain: str, config: Mapping[str, Any]) 
     if method in ("awq", "gptq"):
         group, wide = said.get("group_size", 128), said.get("bits", 4)
         columns = 0 if group == -1 else group
-        if not (isinstance(columns, int) and 0 <= columns < 2**20 and wide in (2, 3, 4, 8)):
+        if not ((columns == 0 or _size(columns)) and _size(wide) and wide in (2, 3, 4, 8)):
             raise InputError(
                 f"quantization_config: bits {str(wide)[:20]} in groups of {str(group)[:20]} are not understood"
             )
@@ -264,6 +288,10 @@ def _configured(said: Mapping[str, Any], plain: str, config: Mapping[str, Any]) 
     )
 
 
+def _size(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and 0 < x < 2**20
+
+
 def _groups(said: Mapping[str, Any], parts: tuple[str, ...], plain: str, notes: list[str]) -> Recipe:
     """compressed-tensors and ModelOpt: one group of weights, its bits and its scales."""
     found = said.get("config_groups") or {}
@@ -276,50 +304,79 @@ def _groups(said: Mapping[str, Any], parts: tuple[str, ...], plain: str, notes: 
     if len(own) != 1 or not isinstance(own[0], dict):
         raise InputError("quantization_config: one group of weights is understood; --weight-dtype says it for you")
     w = own[0]
+    targets = next(g.get("targets") for g in found.values() if isinstance(g, dict))
+    if targets not in (None, ["Linear"]):
+        raise InputError(
+            f"quantization_config.targets {str(targets)[:60]}: Linear is understood; --weight-dtype says it for you"
+        )
     wide, kind, by, group = w.get("num_bits"), w.get("type"), w.get("strategy"), w.get("group_size")
     if wide == 4 and kind == "float":
-        return narrowing("nvfp4", FORMATS["nvfp4"], parts, plain, notes)
+        names = {16: "nvfp4", 32: "mxfp4"}
+        if group not in names:
+            raise InputError(f"quantization_config: 4-bit floats in groups of {str(group)[:20]} are not understood")
+        return narrowing(names[group], FORMATS[names[group]], parts, plain, notes)
+    tile = w.get("block_structure") or [128, 128]
     tiles = {
         "tensor": (0, 0),
         "channel": (1, 0),
         "group": (1, group),
-        "block": tuple(w.get("block_structure") or (128, 128)),
+        "block": tuple(tile) if isinstance(tile, list) else (),
     }
-    if wide not in (4, 8) or by not in tiles or not all(isinstance(x, int) for x in tiles[str(by)]):
+    shape = tiles.get(by, ()) if isinstance(by, str) else ()
+    if wide not in (4, 8) or len(shape) != 2 or not all(x == 0 or _size(x) for x in shape):
         raise InputError(
             f"quantization_config: {str(wide)[:20]} bits by {str(by)[:20]} are not understood; --weight-dtype says it"
         )
-    rows, columns = tiles[str(by)]
+    rows, columns = shape
     name = f"{'fp' if kind == 'float' else 'int'}{wide}"
     f = Format(wide, 16, rows, columns, 0 if w.get("symmetric", True) else wide)
     return narrowing(name, f, parts, plain, notes)
 
 
+NEVER = (
+    r"lm_head|embed|norm|router|gate$|gate\b|visual|vision|e_score|score|multi_modal|mtp|^head"  # never narrowed anyway
+)
 LEFT = {  # words in the names of modules that are left as they are, and the part they stand for
     r"self_attn|attention|attn": "attention",
     r"shared_expert": "shared_experts",
     r"experts": "experts",
     r"^mlp$|\.mlp$|mlp\.(gate|up|down)_proj": "mlp",
 }
-NEVER = r"lm_head|embed|norm|router|gate$|gate\b|visual|vision|e_score|score|multi_modal|mtp|^head"
 
 
-def _left(said: Mapping[str, Any], notes: list[str]) -> set[str]:
-    """The parts that a config leaves as they are, by the names of their modules."""
-    names = [
-        n
-        for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
-        for n in said.get(key) or ()
-    ]
+def _names(said: Mapping[str, Any]) -> list[str]:
+    """The modules that a config leaves as they are; InputError if that is no list of names."""
+    found: list[str] = []
+    for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
+        own = said.get(key) or []
+        if not isinstance(own, list) or not all(isinstance(n, str) for n in own):
+            raise InputError(f"quantization_config.{key} is {str(own)[:40]}; expected a list of names")
+        found += own
+    return found
+
+
+def _left(said: Mapping[str, Any], layers: int, notes: list[str]) -> set[str]:
+    """The parts that a config leaves as they are, by the names of their modules; a part whose layers are listed one by one is
+    left if all are.
+    """
     found: set[str] = set()
-    for n in names if all(isinstance(n, str) for n in names) else ():
-        if re.search(r"layers\.\d", n):
-            if not re.search(NEVER, n) and "some layers are left out of it, which is not counted" not in notes:
-                notes.append("some layers are left out of it, which is not counted")
+    listed: dict[str, set[int]] = {}
+    for n in _names(said):
+        if re.search(NEVER, n):
             continue
         part = next((p for pattern, p in LEFT.items() if re.search(pattern, n)), None)
-        if part and not re.search(r"router|gate$", n):
+        number = re.search(r"layers\.(\d{1,6})\b", n)
+        if number and part:
+            listed.setdefault(part, set()).add(int(number[1]))
+        elif part:
             found.add(part)
-        elif not re.search(NEVER, n):
+        else:
             notes.append(f"{n[:60]} is left out of it, which is not understood here")
+    for part, numbers in listed.items():
+        if len(numbers) >= layers:
+            found.add(part)
+        else:
+            notes.append(
+                f"{part} is left out of it in {len(numbers)} of {layers} layers; it is counted as narrowed in all"
+            )
     return found

@@ -98,6 +98,7 @@ class Family(Struct, frozen=True):
     classes: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     aliases: Mapping[str, str] = {}  # other names of fields
     defaults: Mapping[str, str] = {}  # fields that are another's where they are absent
+    source_tokens: Value | None = None  # how many tokens an encoder always makes
     mtp: tuple[str, ...] = ()  # the rows of a layer for multi-token prediction
     checks: tuple[Callable[[Config], str], ...] = ()  # what single fields cannot show: a complaint, or nothing
     notes: tuple[tuple[str, Switch], ...] = ()  # what a reader of the counts has to know, and when

@@ -5,6 +5,8 @@ The estimates (context, NCCL, graphs) are from servers' own logs, and are labell
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from msgspec import Struct
 
 GIB = 2**30
@@ -26,46 +28,76 @@ class Used(Struct, frozen=True):
         return self.weights + self.activations + self.logits + self.context + self.nccl + self.graphs
 
 
+class Split(Struct, frozen=True):
+    """How an engine comes to its cache: `taken` of `of` bytes are gone before it, and it gets `share` of the rest."""
+
+    taken: int
+    of: int
+    share: float = 1.0
+
+    @property
+    def pool(self) -> int:
+        """Bytes of the cache on one GPU; negative if the rest does not fit."""
+        rest = self.of - self.taken
+        return int(rest * self.share) if rest > 0 else rest
+
+
 class Engine(Struct, frozen=True):
-    """`setting`: its share of memory; `meaning`: what the share is of; `graphs`: bytes for captured graphs."""
+    """`setting`: its share of memory; `meaning`: what the share is of; `graphs`: bytes for captured graphs, an estimate;
+    `split`: from the share, the GPU's memory and what is used; `counts`: which parts of what is used come off the cache, and
+    what a byte of each takes from it (None: the share).
+    """
 
     setting: str | None
     meaning: str
     graphs: int
-    inside: bool  # whether graphs come out of the share, or out of what it leaves
+    split: Callable[[float, int, Used], Split]
+    counts: Mapping[str, float | None]
     source: str
 
 
+_ALL = ("weights", "activations", "logits", "context", "nccl")
 ENGINES: dict[str, Engine] = {
     "vllm": Engine(
         "gpu_memory_utilization",
-        "the cache gets total x share - weights - activations - context (graphs come out of what is left)",
+        "the cache gets total x share - weights - activations - context; graphs come out of what is left",
         GIB // 2,
-        False,
+        lambda share, total, u: Split(u.total - u.graphs, int(total * share)),
+        dict.fromkeys(_ALL, 1.0),
         "vllm-project/vllm, vllm/v1/worker/gpu_worker.py, determine_available_memory",
     ),
     "sglang": Engine(
         "mem_fraction_static",
-        "weights and cache get total x share; activations and graphs what is left",
+        "weights and cache get (total - context) x share; activations and graphs what is left",
         3 * GIB // 2,
-        False,
+        lambda share, total, u: Split(u.weights, int((total - u.context - u.nccl) * share)),
+        {"weights": 1.0, "context": None, "nccl": None},
         "sgl-project/sglang, python/sglang/srt/model_executor/model_runner.py, profile_max_num_token",
     ),
     "trtllm": Engine(
         "free_gpu_memory_fraction",
-        "the cache gets the share of what weights, activations and context leave",
+        "the cache gets the share of what weights, activations, context and graphs leave",
         GIB // 2,
-        True,
+        lambda share, total, u: Split(u.total, total, share),
+        dict.fromkeys((*_ALL, "graphs"), None),
         "NVIDIA/TensorRT-LLM, docs: memory usage; KvCacheConfig.free_gpu_memory_fraction",
     ),
     "llama.cpp": Engine(
         None,
-        "the cache is allocated for the context that is asked for; no share",
+        "the cache is allocated for the context that is asked for; there is no share",
         0,
-        True,
+        lambda share, total, u: Split(u.total, total),
+        {},
         "ggml-org/llama.cpp, src/llama-kv-cache.cpp",
     ),
-    "ideal": Engine(None, "all of the memory, and nothing beside weights, activations and cache", 0, True, "no engine"),
+    "ideal": Engine(
+        None,
+        "all of the memory, and nothing beside weights, activations and cache",
+        0,
+        lambda share, total, u: Split(u.total, total),
+        {},
+        "no engine",
+    ),
 }
 CONTEXT = (
     35 * GIB // 100
@@ -91,28 +123,11 @@ def nccl_bytes(engine: str, peers: int) -> int:
     return 0 if engine in ("ideal", "llama.cpp") else peers * NCCL_PER_PEER
 
 
-def pool_bytes(engine: str, share: float, total: int, used: Used) -> int:
-    """What the engine gives to its cache on one GPU; negative if there is not enough for the rest.
+def split(engine: str, share: float, total: int, used: Used) -> Split:
+    """How an engine comes to its cache on one GPU.
 
-    >>> pool_bytes("vllm", 0.9, 100, Used(50, 10, 0, 5, 0, 20)), pool_bytes("sglang", 0.9, 100, Used(50, 10, 0, 5, 0, 20))
-    (25, 35)
-    >>> pool_bytes("trtllm", 0.9, 100, Used(50, 10, 0, 5, 0, 15)), pool_bytes("ideal", 1.0, 100, Used(50, 0, 0, 0, 0, 0))
-    (18, 50)
+    >>> u = Used(50, 10, 0, 5, 0, 20)
+    >>> split("vllm", 0.9, 100, u).pool, split("sglang", 0.8, 100, u).pool, split("trtllm", 0.8, 100, u).pool
+    (25, 26, 12)
     """
-    if engine == "vllm":
-        return int(total * share) - (used.total - used.graphs)
-    if engine == "sglang":
-        return int(total * share) - used.weights - used.context - used.nccl
-    if engine == "trtllm":
-        free = total - used.total
-        return int(free * share) if free > 0 else free
-    return total - used.total
-
-
-def left_bytes(engine: str, total: int, used: Used, pool: int) -> int:
-    """What stays free when the pool is taken: for graphs, or for activations; negative if these do not fit.
-
-    >>> left_bytes("vllm", 100, Used(50, 10, 0, 5, 0, 20), 25)
-    -10
-    """
-    return total - used.total - pool
+    return ENGINES[engine].split(share, total, used)

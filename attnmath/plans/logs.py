@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from attnmath.errors import InputError
 from attnmath.files import read_text
-from attnmath.plans.checking import Server, most_tokens, server
+from attnmath.plans.checking import Server, most_tokens, sequence_bytes, server
+from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
 
 SCHEMA = "attnmath.plan-explain/1"
 MAX_LOG_BYTES = 50_000_000
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-SIZE = r"([\d.,]+)\s*([KMG]?i?B)"
+NUMBER = r"(\d[\d,]{0,20}(?:\.\d{1,9})?)"
+SIZE = NUMBER + r"\s*([KMG]?i?B)"
+SOME = r".{0,500}?"  # of the same line
 
 
 class Line(Struct, frozen=True):
@@ -35,61 +38,62 @@ LOGS: dict[str, tuple[Line, ...]] = {
         Line("activations", rf"activation peak memory takes\s+{SIZE}"),
         Line("context", rf"non_torch_memory(?:=|\s+takes\s+){SIZE}"),
         Line("pool", rf"(?:kv_cache_size=|reserved for KV Cache is\s+|Available KV cache memory:\s+){SIZE}"),
-        Line("graphs", rf"Graph capturing finished in .*?took\s+{SIZE}"),
-        Line("blocks", r"GPU blocks:\s+([\d,]+)"),
-        Line("tokens", r"GPU KV cache size:\s+([\d,]+) tokens"),
-        Line("max_model_len", r"Maximum concurrency for ([\d,]+) tokens"),
-        Line("concurrency", r"Maximum concurrency for [\d,]+ tokens per request:\s+([\d.]+)x"),
+        Line("graphs", rf"Graph capturing finished in {SOME}took\s+{SIZE}"),
+        Line("blocks", rf"GPU blocks:\s+{NUMBER}"),
+        Line("tokens", rf"GPU KV cache size:\s+{NUMBER} tokens"),
+        Line("max_model_len", rf"Maximum concurrency for {NUMBER} tokens"),
+        Line("concurrency", rf"Maximum concurrency for [\d,]+ tokens per request:\s+{NUMBER}x"),
         Line("needed", rf"\({SIZE} KV cache is needed"),
     ),
     "sglang": (
-        Line("weights", rf"Load weight end\..*?mem usage={SIZE}"),
-        Line("tokens", r"KV Cache is allocated\..*?#tokens:\s+([\d,]+)"),
-        Line("k_pool", rf"KV Cache is allocated\..*?K size:\s+{SIZE}"),
-        Line("v_pool", rf"KV Cache is allocated\..*?V size:\s+{SIZE}"),
-        Line("pool", rf"KV Cache is allocated\..*?KV size:\s+{SIZE}"),
-        Line("graphs", rf"Capture cuda graph end\..*?mem usage={SIZE}"),
-        Line("left", rf"Memory pool end\. avail mem={SIZE}"),
+        Line("weights", rf"Load weight end\.{SOME}mem usage={SIZE}"),
+        Line("tokens", rf"KV Cache is allocated\.{SOME}#tokens:\s+{NUMBER}"),
+        Line("k_pool", rf"KV Cache is allocated\.{SOME}K size:\s+{SIZE}"),
+        Line("v_pool", rf"KV Cache is allocated\.{SOME}V size:\s+{SIZE}"),
+        Line("pool", rf"KV Cache is allocated\.{SOME}KV size:\s+{SIZE}"),
+        Line("graphs", rf"Capture cuda graph end\.{SOME}mem usage={SIZE}"),
     ),
     "trtllm": (
         Line("memory", rf"max tokens in paged kv cache:\s+total:\s+{SIZE}"),
-        Line("free", rf"max tokens in paged kv cache:.*?available:\s+{SIZE}"),
         Line("weights", rf"Loaded engine size:\s+{SIZE}"),
         Line("pool", rf"Allocated\s+{SIZE}\s+for max tokens in paged KV cache"),
-        Line("tokens", r"max tokens in paged KV cache \(([\d,]+)\)"),
-        Line("pool", r"Allocate\s+([\d,]+)\s+(b)ytes for k/v cache"),
-        Line("tokens", r"Using ([\d,]+) tokens in paged KV cache"),
+        Line("tokens", rf"max tokens in paged KV cache \({NUMBER}\)"),
+        Line("pool", rf"Allocate\s+{NUMBER}\s+(b)ytes for k/v cache"),
+        Line("tokens", rf"Using {NUMBER} tokens in paged KV cache"),
     ),
     "llama.cpp": (
-        Line("weights", rf"(?:llm_)?load_tensors:.*?(?:model )?buffer size\s*=\s*{SIZE}", False),
+        Line("weights", rf"(?:llm_)?load_tensors:{SOME}(?:model )?buffer size\s*=\s*{SIZE}", False),
         Line("pool", rf"KV self size\s*=\s*{SIZE}", False),
         Line("pool", rf"KV buffer size\s*=\s*{SIZE}", False),
         Line("activations", rf"compute buffer size\s*=\s*{SIZE}", False),
-        Line("tokens", r"n_ctx\s*=\s*(\d+)"),
+        Line("tokens", rf"n_ctx\s*=\s*{NUMBER}"),
     ),
 }
 
 
 class Difference(Struct, frozen=True):
-    """A number of the log beside ours: `bytes` or `tokens`; `why` the difference."""
+    """A number of the log beside ours: `difference` is log - plan in `unit`; `of_cache`: how many bytes of the cache's
+    difference it accounts for, None if it takes nothing from the cache; `why` the two differ.
+    """
 
     what: str
     log: int | float
     plan: int | float
     unit: str
     difference: int | float
+    of_cache: int | None
     why: str
 
 
 class Explanation(Struct, frozen=True):
-    """What `plan explain` answers: `remainder` is what no line attributes."""
+    """What `plan explain` answers: `remainder_bytes` is what no line accounts for, None if the log has no cache or weights."""
 
     file: str
     log: str
     engine: str
     found: dict[str, float]
     differences: list[Difference]
-    remainder_bytes: int
+    remainder_bytes: int | None
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,16 +122,16 @@ def explain(plan: Plan, path: str) -> Explanation:
         hint = f"; it reads like {others[0]}'s: set engine.name" if others else ""
         raise InputError(f"{path}: none of the lines that {engine} prints at its start{hint}")
     s = server(plan)
-    rows = list(_rows(s, found))
-    pool = next((d.difference for d in rows if d.what == "cache"), 0)
-    parts = sum(
-        d.difference
-        for d in rows
-        if d.what in ("memory of the GPU, the engine's share", "weights", "activations and logits", "context and NCCL")
-    )
-    whole = [d.what for d in rows if d.unit == "bytes"]
-    remainder = int(pool) - int(parts) if "cache" in whole and "weights" in whole else 0
-    return Explanation(plan.path, path, engine, found, rows, remainder, notes)
+    parts = list(_parts(s, found))
+    pool = list(_pool(s, found))
+    remainder = None
+    if pool and "weights" in found and ENGINES[engine].counts:
+        remainder = int(pool[0].difference) - sum(d.of_cache or 0 for d in parts)
+        silent = [what for what, key, *_ in _COMPARED if key not in _measured(found)]
+        notes += [f"the log says nothing of {', '.join(silent)}: that is in what is left"] if silent else []
+    if "memory" in found and abs(found["memory"] / s.memory - 1) > 1e-3:
+        notes.append(f'the log shows gpu.memory = "{found["memory"] / 2**30:.2f}GiB"')
+    return Explanation(plan.path, path, engine, found, parts + pool + list(_counts(s, found)), remainder, notes)
 
 
 def scan(text: str, engine: str) -> tuple[dict[str, float], list[str]]:
@@ -161,77 +165,65 @@ def _value(hit: Any, binary: bool) -> float:
     return int(float(hit[0].replace(",", "").rstrip(".")) * scale)
 
 
-def _rows(s: Server, found: Mapping[str, float]) -> Any:
-    """Each number of the log beside the plan's."""
-    plan, used = s.plan, s.used
-    memory = found.get("memory")
-    if memory is not None:
-        share = _share(s)
-        yield _bytes_row(
-            "memory of the GPU, the engine's share",
-            memory * share,
-            s.memory * share,
-            "what the driver shows against gpu.memory",
-        )
-    if "weights" in found:
-        yield _bytes_row(
-            "weights", found["weights"], used.weights, "ranks, alignment and buffers that are no parameters", sign=-1
-        )
-    measured = found.get("activations")
-    if measured is None and "peak_torch" in found and "weights" in found:
-        measured = found["peak_torch"] - found["weights"]
-    if measured is not None:
-        yield _bytes_row(
-            "activations and logits",
-            measured,
-            used.activations + used.logits,
-            "an estimate of ours; the log measures",
-            sign=-1,
-        )
-    if "context" in found:
-        yield _bytes_row(
-            "context and NCCL",
-            found["context"],
-            used.context + used.nccl,
-            "an estimate of ours; the log measures",
-            sign=-1,
-        )
-    if "pool" in found:
-        yield _bytes_row("cache", found["pool"], s.pool, "what the lines above leave it")
-    tokens = found.get("tokens") or (found["blocks"] * plan["engine.block_size"] if "blocks" in found else None)
-    if "pool" in found:
-        length = int(found.get("max_model_len") or plan["engine.max_model_len"] or _request(plan))
-        ours = concurrency_of(s, int(found["pool"]), length)
+_COMPARED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("weights", "weights", ("weights",), "ranks, alignment and buffers that are no parameters"),
+    ("activations and logits", "activations", ("activations", "logits"), "an estimate of ours; the log measures"),
+    ("context and NCCL", "context", ("context", "nccl"), "an estimate of ours; the log measures"),
+    ("graphs", "graphs", ("graphs",), "an estimate of ours; the log measures"),
+)  # (what, key of the log, parts of what a plan's GPU holds, why they differ)
+
+
+def _measured(found: Mapping[str, float]) -> Mapping[str, float]:
+    """What the log says, with activations where it says them as a peak."""
+    if "activations" not in found and {"peak_torch", "weights"} <= set(found):
+        return {**found, "activations": found["peak_torch"] - found["weights"]}
+    return found
+
+
+def _parts(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
+    """What comes before the cache, and what each difference takes from it, as the engine counts."""
+    engine, share, log = ENGINES[s.plan["engine.name"]], _share(s), _measured(found)
+    if "memory" in log:
+        of_cache = int(share * (log["memory"] - s.memory)) if engine.counts else None
+        yield _bytes("memory of the GPU", log["memory"], s.memory, of_cache, "what the driver shows against gpu.memory")
+    for what, key, fields, why in _COMPARED:
+        if key in log:
+            ours, taken = sum(getattr(s.used, f) for f in fields), engine.counts.get(fields[0], 0.0)
+            of_cache = -int((share if taken is None else taken) * (log[key] - ours))
+            yield _bytes(what, log[key], ours, None if taken == 0.0 else of_cache, why)
+
+
+def _pool(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
+    """The cache, which an engine without a share allocates for the tokens that it is told."""
+    if "pool" not in found:
+        return
+    if ENGINES[s.plan["engine.name"]].setting:
+        yield _bytes("cache", found["pool"], s.pool, None, "what the lines above leave it")
+    elif "tokens" in found:
+        tokens = int(found["tokens"])
+        ours = sum(sequence_bytes(s, tokens, paged=False))
+        yield _bytes("cache", found["pool"], ours, None, f"{tokens:,} tokens, by our bytes a token")
+
+
+def _counts(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
+    """Tokens and requests that the log's cache holds, by our bytes a token."""
+    plan = s.plan
+    length = int(found.get("max_model_len") or plan["engine.max_model_len"] or s.request)
+    if "pool" in found and ENGINES[plan["engine.name"]].setting:
+        pool = int(found["pool"])
+        ours = concurrency_of(s, pool, length)
         if "concurrency" in found:
-            yield Difference(
-                "requests of max_model_len at once",
-                found["concurrency"],
-                round(ours, 2),
-                "requests",
-                round(found["concurrency"] - ours, 2),
-                f"the log's cache over whole pages for {length:,} tokens",
-            )
-        if tokens is not None:
-            stateful = any(c.state for c in s.caches)
-            mine = int(ours * length) if stateful else most_tokens(s, int(found["pool"]))
-            why = (
-                "concurrency x max_model_len: states take pages, too"
-                if stateful
-                else "whole pages of the log's cache, by our bytes a token"
-            )
-            yield Difference("tokens in the cache", tokens, mine, "tokens", tokens - mine, why)
+            why = f"the log's cache over whole pages for {length:,} tokens"
+            yield _row("requests of max_model_len at once", found["concurrency"], round(ours, 2), "requests", why)
+        tokens = found.get("tokens") or (found["blocks"] * plan["engine.block_size"] if "blocks" in found else None)
+        mine = int(ours * length) if s.held.states else most_tokens(s, pool)
+        if tokens is not None and mine is not None:
+            why = "whole pages of the log's cache, by our bytes a token"
+            more = "concurrency x max_model_len: states take pages, too"
+            yield _row("tokens in the cache", tokens, mine, "tokens", more if s.held.states else why)
     if "needed" in found:
-        length = int(plan["engine.max_model_len"] or _request(plan))
-        cache, state = _sequence(s, length)
-        yield _bytes_row(f"cache for one request of {length:,} tokens", found["needed"], cache + state, "whole pages")
-    if "graphs" in found:
-        yield _bytes_row("graphs", found["graphs"], used.graphs, "an estimate of ours; the log measures", sign=-1)
-
-
-def _sequence(s: Server, tokens: int) -> tuple[int, int]:
-    from attnmath.plans.checking import sequence_bytes
-
-    return sequence_bytes(s, tokens)
+        ours = sum(sequence_bytes(s, length, plan["engine.max_num_batched_tokens"]))
+        yield _bytes(f"cache for one request of {length:,} tokens", found["needed"], ours, None, "whole pages")
 
 
 def concurrency_of(s: Server, pool: int, tokens: int) -> float:
@@ -242,20 +234,18 @@ def concurrency_of(s: Server, pool: int, tokens: int) -> float:
     >>> round(concurrency_of(s, int(3.81 * 2**30), 20_000), 2)
     1.56
     """
-    each = sum(_sequence(s, tokens))
+    each = sum(sequence_bytes(s, tokens, s.plan["engine.max_num_batched_tokens"]))
     return pool / each if each else 0.0
 
 
-def _request(plan: Plan) -> int:
-    return int(plan["workload.prompt_tokens"] + plan["workload.output_tokens"])
-
-
 def _share(s: Server) -> float:
-    from attnmath.plans.engines import ENGINES
-
     setting = ENGINES[s.plan["engine.name"]].setting
-    return float(s.plan[f"engine.{setting}"]) if setting and s.plan["engine.name"] in ("vllm", "sglang") else 1.0
+    return float(s.plan[f"engine.{setting}"]) if setting else 1.0
 
 
-def _bytes_row(what: str, log: float, ours: float, why: str, sign: int = 1) -> Difference:
-    return Difference(what, int(log), int(ours), "bytes", sign * (int(log) - int(ours)), why)
+def _bytes(what: str, log: float, ours: float, of_cache: int | None, why: str) -> Difference:
+    return Difference(what, int(log), int(ours), "bytes", int(log) - int(ours), of_cache, why)
+
+
+def _row(what: str, log: float, ours: float, unit: str, why: str) -> Difference:
+    return Difference(what, log, ours, unit, round(log - ours, 2), None, why)

@@ -1,194 +1,200 @@
-"""What one GPU of a plan holds: weights, cache, states and activations, read off the blocks' pages and their letters.
+"""What one GPU of a plan holds: weights, caches, states and activations, read off the blocks' pages and their letters.
 
 A tensor is shared by the axis that its ranks divide: heads, key/value heads, the feed-forward width, the vocabulary, experts;
-what has none of these axes is held by every rank.
+what has none of these axes is held by every rank. Pipeline stages take consecutive layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
 
 from attnmath.models import Model, Piece
-from attnmath.models.costs import bidirectional, choosing, index_bits_of, reading
-from attnmath.models.counting import by_letter, chosen, layer_of, weights
-from attnmath.models.quantization import PLAIN, Recipe, projections, recipe_of, stored_bits
-from attnmath.models.schema import SOURCE, TEXT
-from attnmath.readings.count import recursive
-from attnmath.readings.memory import bits, in_bytes, state_bits
+from attnmath.models.caching import kept
+from attnmath.models.counting import chosen, layer_of
+from attnmath.models.quantization import Recipe, recipe_of, stored
+from attnmath.models.schema import TEXT
+from attnmath.readings.memory import bits
 
-SPLIT = (
-    "h",
-    "g",
-    "r",
-    "group",
-    "ffn",
-    "vocab",
-)  # the axes that tensor ranks share; the first of a tensor's that there is
 HEADS = ("h", "g", "group")
+SPLIT = (*HEADS, "r", "ffn", "vocab")  # the axes that tensor ranks share; the first of a tensor's that there is
 
 
 class Rank(Struct, frozen=True):
-    """How many ranks share what."""
+    """How many ranks share what; `expert` of the tensor x data ranks share the routed experts."""
 
     tensor: int
-    pipeline: int
-    data: int
-    expert: int
+    pipeline: int = 1
+    data: int = 1
+    expert: int = 1
 
 
-class LayerCache(Struct, frozen=True):
-    """What one attention layer keeps on one rank: `row` bytes for each `every` tokens, of at most `window` tokens (None: all),
-    and `state` bytes for a sequence; `copies`: how many tensor ranks hold the same; `source`: tokens of an encoder instead.
+class Row(Struct, frozen=True):
+    """What attention layers keep on one rank: `bytes` for each `every` tokens, of at most `window` tokens (None: all), in
+    `count` layers; `copies`: how many tensor ranks hold the same; `source`: tokens of an encoder instead.
     """
 
-    row: int
+    bytes: int
     every: int
     window: int | None
-    state: int
     copies: int
     count: int
     source: bool = False
 
 
-def shards(index: tuple[str, ...], sizes: Mapping[str, Any], tensor: int) -> int:
+class Held(Struct, frozen=True):
+    """What one rank of a stage holds: weights by part, rows of caches, and bytes of state of each sequence by layer."""
+
+    weights: Mapping[str, int]
+    rows: tuple[Row, ...]
+    states: tuple[int, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights of the rank."""
+        return sum(self.weights.values())
+
+
+def shards(axes: Iterable[str], lengths: Mapping[str, Any], tensor: int) -> int:
     """Into how many parts the tensor ranks divide a tensor with these axes; a head that fewer than all have is held by several.
 
     >>> shards(("m", "h", "d"), {"h": 32}, 8), shards(("m", "g", "d"), {"g": 4}, 8), shards(("m",), {}, 8)
     (8, 4, 1)
     """
-    axes = [i for i in index if i in SPLIT]
-    if not axes:
+    own = [i for i in axes if i in SPLIT]
+    if not own:
         return 1
-    heads = int(sizes[axes[0]])
-    if "g" in axes and "r" in axes:
-        heads = int(sizes["g"]) * int(sizes["r"])
-    return min(tensor, heads) if axes[0] in HEADS else tensor
+    heads = int(lengths[own[0]]) * (int(lengths["r"]) if "g" in own and "r" in own else 1)
+    return min(tensor, heads) if own[0] in HEADS else tensor
 
 
-def stages(p: Piece, pipeline: int) -> int:
-    """How many of a piece's copies the fullest stage holds.
+def stages(layers: int, pipeline: int) -> list[int]:
+    """How many layers each stage has, as vLLM spreads them: what does not divide goes to the last stages but one.
 
-    >>> stages(Piece("norm", "rms-norm", (), {"d-model": 8}, None, (), "tokens", 65), 2)
-    33
+    >>> stages(61, 2), stages(30, 4)
+    ([31, 30], [7, 8, 8, 7])
     """
-    return -(-p.count // pipeline) if p.count > 1 else p.count
+    each, more = divmod(layers, pipeline)
+    sizes = [each] * pipeline
+    for k in range(more):
+        sizes[-(2 + k) % pipeline] += 1
+    return sizes
 
 
-def weight_bytes(model: Model, rank: Rank, dtype: str | None) -> dict[str, int]:
-    """Bytes of the weights on the fullest rank, by part.
+def cut(model: Model, pipeline: int) -> list[tuple[Piece, ...]]:
+    """The blocks of each stage: the embedding with the first, the head with the last, a tied head's weights with both.
 
     >>> from attnmath.models import read
-    >>> one, two = (sum(weight_bytes(read("llama-3.1-8b"), Rank(t, 1, 1, 1), "bf16").values()) for t in (1, 2))
-    >>> one, round(one / two, 3)
-    (16060522496, 2.0)
+    >>> [sum(p.count for p in s if p.page == "gqa") for s in cut(read("llama-3.1-8b"), 3)]
+    [11, 11, 10]
     """
-    recipe = recipe_of(model, dtype)
-    found: dict[str, int] = {}
-    for p in model.pieces:
-        for name, part, size in _tensors(p, rank, recipe):
-            del name
-            found[part] = found.get(part, 0) + size * stages(p, rank.pipeline)
-    return found
+    out, at = [], 0
+    for size in stages(len(model.sequence), pipeline):
+        out.append([p for layer in model.sequence[at : at + size] for p in layer])
+        at += size
+    tied = [p for p in out[-1] if p.page == "head" and p.shares]
+    if pipeline > 1 and tied:
+        out[-1] += [p for p in out[0] if p.part == "embedding" and p.sizes.get("vocab") == tied[0].sizes["vocab"]]
+    return [tuple(stage) for stage in out]
 
 
-def _tensors(p: Piece, rank: Rank, recipe: Recipe) -> list[tuple[str, str, int]]:
-    """(tensor, part, bytes on one rank) of one copy of a piece."""
-    layer = layer_of(p)
-    page = layer.form()
-    sizes, _ = layer.sizes(by_letter(p), page=page)
-    some, narrow = chosen(page), projections(p) if p.part in recipe.formats else {}
-    plain = PLAIN[recipe.plain]
-    out: list[tuple[str, str, int]] = []
-    for name, (whole, _) in weights(p).items():
-        index = tuple(map(str, page.inputs[name].index))
-        ways, share = shards(index, sizes, rank.tensor), whole
-        if name in some and rank.expert > 1:
-            experts = int(sizes[some[name][0]])
-            share = whole // experts * -(-experts // rank.expert)
-            ways = max(1, rank.tensor // rank.expert)
-        part = "router" if p.part == "experts" and name not in some else p.part
-        if name in narrow and part in recipe.formats:
-            wide = sum(stored_bits(recipe.formats[part], *narrow[name])) * share // whole
-        else:
-            wide = share * plain
-        out.append((name, part, -(-wide // (8 * ways))))
-    return out
-
-
-def layer_caches(model: Model, rank: Rank, dtype: str, kv_dtype: str) -> list[LayerCache]:
-    """What each kind of attention layer keeps on one rank.
+@lru_cache(256)
+def held(model: Model, rank: Rank, weight_dtype: str | None, dtype: str, kv_dtype: str) -> tuple[Held, ...]:
+    """What a rank of each stage holds.
 
     >>> from attnmath.models import read
-    >>> layer_caches(read("llama-3.1-8b"), Rank(2, 1, 1, 1), "bf16", "bf16")
-    [LayerCache(row=2048, every=1, window=None, state=0, copies=1, count=32, source=False)]
+    >>> one, two = (held(read("llama-3.1-8b"), Rank(t), "bf16", "bf16", "bf16")[0] for t in (1, 2))
+    >>> one.weight_bytes, round(one.weight_bytes / two.weight_bytes, 3), two.rows
+    (16060522496, 2.0, (Row(bytes=2048, every=1, window=None, copies=1, count=32, source=False),))
     """
+    recipe = recipe_of(model, weight_dtype)
+    return tuple(_stage(pieces, rank, recipe, dtype, kv_dtype) for pieces in cut(model, rank.pipeline))
+
+
+def _stage(pieces: tuple[Piece, ...], rank: Rank, recipe: Recipe, dtype: str, kv_dtype: str) -> Held:
+    """The blocks of a stage on one rank, equal ones read once."""
+    count: dict[tuple[Any, ...], tuple[Piece, int]] = {}
+    for p in pieces:
+        key = (p.part, p.page, p.uses, tuple(p.sizes.items()), p.mask, p.shares, p.over)
+        count[key] = p, count.get(key, (p, 0))[1] + p.count
+    weights: dict[str, int] = {}
+    rows: list[Row] = []
+    states: list[int] = []
+    for p, n in count.values():
+        for part, size in _weights(p, rank, recipe):
+            weights[part] = weights.get(part, 0) + n * size
+        found, state = _kept(p, rank, dtype, kv_dtype, n)
+        rows += found
+        states += [state] * n if state else []
+    return Held(weights, tuple(rows), tuple(states))
+
+
+def _weights(p: Piece, rank: Rank, recipe: Recipe) -> list[tuple[str, int]]:
+    """(part, bytes on one rank) of each tensor of one copy of a piece."""
+    some = chosen(layer_of(p).form())
     out = []
-    for p in model.pieces:
-        if p.part == "attention" and p.over in (TEXT, SOURCE) and not (p.over == SOURCE or bidirectional(p)):
-            out += _layer(p, rank, dtype, kv_dtype)
+    for t in stored(p, recipe):
+        total, ways = t.bits + t.scale_bits, shards(t.axes, t.lengths, rank.tensor)
+        if t.name in some and rank.expert > 1:
+            experts = t.lengths[some[t.name][0]]
+            total = total // experts * -(-experts // rank.expert)
+            ways = max(1, rank.tensor // rank.expert) if "ffn" in t.axes else 1
+        out.append((t.part, -(-total // (8 * ways))))
     return out
 
 
-def _layer(p: Piece, rank: Rank, dtype: str, kv_dtype: str) -> list[LayerCache]:
-    crosses = p.page == "cross"
-    x = reading(p, {"b": 1, "t": 1, "n": FAR} | ({"kept": FAR} if crosses else {}), dtype, kv_dtype)
-    only, states, count = choosing(x.page), recursive(x.page), stages(p, rank.pipeline)
-    rows: dict[tuple[int, int | None], list[int]] = {}
+def _kept(p: Piece, rank: Rank, dtype: str, kv_dtype: str, count: int) -> tuple[list[Row], int]:
+    """(rows of its caches, bytes of its state) of an attention layer on one rank."""
+    found: dict[tuple[int, int | None, bool], tuple[int, int]] = {}
     state = 0
-    for c in x.caches:
-        ways = shards(tuple(map(str, x.page.tensors[c.tensor])), x.sizes, rank.tensor)
-        numbers = int(c.per_row)
-        if c.rows is None:
-            wide = state_bits(dtype) if c.tensor in states else bits(dtype)
-            state += -(-int(in_bytes(numbers * wide)) // ways)
+    for k in kept(p, dtype, kv_dtype):
+        ways = shards(k.axes, k.lengths, rank.tensor)
+        size = -(-k.bits // (8 * ways))
+        if k.state:
+            state += size
             continue
-        wide = index_bits_of("fp8")(numbers) if c.tensor in only else numbers * bits(kv_dtype)
-        every = int(c.every)
-        window = int(c.rows) * every if c.capped else None
-        kept = rows.setdefault((every, window), [0, 1])
-        kept[0] += -(-int(in_bytes(wide)) // ways)
-        kept[1] = max(kept[1], rank.tensor // ways)
-    out = [LayerCache(row, every, window, 0, copies, count, crosses) for (every, window), (row, copies) in rows.items()]
-    return [*out, LayerCache(0, 1, None, state, 1, count)] if state else out
-
-
-FAR = 2**20  # a context beyond every window
+        key = k.every, k.window, k.source
+        before, copies = found.get(key, (0, 1))
+        found[key] = before + size, max(copies, rank.tensor // ways)
+    rows = [
+        Row(size, every, window, copies, count, source) for (every, window, source), (size, copies) in found.items()
+    ]
+    return rows, state
 
 
 def activation_bytes(model: Model, rank: Rank, tokens: int, dtype: str) -> int:
     """The peak of live activations of a chunk of so many tokens: an estimate.
 
-    The widest feed-forward layer holds its two projections and their product, beside the hidden state and the residual; that
+    The widest feed-forward layer holds its projections and their product, beside the hidden state and the residual; that
     is what vLLM's profile of Llama-3.1-8B shows, 2.1 GiB for 20,000 tokens and 3.0 for 29,000 (vllm-project/vllm#10517).
 
     >>> from attnmath.models import read
-    >>> activation_bytes(read("llama-3.1-8b"), Rank(1, 1, 1, 1), 20_000, "bf16")
+    >>> activation_bytes(read("llama-3.1-8b"), Rank(1), 20_000, "bf16")
     2048000000
     """
-    wide = max((_feed_forward(p, rank) for p in model.pieces if p.over == TEXT), default=0)
-    hidden = max((p.sizes["d-model"] for p in model.pieces if p.over == TEXT and "d-model" in p.sizes), default=0)
+    text = [p for p in model.pieces if p.over == TEXT]
+    wide = max((_feed_forward(p, rank) for p in text), default=0)
+    hidden = max((p.sizes["d-model"] for p in text if "d-model" in p.sizes), default=0)
     return int(tokens * (wide + 2 * hidden) * bits(dtype)) // 8
 
 
 def _feed_forward(p: Piece, rank: Rank) -> int:
-    """Numbers that a feed-forward layer holds for each token at its widest."""
+    """Numbers that a feed-forward layer makes for each token, as wide as its hidden axis, on one rank."""
     if "ffn" not in p.sizes:
         return 0
-    inner = 3 if p.page.startswith(("gated", "experts")) and "relu2" not in p.page else 2
-    times = p.sizes.get("active", 1)
-    return -(-inner * p.sizes["ffn"] * times // rank.tensor)
+    page = layer_of(p).form()
+    hidden = sum("ffn" in map(str, e.out.index) for e in page.equations if e.alts)
+    return -(-hidden * p.sizes["ffn"] * p.sizes.get("active", 1) // rank.tensor)
 
 
-def logits_bytes(model: Model, rank: Rank, rows: int) -> int:
+def logits_bytes(model: Model, rows: int) -> int:
     """Logits of so many sequences in single precision, and once more for their softmax, whole on every rank: an estimate.
 
     >>> from attnmath.models import read
-    >>> logits_bytes(read("llama-3.1-8b"), Rank(1, 1, 1, 1), 256)
+    >>> logits_bytes(read("llama-3.1-8b"), 256)
     262668288
     """
-    vocab = next((p.sizes["vocab"] for p in model.pieces if p.page == "head"), 0)
-    del rank
-    return rows * vocab * 8
+    return rows * 8 * next((p.sizes["vocab"] for p in model.pieces if p.page == "head"), 0)

@@ -97,7 +97,7 @@ def parse(text: str, path: str) -> Plan:
                     wrong(name, f" is missing: {row.meaning}")
                 values[name] = None if row.default == REQUIRED else row.default
             elif complaint := _complaint(row, v):
-                wrong(name, f" is {_shown(v)}; expected {complaint}")
+                wrong(name, f" is {_shown(v)}; {complaint}")
             else:
                 values[name] = parse_bytes(v) if row.kind == "bytes" else v
     if not errors:
@@ -161,22 +161,36 @@ def parse_bytes(text: Any) -> int:
 
 def _complaint(row: Key, v: Any) -> str:
     """What is expected instead; empty if the value fits."""
-    number = isinstance(v, (int, float)) and not isinstance(v, bool)
-    if row.kind == "size":
-        fits = isinstance(v, int) and not isinstance(v, bool) and 1 <= v < 10**15
-        return "" if fits else "a whole number of at least 1"
-    if row.kind == "name":
-        return "" if isinstance(v, str) and v in row.among else str(Unknown("name", str(v), row.among, "names"))
-    if row.kind == "bytes":
-        try:
-            return "" if isinstance(v, str) and parse_bytes(v) > 0 else "a text like 79.6GiB or 80GB"
-        except InputError:
-            return "a text like 79.6GiB or 80GB"
-    if row.kind == "text":
-        return "" if isinstance(v, str) and v.strip() and v.isprintable() and len(v) < 1000 else "a text"
-    limits = {"share": ("a share, 0 < x <= 1", 0, 1, True), "margin": ("a share, 0 <= x < 1", -1e-300, 1, False)}
-    words, low, high, closed = limits.get(row.kind, ("a number of more than 0", 0, 1e15, False))
-    return "" if number and v == v and (low < v < high or (closed and v == high)) else words
+    if row.kind == "name" and isinstance(v, str) and v not in row.among:
+        return str(Unknown("name", v, row.among, "names"))
+    whole = isinstance(v, int) and not isinstance(v, bool)
+    number = (whole or isinstance(v, float)) and v == v
+    fits = {
+        "size": whole and 1 <= v < 10**15,
+        "name": isinstance(v, str),
+        "bytes": isinstance(v, str) and _is_size(v),
+        "text": isinstance(v, str) and v.strip() and v.isprintable() and len(v) < 1000,
+        "share": number and 0 < v <= 1,
+        "margin": number and 0 <= v < 1,
+        "number": number and 0 < v < 1e15,
+    }[row.kind]
+    expected = {
+        "size": "a whole number of at least 1, less than 10^15",
+        "name": f"one of {', '.join(row.among)}",
+        "bytes": "a text like 79.6GiB or 80GB",
+        "text": "a text",
+        "share": "a share, 0 < x <= 1",
+        "margin": "a share, 0 <= x < 1",
+        "number": "a number of more than 0, less than 10^15",
+    }
+    return "" if fits else f"expected {expected[row.kind]}"
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return parse_bytes(text) > 0
+    except InputError:
+        return False
 
 
 def _shown(v: Any) -> str:
@@ -200,11 +214,17 @@ def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> 
         wrong("workload.rate_per_s", " and workload.concurrency: one of them says the load")
     if v["parallel.context"] > 1:
         wrong("parallel.context", f" is {v['parallel.context']}: context parallelism is not checked yet")
-    experts = v["parallel.expert"]
-    if experts > 1 and v["parallel.tensor"] * v["parallel.data"] % experts:
+    tensor, experts, engine = v["parallel.tensor"], v["parallel.expert"], v["engine.name"]
+    ranks = tensor * v["parallel.data"]
+    if experts > 1 and engine == "vllm" and experts != ranks:
         wrong(
             "parallel.expert",
-            f" is {experts}; it has to divide tensor x data = {v['parallel.tensor'] * v['parallel.data']}",
+            f" is {experts}; vllm spreads experts over all tensor x data = {ranks} ranks, or (1) none",
+        )
+    elif experts > 1 and (ranks % experts or (tensor % experts and experts % tensor)):
+        wrong(
+            "parallel.expert",
+            f" is {experts}; it has to divide tensor x data = {ranks}, and tensor, or be a multiple of it",
         )
     longest = v["engine.max_model_len"]
     asked = v["workload.prompt_tokens"] + v["workload.output_tokens"]

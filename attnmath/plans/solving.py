@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
-from attnmath.plans.checking import Check, PlanResult, check, most
+from attnmath.models import Model
+from attnmath.plans.checking import CEILING, Check, PlanResult, check, fits, most, server, spread_fits
+from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
 
 SCHEMA = "attnmath.plan-solve/1"
 GOALS = {
-    "max-context": "the longest requests at the plan's concurrency",
-    "max-concurrency": "the most requests at once, as long as the plan's",
-    "min-gpus": "the fewest GPUs for the plan's load",
+    "max-context": "tokens",  # the longest requests at the plan's concurrency
+    "max-concurrency": "requests",  # the most at once, as long as the plan's
+    "min-gpus": "GPUs",  # the fewest for the plan's load
 }
-RUNNING_UP = ("bytes", "tokens", "requests")  # units of constraints that a larger plan comes closer to
 LATER = ("max-throughput", "min-cost")
+TENSOR, PIPELINE = 64, (1, 2, 4, 8)  # the tensor sizes up to here and the pipeline sizes that min-gpus tries
+RUNNING_UP = ("bytes", "tokens", "requests")  # units of constraints that a larger plan comes closer to
+STANDING = ("AM001", "AM005")  # those that more load does not change
+EVEN = {"max-context": ", not even requests of one token", "max-concurrency": ", not even one request", "min-gpus": ""}
 
 
 class Change(Struct, frozen=True):
-    """A single change to the plan, and the answer with it."""
+    """A single change to the plan, and the answer with it; None: no limit."""
 
     change: str
-    answer: int
-    gain: float
+    answer: int | None
+    gain: float | None
     gpus: int
 
 
 class Solution(Struct, frozen=True):
-    """`answer` in tokens, requests or GPUs; `binds`: what fails one step further; `runner_up`: the next constraint; `changes`:
-    single changes, the most helpful first.
+    """`answer` in tokens, requests or GPUs, None if there is no limit; `tried`: of which plans it is the largest; `binds`: what
+    fails one step further; `runner_up`: the next constraint; `changes`: single changes, the most helpful first.
     """
 
     file: str
     goal: str
     unit: str
-    answer: int
+    answer: int | None
+    tried: str
     values: dict[str, Any]
     binds: str
     why: str
@@ -52,16 +58,27 @@ class Solution(Struct, frozen=True):
         return {"schema": SCHEMA, **document(self)}
 
 
-def with_context(plan: Plan, tokens: int) -> Plan:
-    """The plan with requests of so many tokens, the output as it is.
+class Found(Struct, frozen=True):
+    """The answer, the plan that has it (None: nothing fits), and the plan one step further, which fails (None: none is)."""
+
+    answer: int | None
+    best: Plan | None
+    beyond: Plan | None
+
+
+def with_context(plan: Plan, tokens: int, crosses: bool = False) -> Plan:
+    """The plan with requests of so many tokens, the output as it is; of a decoder beside an encoder, so many of output.
 
     >>> from attnmath.plans.reading import parse
     >>> with_context(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "p"), 1000)["workload.prompt_tokens"]
     744
     """
+    if crosses:
+        return plan.changed(workload__output_tokens=tokens, engine__max_model_len=None)
     output = min(plan["workload.output_tokens"], max(tokens - 1, 1))
-    new = plan.changed(workload__prompt_tokens=max(tokens - output, 1), workload__output_tokens=output)
-    return new.changed(engine__max_model_len=None) if plan["engine.max_model_len"] else new
+    return plan.changed(
+        workload__prompt_tokens=max(tokens - output, 1), workload__output_tokens=output, engine__max_model_len=None
+    )
 
 
 def with_concurrency(plan: Plan, requests: int) -> Plan:
@@ -74,24 +91,22 @@ def with_concurrency(plan: Plan, requests: int) -> Plan:
     return plan.changed(workload__concurrency=requests)
 
 
-def with_gpus(plan: Plan, count: int) -> list[Plan]:
-    """The plan on so many GPUs, in every way in which tensor ranks and replicas share them; pipelines as they are.
+def spread(plan: Plan, tensor: int, pipeline: int, data: int) -> Plan:
+    """The plan on tensor x pipeline x data GPUs; experts over all ranks of a stage stay over all of them.
 
     >>> from attnmath.plans.reading import parse
-    >>> [p["parallel.tensor"] for p in with_gpus(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "p"), 4)]
-    [1, 2, 4]
+    >>> spread(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "p"), 2, 1, 3)["gpu.count"]
+    6
     """
-    pipeline = plan["parallel.pipeline"]
-    if count % pipeline:
-        return []
-    ways = [(t, count // pipeline // t) for t in (1, 2, 4, 8, 16, 32, 64) if (count // pipeline) % t == 0]
     expert = plan["parallel.expert"]
-    return [
-        plan.changed(
-            parallel__tensor=t, parallel__data=d, gpu__count=count, parallel__expert=t * d if expert > 1 else 1
-        )
-        for t, d in ways
-    ]
+    whole = expert > 1 and expert == plan["parallel.tensor"] * plan["parallel.data"]
+    return plan.changed(
+        parallel__tensor=tensor,
+        parallel__pipeline=pipeline,
+        parallel__data=data,
+        parallel__expert=tensor * data if whole else expert,
+        gpu__count=tensor * pipeline * data,
+    )
 
 
 def solve(plan: Plan, goal: str) -> Solution:
@@ -108,119 +123,155 @@ def solve(plan: Plan, goal: str) -> Solution:
         raise InputError(f"--for {goal} needs the time model, which is not built yet; there are {', '.join(GOALS)}")
     if goal not in GOALS:
         raise Unknown("goal", goal, GOALS)
-    answer, best = _best(plan, goal)
-    if best is None:
-        first = next(c for c in check(_smallest(plan, goal)).checks if not c.passed)
-        raise InputError(
-            f"{plan.path}: nothing fits: {first.id}, {first.name}: {first.value} of {first.limit} {first.unit}; {first.fix}"
-        )
-    beyond = _beyond(plan, goal, answer)
-    failed = [c for c in beyond.checks if not c.passed] if beyond else []
-    unit = {"max-context": "tokens", "max-concurrency": "requests", "min-gpus": "GPUs"}[goal]
-    bound = {c.id for c in failed}
-    passing = sorted((c for c in best.checks if c.unit in RUNNING_UP and c.limit and c.id not in bound), key=_slack)
+    model = server(plan).model
+    found = _find(plan, model, goal)
+    if found.best is None:
+        raise InputError(f"{plan.path}: nothing fits{EVEN[goal]}: {_nothing(found, model)}")
+    best = check(found.best, model)
+    failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
+    where = f" with {_ranks(found.beyond)}" if found.beyond and goal == "min-gpus" else ""
     return Solution(
         plan.path,
         goal,
-        unit,
-        answer,
+        GOALS[goal],
+        found.answer,
+        _tried(plan, goal),
         {k: v for k, v in best.values.items() if plan.values.get(k) != v},
         failed[0].id if failed else "",
-        _told(failed[0]) if failed else "nothing that is checked",
-        f"{passing[0].id}, {passing[0].name}" if passing else "",
-        _changes(plan, goal, answer),
+        f"{_told(failed[0])}{where}" if failed else "nothing that is checked",
+        _runner_up(best, {c.id for c in failed}.union(() if goal == "min-gpus" else STANDING)),
+        _changes(plan, model, goal, found.answer),
     )
 
 
-def _slack(c: Check) -> float:
-    """The share of its limit that a constraint leaves."""
-    return float(c.margin or 0) / float(c.limit) if isinstance(c.limit, (int, float)) else 1.0
+def _find(plan: Plan, model: Model, goal: str, below: int | None = None) -> Found:
+    """The answer to a goal; of GPUs, fewer than `below` alone."""
+    if goal == "min-gpus":
+        return _fewest(plan, model, below)
+    crosses = goal == "max-context" and server(plan, model).crosses
+
+    def changed(n: int) -> Plan:
+        return with_context(plan, n, crosses) if goal == "max-context" else with_concurrency(plan, n)
+
+    answer = most(lambda n: fits(changed(n), model))
+    if answer is None:
+        return Found(None, changed(CEILING), None)
+    return Found(answer, changed(answer) if answer else None, changed(answer + 1))
+
+
+def _fewest(plan: Plan, model: Model, below: int | None) -> Found:
+    """The fewest GPUs: for each tensor and pipeline size the fewest replicas, which more of never harm."""
+    best: Plan | None = None
+    limit, fails = below, []
+    pairs = {
+        (t, p) for t in (*range(1, TENSOR + 1), plan["parallel.tensor"]) for p in (*PIPELINE, plan["parallel.pipeline"])
+    }
+    for tensor, pipeline in sorted(pairs, key=lambda x: (x[0] * x[1], x[1])):
+        each = tensor * pipeline
+        if limit is not None and each >= limit:
+            break
+        replicas = (
+            plan["workload.concurrency"] if limit is None else min((limit - 1) // each, plan["workload.concurrency"])
+        )
+        at_last = None
+        for data in _replicas(plan, model, tensor, pipeline, replicas):
+            if fits(spread(plan, tensor, pipeline, data), model):
+                best, limit, at_last = spread(plan, tensor, pipeline, data), each * data, data - 1
+                break
+            at_last = data
+        if at_last:
+            fails.append((tensor, pipeline, at_last))
+    answer = limit if best else None
+    if answer is not None:
+        fails = [(t, p, min(d, (answer - 1) // (t * p))) for t, p, d in fails]
+    nearest = max((x for x in fails if x[2]), key=lambda x: (x[0] * x[1] * x[2], -x[1]), default=None)
+    return Found(answer, best, spread(plan, *nearest) if nearest else None)
+
+
+def _replicas(plan: Plan, model: Model, tensor: int, pipeline: int, limit: int) -> Iterator[int]:
+    """Numbers of replicas to try, ascending up to the first that can fit: none if the shapes do not divide."""
+    if not spread_fits(spread(plan, tensor, pipeline, 1), model) or limit < 1:
+        return
+    if plan["parallel.expert"] > 1:  # which has to divide what changes with the replicas
+        yield from (d for d in range(1, limit + 1) if spread_fits(spread(plan, tensor, pipeline, d), model))
+        return
+    fewer = most(lambda n: not fits(spread(plan, tensor, pipeline, n), model), limit)
+    yield from {min(fewer if fewer is not None else limit, limit), min((fewer or 0) + 1, limit)} - {0}
+
+
+def _nothing(found: Found, model: Model) -> str:
+    """Why nothing fits: the first failure of the plan that comes closest."""
+    failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
+    if not failed:
+        return f"no tensor size up to {TENSOR} divides the model as it has to"
+    return f"{failed[0].id}, {_told(failed[0])}; {failed[0].fix}"
+
+
+def _tried(plan: Plan, goal: str) -> str:
+    if goal != "min-gpus":
+        return f"{_ranks(plan)}, as the plan says"
+    sizes = ", ".join(map(str, sorted({*PIPELINE, plan["parallel.pipeline"]})))
+    return f"every parallel.tensor up to {TENSOR} that divides, parallel.pipeline of {sizes}, any parallel.data"
+
+
+def _ranks(plan: Plan) -> str:
+    return f"tensor {plan['parallel.tensor']} x pipeline {plan['parallel.pipeline']} x data {plan['parallel.data']}"
 
 
 def _told(c: Check) -> str:
     if isinstance(c.value, int) and isinstance(c.limit, int):
-        return f"{c.name}: {c.value:,} of {c.limit:,} {c.unit}"
+        return f"{c.name}: {c.value:,} of {c.limit:,} {c.unit}".strip()
     return f"{c.name}: {c.why}"
 
 
-def _smallest(plan: Plan, goal: str) -> Plan:
-    return (
-        {"max-context": with_context, "max-concurrency": with_concurrency}[goal](plan, 1)
-        if goal != "min-gpus"
-        else plan
-    )
+def _runner_up(best: PlanResult, bound: set[str]) -> str:
+    def slack(c: Check) -> float:
+        return float(c.margin or 0) / float(c.limit) if isinstance(c.limit, (int, float)) else 1.0
+
+    passing = sorted((c for c in best.checks if c.unit in RUNNING_UP and c.limit and c.id not in bound), key=slack)
+    return f"{passing[0].id}, {passing[0].name}" if passing else ""
 
 
-def _best(plan: Plan, goal: str) -> tuple[int, PlanResult | None]:
-    """(the answer, the check of the plan with it); None if nothing passes."""
-    if goal == "min-gpus":
-        for count in (*range(1, 17), 24, 32, 48, 64, 96, 128, 192, 256, 384, 512):
-            for candidate in with_gpus(plan, count):
-                result = check(candidate)
-                if result.passed:
-                    return count, result
-        return 0, None
-    changed: Callable[[Plan, int], Plan] = with_context if goal == "max-context" else with_concurrency
-    answer = most(lambda n: check(changed(plan, n)).passed, 2**40)
-    return answer, check(changed(plan, answer)) if answer else None
-
-
-def _beyond(plan: Plan, goal: str, answer: int) -> PlanResult | None:
-    """The check of the next plan, which fails."""
-    if goal == "min-gpus":
-        smaller = [check(p) for n in range(answer - 1, 0, -1) for p in with_gpus(plan, n)]
-        return min(smaller, key=lambda r: sum(not c.passed for c in r.checks)) if smaller else None
-    changed: Callable[[Plan, int], Plan] = with_context if goal == "max-context" else with_concurrency
-    return check(changed(plan, answer + 1))
-
-
-def _changes(plan: Plan, goal: str, answer: int) -> list[Change]:
+def _changes(plan: Plan, model: Model, goal: str, answer: int | None) -> list[Change]:
     """What each single change would bring, the most helpful first; those that bring nothing are left out."""
-    count = plan["parallel.tensor"] * plan["parallel.pipeline"] * plan["parallel.data"]
-    found = []
-    for words, changed, gpus in _single(plan, count):
+    if answer is None:
+        return []
+    out = []
+    for words, changed in _single(plan, goal):
         try:
-            new, result = _best(changed, goal)
-        except InputError:
+            found = _find(changed, model, goal, below=answer)
+        except InputError:  # a change that the model does not allow
             continue
-        if result is None:
+        if (best := found.best) is None:
             continue
-        gain = answer / new if goal == "min-gpus" else new / answer
-        if gain > 1:
-            found.append(Change(words, new, round(gain, 3), new if goal == "min-gpus" else gpus))
-    return sorted(found, key=lambda c: (-c.gain, c.gpus, c.change))
+        new = found.answer
+        gain = None if new is None else answer / new if goal == "min-gpus" else new / answer
+        if gain is None or gain > 1:
+            count = best["parallel.tensor"] * best["parallel.pipeline"] * best["parallel.data"]
+            out.append(Change(words, new, gain and round(gain, 3), count))
+    return sorted(out, key=lambda c: (-(c.gain or float("inf")), c.gpus, c.change))
 
 
-def _single(plan: Plan, count: int) -> list[tuple[str, Plan, int]]:
+def _single(plan: Plan, goal: str) -> Iterator[tuple[str, Plan]]:
     """Single changes that planners make."""
-    out: list[tuple[str, Plan, int]] = []
-    for key, value in (
+    chunk, seqs = plan["engine.max_num_batched_tokens"], plan["engine.max_num_seqs"]
+    values: list[tuple[str, Any]] = [
         ("dtype.kv", "fp8"),
         ("dtype.weights", "fp8"),
-        ("dtype.weights", "int4"),
+        ("dtype.weights", "int4/128"),
         ("engine.windows", "kept"),
-    ):
-        if plan[key] != value:
-            out.append((f'{key} = "{value}"', plan.changed(**{key.replace(".", "__"): value}), count))
-    tensor, data = plan["parallel.tensor"], plan["parallel.data"]
-    out.append(
-        (f"parallel.tensor = {2 * tensor}", plan.changed(parallel__tensor=2 * tensor, gpu__count=None), 2 * count)
-    )
-    out.append((f"parallel.data = {2 * data}", plan.changed(parallel__data=2 * data, gpu__count=None), 2 * count))
-    chunk, seqs = plan["engine.max_num_batched_tokens"], plan["engine.max_num_seqs"]
-    if chunk > 1024:
-        out.append(
-            (
-                f"engine.max_num_batched_tokens = {chunk // 2}",
-                plan.changed(engine__max_num_batched_tokens=chunk // 2),
-                count,
-            )
-        )
-    out.append((f"engine.max_num_seqs = {2 * seqs}", plan.changed(engine__max_num_seqs=2 * seqs), count))
-    from attnmath.plans.engines import ENGINES
-
+        ("engine.max_num_batched_tokens", max(chunk // 2, 512)),
+        ("engine.max_num_seqs", 2 * seqs),
+    ]
     setting = ENGINES[plan["engine.name"]].setting
     if setting and plan[f"engine.{setting}"] < 0.95:
-        more = round(min(plan[f"engine.{setting}"] + 0.05, 0.95), 4)
-        out.append((f"engine.{setting} = {more:g}", plan.changed(**{f"engine__{setting}": more}), count))
-    return out
+        values.append((f"engine.{setting}", round(min(plan[f"engine.{setting}"] + 0.05, 0.95), 4)))
+    for key, value in values:
+        if plan[key] != value:
+            shown = f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
+            yield f"{key} = {shown}", plan.changed(**{key.replace(".", "__"): value})
+    if goal != "min-gpus":
+        now = [plan[f"parallel.{k}"] for k in ("tensor", "pipeline", "data")]
+        for k, name in enumerate(("tensor", "pipeline", "data")):
+            then = [n * (2 if i == k else 1) for i, n in enumerate(now)]
+            yield f"parallel.{name} = {then[k]}", spread(plan, *then)

@@ -243,6 +243,7 @@ WHISPER = Family(
         ),
     ),
     classes=("ForConditionalGeneration", "WhisperModel"),
+    source_tokens="max_source_positions",
 )
 
 MT5 = replace(
