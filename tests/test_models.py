@@ -400,3 +400,31 @@ def test_layers_for_multi_token_prediction():
         assert am.model(name, with_mtp=True).parameters.total - am.model(name).parameters.total == more
     glm = [am.model("glm-4.7-flash", with_mtp=x).parameters for x in (True, False)]
     assert glm[0].total - glm[1].total == 1_278_097_600 - glm[1].embedding - 47 * 64
+
+
+def test_what_neither_the_config_nor_the_caller_says_is_listed_as_assumed(tmp_path):
+    import attnmath as am
+
+    config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 32}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    found = am.model(str(file), seq=64)
+    assert found.assumed["dtype"] == "bf16"
+    assert found.notes == ["a context of 64 is longer than the 32 positions that the config names"]
+    assert "dtype" not in am.model(str(file), seq=8, dtype="fp16").assumed
+    whisper = am.model("whisper-tiny", seq=8)
+    assert (whisper.inputs["source"], whisper.assumed["source"]) == (1500, 1500)
+    assert "source" not in am.model("whisper-tiny", seq=8, source=100).assumed
+
+
+def test_a_share_of_a_peak_names_the_peak_and_more_than_all_is_remarked():
+    """An H100's 989.4 TFLOP/s in bf16; Llama-3.1-8B at one token a forward pass."""
+    import attnmath as am
+
+    found = am.model("llama-3.1-8b", seq=1, gpu="h100-sxm", tokens_per_s=1e6)
+    assert found.peak_flops_per_s == pytest.approx(989.4e12, rel=1e-3)
+    exact = found.flops.by_convention["exact"]
+    assert found.mfu["exact"] == pytest.approx(1e6 * exact / found.peak_flops_per_s)
+    assert found.mfu["exact"] > 1 and "more than 100 %" in found.notes[0]
+    with pytest.raises(InputError, match="--gpu has a use for --tokens-per-s alone"):
+        am.model("llama-3.1-8b", gpu="h100-sxm")

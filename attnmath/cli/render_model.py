@@ -59,6 +59,8 @@ def model_text(m: ModelCost) -> str:
 
 def model_lines(m: ModelCost) -> list[str]:
     """A heading, the numbers with the formula beside each, layers and parts."""
+    from attnmath.models.costs import CONVENTIONS
+
     sizes = {k: m.inputs[k] for k in ("batch", "seq", "context", "source") if m.inputs[k]}
     shown = "  ".join(f"{k} {v:,}" for k, v in sizes.items())
     stored = f"weights {m.weight_bytes.dtype}, " if m.weight_bytes else ""
@@ -68,7 +70,7 @@ def model_lines(m: ModelCost) -> list[str]:
         v = value(m, key)
         if v == 0 and key not in ("kv_cache_bytes", "kv_cache_bytes_per_token"):
             continue
-        told = exact(v) if v is not None else _why(m, key)
+        told = _why(m, key) if v is None else f"{v:,.1f}" if v != int(v) else exact(int(v))
         rows.append((label, told, _size(v, unit) if v is not None else "", pretty(m.formulas.get(key, ""))))
         parts = {"parameters.embedding": m.parameters and m.parameters.by_part, "flops.forward": m.flops.by_part}.get(
             key
@@ -79,9 +81,9 @@ def model_lines(m: ModelCost) -> list[str]:
             for k, x in (parts or {}).items()
         ]
     for name, v in m.flops.by_convention.items():
-        rows.append((f"  {name} convention", exact(v), scaled(v, "FLOP"), m.formulas.get(f"flops.{name}", "")))
-    for name, share in (m.mfu or {}).items():
-        rows.append((f"MFU, {name}", f"{share:.2%}", "", f"on {m.gpu}" if name == "exact" else ""))
+        rows.append((f"  {name} convention", exact(v), scaled(v, "FLOP"), CONVENTIONS[name].split(":")[0]))
+    peak = f"of {scaled(m.peak_flops_per_s, 'FLOP')}/s, the peak of {m.gpu}" if m.peak_flops_per_s else ""
+    rows += [(f"MFU, {name}", f"{share:.2%}", "", peak) for name, share in (m.mfu or {}).items()]
     layers = [(f"  {n} x", x.variant, " ".join(x.with_), _sizes(x)) for n, x in _kinds(m)]
     return [strong(head), "", *columns(rows, (1, 2)), "", strong("attention layers"), *columns(layers)]
 
@@ -119,6 +121,8 @@ def notes(m: ModelCost) -> None:
         note(f"refused: {what}: {why}")
     for text in m.left_out:
         note(f"left out: {text}" if not text.startswith("tie_") else f"note: {text}")
+    for text in m.notes:
+        note(f"note: {text}")
     for text in m.weight_bytes.notes if m.weight_bytes else ():
         note(f"weights: {text}")
     note(f"source: {m.source}")

@@ -72,6 +72,16 @@ class Model(Struct, frozen=True, eq=False):  # a key by its identity
         """How many attention layers there are."""
         return sum(r.count for r in self.runs)
 
+    @property
+    def positions(self) -> int | None:
+        """The longest context that the config names."""
+        text = self.config.get("text_config")
+        for c in (self.config, text if isinstance(text, dict) else {}):
+            for key in ("max_position_embeddings", "n_positions", "model_max_length", "max_target_positions"):
+                if isinstance(c.get(key), int) and not isinstance(c.get(key), bool):
+                    return int(c[key])
+        return None
+
 
 MTP_FIELDS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 

@@ -188,7 +188,9 @@ class ModelCost(Struct, frozen=True, rename={"class_": "class"}):
     activation_bytes: int | None = None
     mfu: dict[str, float] | None = None
     gpu: str | None = None
+    peak_flops_per_s: float | None = None  # of the GPU, which the MFU is a share of
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     formulas: dict[str, str] = field(default_factory=dict)
     source: str = ""
@@ -247,6 +249,8 @@ def model(
     kept = _caches(described, r, settings, index_dtype, kv_alloc == "engine")
     counted = None if "parameters" in described.refused else parameters(described)
     flops = _flops(described, r, counted)
+    peak = _peak(tokens_per_s, gpu, settings["dtype"])
+    mfu = _mfu(flops, r, tokens_per_s, peak)
     at = kept.at_context + kept.indexer_at_context + kept.per_source_token * r.source * r.batch
     inputs = {"batch": r.batch, "seq": r.seq, "context": r.context, "source": r.source, "phase": phase, **settings}
     left_out = [*described.left_out, *_left_out(described, with_mtp)]
@@ -255,7 +259,7 @@ def model(
         described.family,
         described.kind,
         inputs | {"index_dtype": index_dtype, "kv_alloc": kv_alloc},
-        dict(described.assumed),
+        dict(described.assumed) | _assumed(described, r, source, dtype),
         counted,
         None if counted is None else weight_bytes(described, settings["weight_dtype"]),
         [ModelLayer(x.count, x.variant, list(x.uses), x.mask, dict(x.sizes)) for x in described.runs],
@@ -266,9 +270,11 @@ def model(
         at,
         StateBytes(kept.recurrent, kept.convolution),
         flops,
-        mfu=_mfu(flops, r, tokens_per_s, gpu, settings["dtype"]),
+        mfu=mfu,
         gpu=gpu,
+        peak_flops_per_s=peak,
         left_out=left_out,
+        notes=_notes(described, r, mfu),
         refused=dict(described.refused),
         formulas=formulas(described, r, settings),
         source=described.source,
@@ -295,7 +301,8 @@ def _request(m: Model, batch: int, seq: int | None, context: int | None, source:
     new = 1 if phase == "decode" and given["context"] is None else asked
     if seen < new:
         raise InputError(f"--context {seen:,} is less than --seq {new:,}: the context counts the new tokens too")
-    return Request(given["batch"] or 1, new, seen, (given["source"] or seen) if crosses else 0, phase == "decode")
+    encoded = (given["source"] or m.source_tokens or seen) if crosses else 0
+    return Request(given["batch"] or 1, new, seen, encoded, phase == "decode")
 
 
 def _dtypes(m: Model, dtype: str | None, kv_dtype: str | None, weight_dtype: str | None) -> dict[str, Any]:
@@ -330,11 +337,11 @@ CONVENTIONS = {
     "dense": "the same with every query against every key",
     "causal_half": "the same with half of them: dense attention / 2",
     "torch": "PyTorch, torch/utils/flop_counter.py: every matrix product, masks ignored",
-    "palm": "2 N + 4 L H Q T a token, forward (a third of 6 N + 12 L H Q T), N active parameters; the latter is counted for "
-    "layers in which queries meet keys, at their own widths: Chowdhery et al. 2022, arXiv:2204.02311, appendix B",
-    "megatron": "24 B s l h^2 (1 + s / 6 h) + 2 B s h V, forward: Narayanan et al. 2021, arXiv:2104.04473, section 5.1; right "
+    "palm": "2 N + 4 L H Q T a token (a third of 6 N + 12 L H Q T), N active parameters: Chowdhery et al. 2022, "
+    "arXiv:2204.02311, appendix B; the second term is of layers in which queries meet keys, at their own widths",
+    "megatron": "24 B s l h^2 (1 + s / 6 h) + 2 B s h V: Narayanan et al. 2021, arXiv:2104.04473, section 5.1; right "
     "for multi-head attention and a feed-forward layer four times as wide",
-    "6n": "2 N a token, forward (a third of 6 N), N parameters without embeddings: Kaplan et al. 2020, arXiv:2001.08361, "
+    "6n": "2 N a token (a third of 6 N), N parameters without embeddings: Kaplan et al. 2020, arXiv:2001.08361, "
     "section 2.1; active ones where experts are chosen",
 }
 
@@ -406,19 +413,49 @@ def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
     return ModelFlops(total.total, total.total / tokens, None, parts, {k: named[k] for k in CONVENTIONS if k in named})
 
 
-def _mfu(flops: ModelFlops, r: Request, rate: float | None, gpu: str | None, dtype: str) -> dict[str, float] | None:
-    """The share of the peak that a measured rate is, under each convention."""
-    if rate is None:
+def _peak(rate: float | None, gpu: str | None, dtype: str) -> float | None:
+    """The peak of the GPU that a rate was measured on."""
+    if rate is None and gpu is None:
         return None
     if gpu is None:
         raise InputError("--tokens-per-s needs a --gpu, whose peak it is measured against")
+    if rate is None:
+        raise InputError("--gpu has a use for --tokens-per-s alone, a rate that was measured on it")
     if not (isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e15):
         raise InputError(f"--tokens-per-s {rate!r:.40}: a rate is a number of more than 0")
     from attnmath.hardware import get
 
-    peak = get(gpu).tensor_rate(dtype)
+    return float(get(gpu).tensor_rate(dtype))
+
+
+def _mfu(flops: ModelFlops, r: Request, rate: float | None, peak: float | None) -> dict[str, float] | None:
+    """The share of the peak that a measured rate is, under each convention."""
+    if rate is None or peak is None:
+        return None
     tokens = r.batch * r.seq
     return {k: rate * v / tokens / peak for k, v in flops.by_convention.items()}
+
+
+def _assumed(m: Model, r: Request, source: int | None, dtype: str | None) -> dict[str, Any]:
+    """What was neither asked for nor said by the config."""
+    from attnmath.models.quantization import said_dtype
+
+    out: dict[str, Any] = {}
+    if dtype is None and said_dtype(m.config) is None:
+        out["dtype"] = "bf16"
+    if r.source and source is None:
+        out["source"] = r.source
+    return out
+
+
+def _notes(m: Model, r: Request, mfu: Mapping[str, float] | None) -> list[str]:
+    """What a reader of the numbers has to know."""
+    out = []
+    if m.positions is not None and r.context > m.positions:
+        out.append(f"a context of {r.context:,} is longer than the {m.positions:,} positions that the config names")
+    if over := [k for k, share in (mfu or {}).items() if share > 1]:
+        out.append(f"an MFU of more than 100 % ({', '.join(over)}): the rate, its --seq or the --gpu cannot be right")
+    return out
 
 
 def _left_out(m: Model, with_mtp: bool) -> list[str]:

@@ -200,10 +200,21 @@ def plain_dtype(config: Mapping[str, Any]) -> str:
     >>> plain_dtype({"torch_dtype": "float16"}), plain_dtype({})
     ('fp16', 'bf16')
     """
-    said = config.get("torch_dtype") or config.get("dtype") or (config.get("text_config") or {}).get("dtype")
+    return said_dtype(config) or "bf16"
+
+
+def said_dtype(config: Mapping[str, Any]) -> str | None:
+    """The dtype that a config says its weights have; None if it says none that is understood.
+
+    >>> said_dtype({"dtype": "torch.float32"}), said_dtype({"torch_dtype": "auto"})
+    ('fp32', None)
+    """
+    text = config.get("text_config")
+    inner = text if isinstance(text, dict) else {}
+    said = next((c[k] for c in (config, inner) for k in ("torch_dtype", "dtype") if c.get(k)), None)
     names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     name = names.get(str(said).removeprefix("torch."), str(said))
-    return name if name in PLAIN else "bf16"
+    return name if name in PLAIN else None
 
 
 def recipe_of(model: Model, dtype: str | None) -> Recipe:

@@ -389,7 +389,7 @@ def _capacity(s: Server) -> Capacity:
     pool, plan = max(s.pool, 0), s.plan
     at, tokens = s.split, most_tokens(s, pool)
     each = most(lambda n: needed(s, n, s.request) <= pool, plan["engine.max_num_seqs"])
-    positions = _positions(s.model)
+    positions = s.model.positions
     known = [x for x in (tokens, positions) if x is not None]
     rest = f"{at.of:,} - {at.taken:,}"
     return Capacity(
@@ -428,16 +428,6 @@ def _used(plan: Plan, key: str) -> bool:
     """Whether a default has a use for the plan's engine."""
     settings = {e.setting for e in ENGINES.values()} - {ENGINES[plan["engine.name"]].setting}
     return key.rpartition(".")[2] not in settings
-
-
-def _positions(model: Model) -> int | None:
-    """The longest context that the config names."""
-    text = model.config.get("text_config")
-    for c in (model.config, text if isinstance(text, dict) else {}):
-        for key in ("max_position_embeddings", "n_positions", "model_max_length", "max_target_positions"):
-            if isinstance(c.get(key), int) and not isinstance(c.get(key), bool):
-                return int(c[key])
-    return None
 
 
 def _bytes(id_: str, name: str, value: int, limit: int, line: int | None, why: str, fix: str) -> Check:
@@ -622,7 +612,7 @@ def _counts(s: Spread) -> Iterator[Check]:
 
 
 def _lengths(s: Spread) -> Iterator[Check]:
-    plan, positions = s.plan, _positions(s.model)
+    plan, positions = s.plan, s.model.positions
     longest = plan["engine.max_model_len"] or s.request
     if positions is not None:
         yield Check(
