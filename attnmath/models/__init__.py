@@ -142,7 +142,7 @@ def assumed_decoder(raw: Config, kind: str, name: str, source: str = "") -> Mode
     >>> assumed_decoder({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}, "new", "x").refused["flops"][:21]
     "model_type 'new' is n"
     """
-    telling = [k for k, v in raw.items() if v not in (None, False, 0) and TELLING.search(k)]
+    telling = [k for k, v in raw.items() if v not in (None, False, 0) and re.search(TELLING, k)]
     if telling:
         lines = [f"{line_of(source, k)}{k[:60]}" for k in telling[:20]]
         raise InputError(
@@ -177,7 +177,7 @@ def unknown_type(kind: str) -> str:
     return f"unknown model_type {kind[:80]!r}{hint} `attnmath models --families` lists those that are understood"
 
 
-TELLING = re.compile(
+TELLING = (
     r"lora|rank|latent|linear_|ssm|mamba|conv|hybrid|pattern|layer_types|layers_block|compress|index_|sparse|window|chunk_?size$"
     r"|_config$|encoder|decoder_l|global|cross_|recurrent|state_size|per_layer|kv_shared|share|attn_type|block_type"
 )

@@ -19,6 +19,7 @@ from attnmath.plans.reading import Plan
 from attnmath.readings.memory import BITS, blocks
 
 SCHEMA = "attnmath.plan/1"
+VOCAB_PAGE = 64  # vllm-project/vllm, vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same
 CEILING = 10**12  # tokens or requests beyond which there is no limit
 
 
@@ -326,7 +327,7 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
     found = {s.stage: list(_memory_checks(s)) for s in stages}
     failed = {k: sum(not c.passed for c in checks) for k, checks in found.items()}
     s = _tightest([s for s in stages if failed[s.stage] == max(failed.values())])
-    checks = [*found[s.stage], *_shape_checks(s)]
+    checks = sorted([*found[s.stage], *_shape_checks(s)], key=lambda c: c.id)
     assumed = {k: v for k, v in plan.values.items() if k not in plan.given and v is not None and _used(plan, k)}
     assumed |= {"dtype.kv": s.kv_dtype} if "dtype.kv" not in plan.given else {}
     return PlanResult(
@@ -547,6 +548,12 @@ def _widths(s: Spread) -> Iterator[Check]:
         fix = f"a parallel.tensor of {_divisors(widths)}"
         why = "each rank takes a share of every feed-forward layer"
         yield _divides("AM008", "tensor ranks divide the feed-forward widths", tensor, widths, bad, why, fix, line)
+    vocab = sorted({p.sizes["vocab"] for p in s.model.pieces if p.page == "head"})
+    if vocab:
+        bad = [n for n in vocab if -(-n // VOCAB_PAGE) * VOCAB_PAGE % tensor]
+        fix = f"a parallel.tensor that divides {', '.join(str(-(-n // VOCAB_PAGE) * VOCAB_PAGE) for n in vocab)}"
+        why = f"each rank takes a share of the vocabulary, which engines pad to a multiple of {VOCAB_PAGE}"
+        yield _divides("AM015", "tensor ranks divide the padded vocabulary", tensor, vocab, bad, why, fix, line)
     formats = recipe_of(s.model, s.plan["dtype.weights"]).formats
     tiled = {
         n: f.rows
