@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from attnmath.cli import run
 from attnmath.errors import InputError
 from attnmath.models import presets
-from attnmath.plans.checking import check, sequence_bytes, server, servers
+from attnmath.plans.checking import check
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.fields import SECTIONS, commented
 from attnmath.plans.logs import concurrency_of, explain, scan
 from attnmath.plans.ranks import Rank, held
 from attnmath.plans.reading import parse
+from attnmath.plans.servers import sequence_bytes, server, servers
 from attnmath.plans.solving import solve, spread, with_concurrency, with_context
 from attnmath.schemas import json_schema
 

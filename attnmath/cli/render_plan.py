@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from attnmath.cli.render import Row, as_json, columns, exact, note, page, scaled, strong
 
 if TYPE_CHECKING:
-    from attnmath.plans.checking import Check, PlanResult
+    from attnmath.plans.checking import PlanResult
+    from attnmath.plans.constraints import Check
     from attnmath.plans.logs import Explanation
     from attnmath.plans.solving import Solution
 

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from attnmath.errors import InputError
 from attnmath.files import read_text
-from attnmath.plans.checking import Server, most_tokens, sequence_bytes, server
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
+from attnmath.plans.servers import Server, most_tokens, sequence_bytes, server
 
 SCHEMA = "attnmath.plan-explain/1"
 MAX_LOG_BYTES = 50_000_000

@@ -9,9 +9,11 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
 from attnmath.models import Model
-from attnmath.plans.checking import CEILING, Check, PlanResult, check, fits, most, server, spread_fits
+from attnmath.plans.checking import PlanResult, check, fits, spread_fits
+from attnmath.plans.constraints import Check
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
+from attnmath.plans.servers import CEILING, most, server
 
 SCHEMA = "attnmath.plan-solve/1"
 GOALS = {

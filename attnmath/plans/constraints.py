@@ -1,0 +1,299 @@
+"""The constraints of a plan, a check each: what has to fit on a GPU, what has to divide, what the model was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from attnmath.models.quantization import recipe_of
+from attnmath.plans.engines import ENGINES
+from attnmath.plans.servers import Server, Spread, needed
+
+VOCAB_PAGE = 64  # vllm-project/vllm, vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same
+
+
+class Check(Struct, frozen=True):
+    """One constraint: `margin` is limit - value where both are numbers, in `unit`; `fix` says what would help."""
+
+    id: str
+    name: str
+    passed: bool
+    value: int | float | str | None
+    limit: int | float | str | None
+    unit: str
+    margin: int | float | None
+    why: str
+    fix: str
+    line: int | None = None
+
+
+def _bytes(id_: str, name: str, value: int, limit: int, line: int | None, why: str, fix: str) -> Check:
+    return Check(id_, name, value <= limit, value, limit, "bytes", limit - value, why, fix, line)
+
+
+def memory_checks(s: Server) -> Iterator[Check]:
+    """What has to fit on one GPU of a stage.
+
+    >>> from attnmath.plans.reading import parse
+    >>> from attnmath.plans.servers import server
+    >>> [c.id for c in memory_checks(server(parse('model = "gpt2"\\n[gpu]\\nmemory = "1GiB"', "p"))) if not c.passed]
+    ['AM001', 'AM002', 'AM003', 'AM004', 'AM005']
+    """
+    plan, engine, at = s.plan, ENGINES[s.plan["engine.name"]], s.split
+    setting = f"engine.{engine.setting}" if engine.setting else ""
+    stage = f" of stage {s.stage + 1}" if s.rank.pipeline > 1 else ""
+    told = f"{setting} = {plan[setting]:g}: {engine.meaning}" if setting else engine.meaning
+    pool, longest = max(s.pool, 0), plan["engine.max_model_len"] or s.request
+    gpu = plan.at(setting, "gpu.memory", "gpu.name")
+    yield _bytes(
+        "AM001",
+        f"what comes before the cache fits{stage}",
+        at.taken,
+        at.of,
+        gpu,
+        told,
+        "more tensor or pipeline ranks, narrower weights (dtype.weights), or a smaller engine.max_num_batched_tokens",
+    )
+    one = needed(s, 1, longest)
+    yield _bytes(
+        "AM002",
+        "the longest request fits",
+        one,
+        pool,
+        plan.at("engine.max_model_len", "workload.prompt_tokens"),
+        f"{longest:,} tokens of one sequence take {one:,} bytes of cache and state on a GPU{stage}",
+        "a shorter engine.max_model_len, a narrower cache (dtype.kv), or more ranks",
+    )
+    need = needed(s, s.running, s.request)
+    yield _bytes(
+        "AM003",
+        "the requests fit at once",
+        need,
+        pool,
+        plan.at("workload.concurrency"),
+        f"{s.running:,} of {s.request:,} tokens on each replica, at their longest",
+        "fewer requests at once, more replicas (parallel.data), a narrower cache (dtype.kv), or more memory for it",
+    )
+    yield from _whole(s, need, pool, told, gpu)
+
+
+def _whole(s: Server, need: int, pool: int, told: str, gpu: int | None) -> Iterator[Check]:
+    """All that a GPU holds, against all that it has, less the margin that is asked for."""
+    plan, setting = s.plan, ENGINES[s.plan["engine.name"]].setting
+    margin = plan["targets.memory_margin"]
+    limit = int(s.memory * (1 - margin))
+    less = f", less the margin of {margin:.0%}" if margin else ""
+    yield _bytes(
+        "AM004",
+        "all of it fits the GPU",
+        s.used.total + need,
+        limit,
+        plan.at("targets.memory_margin", "gpu.memory", "gpu.name"),
+        f"memory of one GPU{less}; context, NCCL, graphs and activations are estimates",
+        "a GPU with more memory, more ranks, narrower weights or cache, or a smaller margin",
+    )
+    if setting:
+        yield _bytes(
+            "AM005",
+            "what the engine takes fits the GPU",
+            s.used.total + pool,
+            limit,
+            plan.at(f"engine.{setting}", "targets.memory_margin") or gpu,
+            f"{told}; it takes its whole cache at its start{less}",
+            f"a smaller engine.{setting}",
+        )
+
+
+def shape_checks(s: Spread) -> Iterator[Check]:
+    """What has to divide, and what the model and the engine were made for.
+
+    >>> from attnmath.plans.reading import parse
+    >>> from attnmath.plans.servers import server
+    >>> s = server(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"\\n[parallel]\\ntensor = 5', "plan.toml"))
+    >>> [c.id for c in shape_checks(s) if not c.passed]
+    ['AM006', 'AM008', 'AM015']
+    """
+    yield from divisions(s)
+    yield from _lengths(s)
+
+
+def divisions(s: Spread) -> Iterator[Check]:
+    """What the ranks have to divide, whatever the memory and the load.
+
+    >>> from attnmath.models import read
+    >>> from attnmath.plans.ranks import Rank
+    >>> from attnmath.plans.reading import parse
+    >>> s = Spread(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "plan.toml"), read("gpt2"), Rank(2))
+    >>> [c.id for c in divisions(s)]
+    ['AM006', 'AM008', 'AM015', 'AM010', 'AM011']
+    """
+    for checks in (_heads, _widths, _vocabulary, _tiles, _experts, _counts):
+        yield from checks(s)
+
+
+def _divides(
+    id_: str, name: str, value: int, numbers: list[int], bad: list[int], why: str, fix: str, line: int | None
+) -> Check:
+    shown = ", ".join(map(str, bad or numbers)) or "none"
+    return Check(id_, name, not bad, value, shown, "", None, why, fix, line)
+
+
+def _heads(s: Spread) -> Iterator[Check]:
+    tensor, line = s.rank.tensor, s.plan.at("parallel.tensor")
+    attention = [p for p in s.model.pieces if p.part == "attention"]
+    heads = sorted({p.sizes["heads"] for p in attention if "heads" in p.sizes})
+    bad = [n for n in heads if n % tensor]
+    if heads:
+        fix = f"a parallel.tensor of {_divisors(heads)}"
+        yield _divides(
+            "AM006", "tensor ranks divide the query heads", tensor, heads, bad, "each rank takes whole heads", fix, line
+        )
+    groups = sorted({p.sizes["kv-heads"] for p in attention if "kv-heads" in p.sizes})
+    bad = [n for n in groups if n % tensor and tensor % n]
+    if groups:
+        held_by = [f"{n} heads on {tensor // n} ranks each" for n in groups if tensor > n and not tensor % n]
+        why = f"whole key/value heads: {', '.join(held_by) or 'each on one rank'}"
+        fix = f"a parallel.tensor of {_divisors(groups)}, or a multiple of {max(groups)}"
+        yield _divides("AM007", "tensor ranks share the key/value heads", tensor, groups, bad, why, fix, line)
+
+
+def _cut(s: Spread) -> dict[str, int]:
+    """Widths of the feed-forward layers that tensor ranks cut, by part: experts that are whole on a rank are not cut."""
+    whole = s.rank.expert >= s.rank.tensor and s.rank.expert > 1
+    widths = {p.part: p.sizes["ffn"] for p in s.model.pieces if "ffn" in p.sizes and p.part != "vision"}
+    return {part: n for part, n in widths.items() if not (whole and part == "experts")}
+
+
+def _widths(s: Spread) -> Iterator[Check]:
+    tensor, widths = s.rank.tensor, sorted(set(_cut(s).values()))
+    if widths:
+        yield _divides(
+            "AM008",
+            "tensor ranks divide the feed-forward widths",
+            tensor,
+            widths,
+            [n for n in widths if n % tensor],
+            "each rank takes a share of every feed-forward layer",
+            f"a parallel.tensor of {_divisors(widths)}",
+            s.plan.at("parallel.tensor"),
+        )
+
+
+def _tiles(s: Spread) -> Iterator[Check]:
+    tensor, formats = s.rank.tensor, recipe_of(s.model, s.plan["dtype.weights"]).formats
+    tiled = {n: f.rows for part, n in _cut(s).items() if (f := formats.get(part)) and f.rows > 1}
+    if tiled:
+        tile = max(tiled.values())
+        yield _divides(
+            "AM014",
+            "tensor ranks take whole tiles of quantised weights",
+            tensor,
+            sorted(tiled),
+            sorted(n for n, rows in tiled.items() if n % tensor == 0 and n // tensor % rows),
+            f"a scale for each {tile} x {tile} weights: each rank takes a multiple of {tile} (vllm-project/vllm#17569)",
+            f"a parallel.tensor of {_divisors([n // tile for n in tiled])}, or whole experts (parallel.expert)",
+            s.plan.at("parallel.tensor"),
+        )
+
+
+def _vocabulary(s: Spread) -> Iterator[Check]:
+    tensor = s.rank.tensor
+    padded = {
+        n: -(-n // VOCAB_PAGE) * VOCAB_PAGE for n in {p.sizes["vocab"] for p in s.model.pieces if p.page == "head"}
+    }
+    if padded:
+        yield _divides(
+            "AM015",
+            "tensor ranks divide the padded vocabulary",
+            tensor,
+            sorted(padded),
+            sorted(n for n, rows in padded.items() if rows % tensor),
+            f"each rank takes a share of the vocabulary, which engines pad to a multiple of {VOCAB_PAGE}",
+            f"a parallel.tensor of {_divisors(list(padded.values()))}",
+            s.plan.at("parallel.tensor"),
+        )
+
+
+def _experts(s: Spread) -> Iterator[Check]:
+    ranks = s.rank.expert
+    if ranks == 1:
+        return
+    experts = sorted({p.sizes["expert"] for p in s.model.pieces if "expert" in p.sizes})
+    bad = [n for n in experts if n % ranks]
+    why = "each rank takes a share of the routed experts" if experts else "the model has no routed experts"
+    fix = f"a parallel.expert of {_divisors(experts)}" if experts else "parallel.expert = 1"
+    line = s.plan.at("parallel.expert")
+    yield _divides("AM009", "expert ranks divide the experts", ranks, experts, bad if experts else [0], why, fix, line)
+
+
+def _counts(s: Spread) -> Iterator[Check]:
+    plan, layers = s.plan, len(s.model.sequence)
+    pipeline = plan["parallel.pipeline"]
+    yield Check(
+        "AM010",
+        "pipeline stages have layers",
+        pipeline <= layers,
+        pipeline,
+        layers,
+        "",
+        layers - pipeline,
+        f"{layers} layers over {pipeline} stage{'s' * (pipeline > 1)}",
+        "a smaller parallel.pipeline",
+        plan.at("parallel.pipeline"),
+    )
+    product = s.rank.tensor * pipeline * s.rank.data
+    count = plan["gpu.count"] or product
+    yield Check(
+        "AM011",
+        "the ranks are as many as the GPUs",
+        product == count,
+        product,
+        count,
+        "",
+        count - product,
+        f"tensor {s.rank.tensor} x pipeline {pipeline} x data {s.rank.data} = {product}",
+        f"gpu.count = {product}, or other parallel sizes",
+        plan.at("gpu.count", "parallel.tensor"),
+    )
+
+
+def _lengths(s: Spread) -> Iterator[Check]:
+    plan, positions = s.plan, s.model.positions
+    longest = plan["engine.max_model_len"] or s.request
+    if positions is not None:
+        yield Check(
+            "AM012",
+            "the model was made for requests as long",
+            longest <= positions,
+            longest,
+            positions,
+            "tokens",
+            positions - longest,
+            "max_position_embeddings of the config",
+            f"requests and an engine.max_model_len of at most {positions:,}",
+            plan.at("engine.max_model_len", "workload.prompt_tokens"),
+        )
+    share, seqs = -(-plan["workload.concurrency"] // s.rank.data), plan["engine.max_num_seqs"]
+    yield Check(
+        "AM013",
+        "the engine runs as many at once",
+        share <= seqs,
+        share,
+        seqs,
+        "requests",
+        seqs - share,
+        f"{plan['workload.concurrency']:,} requests over {s.rank.data} replica{'s' * (s.rank.data > 1)}; more than "
+        "engine.max_num_seqs wait",
+        f"engine.max_num_seqs = {share}, or more replicas",
+        plan.at("engine.max_num_seqs", "workload.concurrency"),
+    )
+
+
+def _divisors(numbers: list[int]) -> str:
+    from math import gcd
+
+    common = 0
+    for n in numbers:
+        common = gcd(common, n)
+    return ", ".join(str(d) for d in range(1, min(common, 64) + 1) if common % d == 0)
