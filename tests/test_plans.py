@@ -318,6 +318,24 @@ def test_the_answer_passes_and_one_step_further_fails(p, goal):
         assert not check(changed(p, s.answer + 1)).passed
 
 
+@pytest.mark.parametrize(("requests", "expert"), [(1, 1), (100, 1), (37, 1), (10**14, 1), (3, 2)])
+def test_the_fewest_gpus_are_found_exactly(requests, expert):
+    """gpt-oss-20b on GPUs of 16 GiB, experts over all ranks or not: every way tried, up to the answer."""
+    p = plan(
+        "gpt-oss-20b",
+        "16GiB",
+        parallel={"data": expert, "expert": expert},
+        workload={"concurrency": requests, "prompt_tokens": 20_000},
+    )
+    s = solve(p, "min-gpus")
+    assert check(
+        spread(p, *(s.values.get(f"parallel.{k}", p[f"parallel.{k}"]) for k in ("tensor", "pipeline", "data")))
+    ).passed
+    if requests < 10**6:
+        assert fewest(p, s.answer) == s.answer
+    assert s.binds or s.answer == 1
+
+
 def fewest(p, most):
     """The fewest GPUs, every way of spreading the plan over them tried one by one."""
     ways = [

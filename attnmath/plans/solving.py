@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -162,43 +163,46 @@ def _find(plan: Plan, model: Model, goal: str, below: int | None = None) -> Foun
 
 
 def _fewest(plan: Plan, model: Model, below: int | None) -> Found:
-    """The fewest GPUs: for each tensor and pipeline size the fewest replicas, which more of never harm."""
-    best: Plan | None = None
-    limit, fails = below, []
-    pairs = {
-        (t, p) for t in (*range(1, TENSOR + 1), plan["parallel.tensor"]) for p in (*PIPELINE, plan["parallel.pipeline"])
-    }
-    for tensor, pipeline in sorted(pairs, key=lambda x: (x[0] * x[1], x[1])):
+    """The fewest GPUs: for each tensor and pipeline size the fewest replicas; more of them never harm."""
+    answer, best = below, None
+    fails: list[tuple[int, Plan]] = []
+    for tensor, pipeline in _pairs(plan):
         each = tensor * pipeline
-        if limit is not None and each >= limit:
+
+        def on(data: int, tensor: int = tensor, pipeline: int = pipeline) -> Plan:
+            return spread(plan, tensor, pipeline, data)
+
+        if answer is not None and each >= answer:
             break
-        replicas = (
-            plan["workload.concurrency"] if limit is None else min((limit - 1) // each, plan["workload.concurrency"])
-        )
-        at_last = None
-        for data in _replicas(plan, model, tensor, pipeline, replicas):
-            if fits(spread(plan, tensor, pipeline, data), model):
-                best, limit, at_last = spread(plan, tensor, pipeline, data), each * data, data - 1
-                break
-            at_last = data
-        if at_last:
-            fails.append((tensor, pipeline, at_last))
-    answer = limit if best else None
-    if answer is not None:
-        fails = [(t, p, min(d, (answer - 1) // (t * p))) for t, p, d in fails]
-    nearest = max((x for x in fails if x[2]), key=lambda x: (x[0] * x[1] * x[2], -x[1]), default=None)
-    return Found(answer, best, spread(plan, *nearest) if nearest else None)
+        sizes = _replicas(plan, model, tensor, pipeline)
+        sizes = sizes[: len(sizes) if answer is None else bisect_left(sizes, -(-answer // each))]
+        at = bisect_left(sizes, True, key=lambda data: fits(on(data), model))
+        if at < len(sizes):
+            answer, best = each * sizes[at], on(sizes[at])
+        fails += [(each * data, on(data)) for data in sizes[max(at - 1, 0) : at]]
+        fails += [(each * data, on(data)) for data in sizes[:1] if at]
+    short = [(count, p) for count, p in fails if best is None or answer is None or count < answer]
+    nearest = max(short, key=lambda x: x[0])[1] if short else None
+    return Found(answer if best else None, best, nearest)
 
 
-def _replicas(plan: Plan, model: Model, tensor: int, pipeline: int, limit: int) -> Iterator[int]:
-    """Numbers of replicas to try, ascending up to the first that can fit: none if the shapes do not divide."""
-    if not spread_fits(spread(plan, tensor, pipeline, 1), model) or limit < 1:
-        return
-    if plan["parallel.expert"] > 1:  # which has to divide what changes with the replicas
-        yield from (d for d in range(1, limit + 1) if spread_fits(spread(plan, tensor, pipeline, d), model))
-        return
-    fewer = most(lambda n: not fits(spread(plan, tensor, pipeline, n), model), limit)
-    yield from {min(fewer if fewer is not None else limit, limit), min((fewer or 0) + 1, limit)} - {0}
+def _pairs(plan: Plan) -> list[tuple[int, int]]:
+    """Tensor and pipeline sizes to try, the fewest GPUs first."""
+    tensor, pipeline = {*range(1, TENSOR + 1), plan["parallel.tensor"]}, {*PIPELINE, plan["parallel.pipeline"]}
+    return sorted(((t, p) for t in tensor for p in pipeline), key=lambda x: (x[0] * x[1], x[1]))
+
+
+def _replicas(plan: Plan, model: Model, tensor: int, pipeline: int) -> Sequence[int]:
+    """Numbers of replicas that divide what they have to, ascending, up to where more make no difference."""
+    expert, requests = plan["parallel.expert"], plan["workload.concurrency"]
+    if expert > 1 and expert == plan["parallel.tensor"] * plan["parallel.data"]:
+        most_ranks = max((p.sizes["expert"] for p in model.pieces if "expert" in p.sizes), default=0)
+        found = range(1, most_ranks // tensor + 1)
+        return [d for d in found if spread_fits(spread(plan, tensor, pipeline, d), model)]
+    step = max(1, expert // tensor)
+    divides = not expert % tensor or not tensor % expert
+    fine = divides and spread_fits(spread(plan, tensor, pipeline, step), model)
+    return range(step, step * requests + 1, step) if fine else []
 
 
 def _nothing(found: Found, model: Model) -> str:
