@@ -111,19 +111,31 @@ def held(model: Model, rank: Rank, weight_dtype: str | None, dtype: str, kv_dtyp
     (16060522496, 2.0, (Row(bytes=2048, every=1, window=None, copies=1, count=32, source=False),))
     """
     recipe = recipe_of(model, weight_dtype)
-    return tuple(_stage(pieces, rank, recipe, dtype, kv_dtype) for pieces in cut(model, rank.pipeline))
+    found: dict[tuple[Any, ...], Held] = {}
+    out = []
+    for pieces in cut(model, rank.pipeline):
+        counted = _counted(pieces)
+        key = tuple((k, n) for k, (_, n) in counted.items())
+        if key not in found:  # many stages are alike
+            found[key] = _stage(list(counted.values()), rank, recipe, dtype, kv_dtype)
+        out.append(found[key])
+    return tuple(out)
 
 
-def _stage(pieces: tuple[Piece, ...], rank: Rank, recipe: Recipe, dtype: str, kv_dtype: str) -> Held:
-    """The blocks of a stage on one rank, equal ones read once."""
+def _counted(pieces: Iterable[Piece]) -> dict[tuple[Any, ...], tuple[Piece, int]]:
+    """Equal blocks together, and how many there are."""
     count: dict[tuple[Any, ...], tuple[Piece, int]] = {}
     for p in pieces:
         key = (p.part, p.page, p.uses, tuple(p.sizes.items()), p.mask, p.shares, p.over)
         count[key] = p, count.get(key, (p, 0))[1] + p.count
+    return count
+
+
+def _stage(pieces: list[tuple[Piece, int]], rank: Rank, recipe: Recipe, dtype: str, kv_dtype: str) -> Held:
     weights: dict[str, int] = {}
     rows: list[Row] = []
     states: list[int] = []
-    for p, n in count.values():
+    for p, n in pieces:
         for part, size in _weights(p, rank, recipe):
             weights[part] = weights.get(part, 0) + n * size
         found, state = _kept(p, rank, dtype, kv_dtype, n)

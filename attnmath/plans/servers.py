@@ -75,7 +75,7 @@ class Server(Spread, frozen=True):
 
 
 def servers(plan: Plan, model: Model | None = None) -> list[Server]:
-    """A plan's stages, its model read, unless it is given, and its memory counted; InputError names what is not understood.
+    """A plan's stages, of those alike the first; the model is read unless it is given. InputError names what is not understood.
 
     >>> from attnmath.plans.reading import parse
     >>> s = servers(parse('model = "llama-3.1-8b"\\n[gpu]\\nmemory = "24GiB"', "plan.toml"))[0]
@@ -91,12 +91,15 @@ def servers(plan: Plan, model: Model | None = None) -> list[Server]:
     activations = activation_bytes(model, rank, chunk, dtype)
     logits = logits_bytes(model, min(plan["engine.max_num_seqs"], chunk))
     parts = held(model, replace(rank, data=1), plan["dtype.weights"], dtype, kv_dtype)
+    last = len(parts) - 1
+    alike = {(id(part), stage == last): stage for stage, part in reversed([*enumerate(parts)])}
     out = []
-    for stage, part in enumerate(parts):
+    for stage in sorted(alike.values()):
+        part = parts[stage]
         used = Used(
             part.weight_bytes,
             activations,
-            logits if stage == len(parts) - 1 else 0,
+            logits if stage == last else 0,
             context_bytes(engine) if reserved is None else reserved,
             nccl_bytes(engine, world - 1) if reserved is None else 0,
             ENGINES[engine].graphs if reserved is None else 0,
