@@ -22,7 +22,7 @@ from attnmath.plans.fields import SECTIONS, commented
 from attnmath.plans.logs import concurrency_of, explain, scan
 from attnmath.plans.ranks import Rank, held
 from attnmath.plans.reading import parse
-from attnmath.plans.servers import sequence_bytes, server, servers
+from attnmath.plans.servers import needed, sequence_bytes, server, servers
 from attnmath.plans.solving import solve, spread, with_concurrency, with_context
 from attnmath.schemas import json_schema
 
@@ -346,6 +346,31 @@ def fewest(p, most):
         if t * q * d <= most
     ]
     return next((n for n, *ranks in sorted(ways) if check(spread(p, *ranks)).passed), None)
+
+
+@given(st.integers(0, 300), st.integers(1, 200))
+def test_the_most_that_fits(limit, ceiling):
+    from attnmath.plans.servers import most
+
+    found = most(lambda n: n <= limit, ceiling)
+    assert found == (None if ceiling <= limit else limit)
+
+
+@given(plans(), st.sampled_from([1, 2, 4]), st.integers(1, 40))
+def test_the_capacity_is_what_passes(p, pipeline, seqs):
+    """As many requests, or one as long, as the capacity says find room in every stage's cache; one more does not."""
+    p = p.changed(parallel__pipeline=pipeline, engine__max_num_seqs=seqs)
+    c = check(p).capacity
+    room = [s for s in servers(p) if s.pool >= 0]
+    each = c.max_concurrency // p["parallel.data"]
+    if each:
+        assert all(needed(s, each, s.request) <= s.pool for s in room)
+    if each < seqs:
+        assert any(needed(s, each + 1, s.request) > max(s.pool, 0) for s in servers(p))
+    if c.tokens:
+        assert all(needed(s, 1, c.tokens) <= s.pool for s in room)
+    if c.tokens is not None:
+        assert any(needed(s, 1, c.tokens + 1) > max(s.pool, 0) for s in servers(p))
 
 
 @given(MODELS, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -105,7 +106,7 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
         checks,
         _memory_of(s),
         _made_of(s),
-        _capacity(s),
+        _capacity(s, stages),
         dict(plan.values),
         assumed,
         _notes(s),
@@ -155,20 +156,25 @@ def _memory_of(s: Server) -> Memory:
     )
 
 
-def _capacity(s: Server) -> Capacity:
-    pool, plan = max(s.pool, 0), s.plan
-    at, tokens = s.split, most_tokens(s, pool)
-    each = most(lambda n: needed(s, n, s.request) <= pool, plan["engine.max_num_seqs"])
-    positions = s.model.positions
+def _capacity(s: Server, stages: list[Server]) -> Capacity:
+    """What every stage holds; bytes are those of one."""
+    seqs, positions = s.plan["engine.max_num_seqs"], s.model.positions
+    lengths = [most_tokens(x, max(x.pool, 0)) for x in stages]
+    tokens = min((n for n in lengths if n is not None), default=None)
+    counts = [most(partial(_holds, x), seqs) for x in stages]
     known = [x for x in (tokens, positions) if x is not None]
-    rest = f"{at.of:,} - {at.taken:,}"
+    rest = f"{s.split.of:,} - {s.split.taken:,}"
     return Capacity(
-        pool,
-        f"({rest}) x {at.share:g}" if at.share != 1 else rest,
+        max(s.pool, 0),
+        f"({rest}) x {s.split.share:g}" if s.split.share != 1 else rest,
         tokens,
         min(known) if known else None,
-        min(plan["engine.max_num_seqs"] if each is None else each, plan["engine.max_num_seqs"]) * s.rank.data,
+        min((n for n in counts if n is not None), default=seqs) * s.rank.data,
     )
+
+
+def _holds(s: Server, requests: int) -> bool:
+    return needed(s, requests, s.request) <= max(s.pool, 0)
 
 
 def _made_of(s: Server) -> dict[str, str]:

@@ -233,18 +233,20 @@ def needed(s: Server, running: int, tokens: int, paged: bool = True) -> int:
 
 
 def most(fits: Callable[[int], bool], ceiling: int = CEILING) -> int | None:
-    """The largest number that fits, of those from 1 on where each smaller one fits, too; 0 if none does, None if all do.
+    """The largest number that fits, where each smaller one from 1 on does, too; 0 if none does, None if `ceiling` does.
 
-    >>> most(lambda n: n * n <= 50), most(lambda n: True), most(lambda n: False)
-    (7, None, 0)
+    >>> most(lambda n: n * n <= 50), most(lambda n: True), most(lambda n: False), most(lambda n: n < 7, 9)
+    (7, None, 0, 6)
     """
     if not fits(1):
         return 0
     low, high = 1, 2
-    while fits(high):
+    while high <= ceiling and fits(high):
         low, high = high, high * 2
-        if high > ceiling:
+    if high > ceiling:
+        if fits(ceiling):
             return None
+        high = ceiling
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
