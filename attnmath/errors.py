@@ -25,7 +25,9 @@ class Unknown(InputError):
     """A name that is not in its registry; says which names are near."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], plural: str = "") -> None:
-        super().__init__(f"unknown {kind} {name[:80]!r}: {nearest(name, known, plural or kind + 's')}")
+        super().__init__(
+            f"unknown {kind} {name[:80]!r}: {nearest(name, known, plural or kind.removesuffix('s') + 's')}"
+        )
 
 
 def nearest(name: str, known: Iterable[str], plural: str) -> str:
@@ -48,8 +50,20 @@ def nearest(name: str, known: Iterable[str], plural: str) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? The {plural} are {shown}"
 
 
+def printable(text: str) -> str:
+    """A name from outside on one line, without what a terminal or a log would act on.
+
+    >>> printable("a\\n::error::b\\x1b[31m")
+    'a\\\\n::error::b\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+MOST = 50  # complaints that are shown
+
+
 def together(errors: Iterable[str], heading: str = "") -> str:
-    """Several complaints as one message, a line each.
+    """Several complaints as one message, a line each; of very many the first.
 
     >>> print(together(["a is 0", "b is missing"]))
     2 errors:
@@ -59,4 +73,7 @@ def together(errors: Iterable[str], heading: str = "") -> str:
     lines = list(errors)
     if len(lines) == 1 and not heading:
         return lines[0]
-    return "\n  ".join([heading or f"{len(lines)} errors:", *lines])
+    heading = heading or f"{len(lines)} errors:"
+    if len(lines) > MOST:
+        lines = [*lines[:MOST], f"and {len(lines) - MOST:,} more"]
+    return "\n  ".join([heading, *lines])

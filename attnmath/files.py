@@ -7,14 +7,14 @@ import re
 import sys
 from typing import Any
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, printable
 
 MAX_BYTES, MAX_TOML_BYTES = 4_000_000, 400_000
 MAX_DEPTH = 64
 
 
-def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
-    """A file's text; InputError if it is no readable UTF-8 file of at most `most` bytes.
+def read_text(path: str, most: int = MAX_BYTES, why: str = "", strict: bool = True) -> str:
+    """A file's text; InputError if it is no readable file of at most `most` bytes, or, if `strict`, not UTF-8.
 
     >>> read_text("no-such-file")
     Traceback (most recent call last):
@@ -23,23 +23,23 @@ def read_text(path: str, most: int = MAX_BYTES, why: str = "") -> str:
     """
     try:
         if os.path.isdir(path):
-            raise InputError(f"{path}: a directory, not a file")
+            raise InputError(f"{printable(path)}: a directory, not a file")
         if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path}: no regular file")
+            raise InputError(f"{printable(path)}: no regular file")
         with open(path, "rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path[:200]}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{printable(path[:200])}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > most:
-        raise InputError(f"{path}: more than {most:,} bytes{'; ' if why else ''}{why}")
+        raise InputError(f"{printable(path)}: more than {most:,} bytes{'; ' if why else ''}{why}")
     if not data.strip():
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{printable(path)}: the file is empty")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig", "strict" if strict else "replace")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no text file (byte {error.start} is not UTF-8)") from None
-    if "\0" in text:
-        raise InputError(f"{path}: no text file (it holds NUL bytes)")
+        raise InputError(f"{printable(path)}: no text file (byte {error.start} is not UTF-8)") from None
+    if strict and "\0" in text:
+        raise InputError(f"{printable(path)}: no text file (it holds NUL bytes)")
     return text.replace("\r\n", "\n")
 
 

@@ -432,6 +432,50 @@ def test_stages_take_their_own_layers():
     assert [sum(r.count for r in x.held.rows) for x in (one, two)] == [31, 30]
 
 
+def test_a_rate_is_no_load_and_says_so(tmp_path, capsys):
+    file = tmp_path / "plan.toml"
+    file.write_text('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9\nrate_per_s = 500\n')
+    assert run(["plan", "check", str(file), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "unsure"
+    assert [c["id"] for c in document["checks"] if not c["passed"]] == ["AM016"]
+    file.write_text('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9\n[targets]\nttft_s = 0.1\n')
+    for format_ in ("text", "github"):
+        assert run(["plan", "check", str(file), "--format", format_]) == 0
+        assert "fits (not checked: targets.ttft_s)" in capsys.readouterr().out
+
+
+def test_shapes_as_the_engine_needs_them():
+    def failed(model, **sections):
+        return {c.id for c in check(plan(model, "4000GB", **sections)).checks if not c.passed}
+
+    three = {"parallel": {"tensor": 3}, "workload": {"prompt_tokens": 9, "output_tokens": 9}}
+    assert failed("llama-3.1-8b", **three) >= {"AM006", "AM007", "AM008"}
+    assert not failed("llama-3.1-8b", engine={"name": "llama.cpp"}, **three)  # whole layers on each GPU
+    assert failed("whisper-tiny", **three) == {"AM015"}
+    assert not failed("whisper-tiny", engine={"name": "trtllm"}, **three)  # pads to what the ranks divide
+    eight = {"parallel": {"tensor": 8}}
+    assert not failed("qwen2.5-14b", dtype={"weights": "fp8"}, **eight)  # the checkpoint has no tiles
+    fixes = {c.fix for c in check(plan("qwen2.5-7b", **three)).checks if c.id in ("AM006", "AM007", "AM008")}
+    assert fixes == {"a parallel.tensor of 1, 2, 4, 28"} or len(fixes) == 1
+
+
+def test_experts_over_more_ranks_may_take_fewer_gpus():
+    """DeepSeek-V3 on A100s: 64 ranks hold few experts each; more of them do no harm beyond a node."""
+    p = plan(
+        "deepseek-v3",
+        "80GB",
+        parallel={"tensor": 16, "pipeline": 8, "data": 2, "expert": 32},
+        workload={"concurrency": 64, "prompt_tokens": 8192, "output_tokens": 1024},
+    )
+    s = solve(p, "min-gpus")
+    for t in (1, 2, 4, 8, 16):
+        for q in (1, 2, 4, 8):
+            for d in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+                if t * q * d < s.answer and 256 % (t * d) == 0:
+                    assert not check(spread(p, t, q, d)).passed, (t, q, d)
+
+
 def test_what_engines_mean_by_their_settings():
     """One GPU, the same numbers: the share is of all, of what the context leaves, of what everything leaves, or of nothing."""
     pools = {}
@@ -501,7 +545,7 @@ LOGS = {
         "load_tensors:        CUDA1 model buffer size =  1024.00 MiB\n"
         "llama_init_from_model: KV self size  =  144.00 MiB, K (f16):   72.00 MiB, V (f16):   72.00 MiB\n"
         "llama_init_from_model:      CUDA0 compute buffer size =   300.75 MiB\n",
-        {"weights": 5120 * 2**20, "pool": 144 * 2**20, "tokens": 8192, "activations": int(300.75 * 2**20)},
+        {"weights": 4096 * 2**20, "pool": 144 * 2**20, "tokens": 8192, "activations": int(300.75 * 2**20)},
     ),
 }
 
@@ -557,6 +601,45 @@ def test_a_log_of_our_own_numbers_leaves_nothing(engine, tmp_path, capsys):
     assert document["remainder_bytes"] == pytest.approx(-silent * 2**28, abs=16)
     if silent:
         assert "says nothing of" in " ".join(document["notes"])
+
+
+@pytest.mark.parametrize(
+    ("engine", "text", "want"),
+    [
+        ("vllm", "\x1b[32mAvailable KV cache memory:\x1b[0m 8.00 GiB", {"pool": 8 * GIB}),
+        ("vllm", "Available KV cache memory: -5.50 GiB", {"pool": -int(5.5 * GIB)}),
+        ("vllm", "(TP1) Available KV cache memory: 9 GiB\n(TP0) Available KV cache memory: 8 GiB", {"pool": 8 * GIB}),
+        ("vllm", "(TP1) Model loading took 9 GiB\n(TP0) Model loading took 8 GiB", {"weights": 9 * GIB}),
+        ("vllm", "# cuda blocks: 2048, # CPU blocks: 512", {"blocks": 2048}),
+        ("vllm", "# CUDA blocks: 2,048", {"blocks": 2048}),
+        (
+            "vllm",
+            "To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is needed, which is "
+            "larger than the available KV cache memory (5.31 GiB).",
+            {"needed": 16 * GIB, "max_model_len": 131_072, "pool": int(5.31 * GIB)},
+        ),
+        (
+            "llama.cpp",
+            "load_tensors:   CPU_Mapped model buffer size =  1002.00 MiB\nload_tensors: CUDA0 model buffer size = 4096.00 MiB\n"
+            "llama_kv_cache_unified: CUDA0 KV buffer size = 512.00 MiB\nllama_kv_cache_unified: CUDA1 KV buffer size = 256.00 MiB\n"
+            "llama_context: CUDA_Host compute buffer size = 9.00 MiB\nllama_context: CUDA0 compute buffer size = 300.00 MiB\n",
+            {"weights": 4 * GIB, "pool": GIB // 2, "activations": 300 * 2**20},
+        ),
+        (
+            "trtllm",
+            "Number of tokens/max tokens in paged kv cache: total: 79.10 GiB, available: 58.51 GiB",
+            {"memory": int(79.10 * GIB), "free": int(58.51 * GIB)},
+        ),
+    ],
+)
+def test_lines_as_servers_print_them(engine, text, want):
+    found, _ = scan(text, engine)
+    assert found == want
+
+
+def test_ranks_that_differ_are_told():
+    _, notes = scan("Available KV cache memory: 9 GiB\nAvailable KV cache memory: 8 GiB", "vllm")
+    assert notes == ["pool: 2 ranks, or starts, differ; the least is taken"]
 
 
 def test_llama_cpps_cache_is_as_long_as_it_is_told(tmp_path, capsys):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from attnmath.cli.render import Row, as_json, columns, exact, note, page, scaled, strong
+from attnmath.errors import printable
 
 if TYPE_CHECKING:
     from attnmath.plans.checking import PlanResult
@@ -73,7 +75,7 @@ def check_lines(r: PlanResult) -> list[str]:
     ]
     failed = [x for x in r.checks if not x.passed]
     return [
-        strong(f"{r.file}: {r.model} {verdict}"),
+        strong(f"{_path(r.file)}: {r.model} {verdict}"),
         "",
         strong("memory of the fullest GPU"),
         *columns(rows, (1, 2, 3)),
@@ -86,10 +88,18 @@ def check_lines(r: PlanResult) -> list[str]:
     ]
 
 
+def _path(file: str) -> str:
+    """A path on one line, which no CI system takes for a command of its own."""
+    return f"{'./' if file.startswith(':') else ''}{printable(file)}"
+
+
 def _verdict(r: PlanResult) -> str:
     failed = [x for x in r.checks if not x.passed]
+    unchecked = f" (not checked: {', '.join(r.unchecked)})" if r.unchecked else ""
+    if r.verdict == "unsure":
+        return f"may not fit{unchecked}"
     if not failed:
-        return "fits"
+        return f"fits{unchecked}"
     return "does not fit" if any(x.unit == "bytes" for x in failed) else f"fails {', '.join(x.id for x in failed)}"
 
 
@@ -118,17 +128,17 @@ def _margin(x: Check) -> str:
 
 def _notes(r: PlanResult) -> None:
     shown = {k: v for k, v in r.assumed.items() if not k.startswith(("targets.", "workload.trace"))}
-    note(f"{r.file}: assumed: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+    note(f"{_path(r.file)}: assumed: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
     for text in r.notes:
-        note(f"{r.file}: note: {text}")
+        note(f"{_path(r.file)}: note: {text}")
     for key in r.unchecked:
-        note(f"{r.file}: not checked: {key}: there is no time model yet")
+        note(f"{_path(r.file)}: not checked: {key}: there is no time model yet")
 
 
 def _annotations(r: PlanResult) -> list[str]:
     failed = [x for x in r.checks if not x.passed]
     if not failed:
-        return [_annotation("notice", r.file, None, "plan", f"{r.model} fits")]
+        return [_annotation("notice", r.file, None, "plan", f"{r.model} {_verdict(r)}")]
     return [
         _annotation(
             "error",
@@ -142,7 +152,7 @@ def _annotations(r: PlanResult) -> list[str]:
 
 
 def _annotation(level: str, path: str, line: int | None, title: str, message: str) -> str:
-    """A workflow command of GitHub's; what would end it early is escaped."""
+    """A workflow command of GitHub's; what would end it early, or a terminal would act on, is escaped."""
     where = f"file={_attribute(path)}" + (f",line={line}" if line else "")
     return f"::{level} {where},title={_attribute(title)}::{_escaped(message)}"
 
@@ -154,7 +164,7 @@ def _line_of(error: str) -> int | None:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "%0A".join(printable(line) for line in text.replace("%", "%25").split("\n"))
 
 
 def _attribute(text: str) -> str:
@@ -189,7 +199,7 @@ def sarif(found: list[PlanResult], errors: list[tuple[str, str]]) -> dict[str, A
 
 
 def _result(rule: str, text: str, path: str, line: int | None) -> dict[str, Any]:
-    place: dict[str, Any] = {"artifactLocation": {"uri": path.replace("\\", "/")}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(path.replace("\\", "/"), errors="replace")}}
     if line:
         place["region"] = {"startLine": line}
     return {"ruleId": rule, "level": "error", "message": {"text": text}, "locations": [{"physicalLocation": place}]}
@@ -225,14 +235,14 @@ def _clean(text: str) -> str:
 
 def solution_lines(s: Solution) -> list[str]:
     """The answer, what binds, the runner-up and what would help."""
-    changed = ", ".join(f"{k} = {exact(v)}" for k, v in s.values.items())
+    changed = ", ".join(f"{k} = {exact(v)}" if v is not None else f"no {k}" for k, v in s.values.items())
     rows: list[Row] = [("  change", "then", "gain", "GPUs")]
     rows += [
         (f"  {c.change}", _answer(c.answer, s.unit), "" if c.gain is None else f"x {c.gain:g}", exact(c.gpus))
         for c in s.changes
     ]
     return [
-        strong(f"{s.file}: {s.goal}: {_answer(s.answer, s.unit)}"),
+        strong(f"{_path(s.file)}: {s.goal}: {_answer(s.answer, s.unit)}"),
         *([f"  with {changed}"] if changed else []),
         f"  tried {s.tried}",
         "",
@@ -261,7 +271,7 @@ def explanation_lines(x: Explanation) -> list[str]:
     ]
     left = "the log has no cache or no weights" if x.remainder_bytes is None else _signed(x.remainder_bytes, "bytes")
     return [
-        strong(f"{x.log}: {x.engine}, against {x.file}"),
+        strong(f"{_path(x.log)}: {x.engine}, against {_path(x.file)}"),
         "",
         *columns(rows, (1, 2, 3, 4)),
         "",

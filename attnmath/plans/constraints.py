@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
 from attnmath.models.quantization import recipe_of
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.servers import Server, Spread, needed
-
-VOCAB_PAGE = 64  # vllm-project/vllm, vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE; SGLang has the same
 
 
 class Check(Struct, frozen=True):
@@ -116,6 +114,7 @@ def shape_checks(s: Spread) -> Iterator[Check]:
     """
     yield from divisions(s)
     yield from _lengths(s)
+    yield from _load(s)
 
 
 def divisions(s: Spread) -> Iterator[Check]:
@@ -128,34 +127,33 @@ def divisions(s: Spread) -> Iterator[Check]:
     >>> [c.id for c in divisions(s)]
     ['AM006', 'AM008', 'AM015', 'AM010', 'AM011']
     """
-    for checks in (_heads, _widths, _vocabulary, _tiles, _experts, _counts):
-        yield from checks(s)
+    if ENGINES[s.plan["engine.name"]].whole_heads:
+        yield from _shares(s)
+    yield from _experts(s)
+    yield from _counts(s)
 
 
-def _divides(
-    id_: str, name: str, value: int, numbers: list[int], bad: list[int], why: str, fix: str, line: int | None
-) -> Check:
-    shown = ", ".join(map(str, bad or numbers)) or "none"
-    return Check(id_, name, not bad, value, shown, "", None, why, fix, line)
+class Share(Struct, frozen=True):
+    """Something that tensor ranks take equal shares of: `counts`, from the numbers as the config has them to how many there
+    are to share; `held`: whether several ranks may hold one.
+    """
+
+    id: str
+    name: str
+    counts: Callable[[Spread], dict[int, int]]
+    why: str
+    held: bool = False
+
+    def divides(self, count: int, tensor: int) -> bool:
+        """Whether so many ranks can share so many."""
+        return not count % tensor or (self.held and not tensor % count)
 
 
-def _heads(s: Spread) -> Iterator[Check]:
-    tensor, line = s.rank.tensor, s.plan.at("parallel.tensor")
-    attention = [p for p in s.model.pieces if p.part == "attention"]
-    heads = sorted({p.sizes["heads"] for p in attention if "heads" in p.sizes})
-    bad = [n for n in heads if n % tensor]
-    if heads:
-        fix = f"a parallel.tensor of {_divisors(heads)}"
-        yield _divides(
-            "AM006", "tensor ranks divide the query heads", tensor, heads, bad, "each rank takes whole heads", fix, line
-        )
-    groups = sorted({p.sizes["kv-heads"] for p in attention if "kv-heads" in p.sizes})
-    bad = [n for n in groups if n % tensor and tensor % n]
-    if groups:
-        held_by = [f"{n} heads on {tensor // n} ranks each" for n in groups if tensor > n and not tensor % n]
-        why = f"whole key/value heads: {', '.join(held_by) or 'each on one rank'}"
-        fix = f"a parallel.tensor of {_divisors(groups)}, or a multiple of {max(groups)}"
-        yield _divides("AM007", "tensor ranks share the key/value heads", tensor, groups, bad, why, fix, line)
+def _heads(key: str) -> Callable[[Spread], dict[int, int]]:
+    def counts(s: Spread) -> dict[int, int]:
+        return {p.sizes[key]: p.sizes[key] for p in s.model.pieces if p.part == "attention" and key in p.sizes}
+
+    return counts
 
 
 def _cut(s: Spread) -> dict[str, int]:
@@ -165,52 +163,71 @@ def _cut(s: Spread) -> dict[str, int]:
     return {part: n for part, n in widths.items() if not (whole and part == "experts")}
 
 
-def _widths(s: Spread) -> Iterator[Check]:
-    tensor, widths = s.rank.tensor, sorted(set(_cut(s).values()))
-    if widths:
-        yield _divides(
-            "AM008",
-            "tensor ranks divide the feed-forward widths",
+def _tiles(s: Spread) -> dict[int, int]:
+    """Tiles of weights that share a scale, as the checkpoint has them."""
+    own, asked = recipe_of(s.model, None), s.plan["dtype.weights"]
+    formats = own.formats if asked in (None, own.name) else {}
+    return {n: n // f.rows for part, n in _cut(s).items() if (f := formats.get(part)) and f.rows > 1}
+
+
+def _padded(s: Spread) -> dict[int, int]:
+    page = ENGINES[s.plan["engine.name"]].vocabulary_page
+    if page is None:
+        return {}
+    return {n: -(-n // page) * page for n in {p.sizes["vocab"] for p in s.model.pieces if p.page == "head"}}
+
+
+SHARES = (
+    Share("AM006", "tensor ranks divide the query heads", _heads("heads"), "each rank takes whole heads"),
+    Share(
+        "AM007",
+        "tensor ranks share the key/value heads",
+        _heads("kv-heads"),
+        "each rank takes whole key/value heads, or several ranks hold the same one",
+        held=True,
+    ),
+    Share(
+        "AM008",
+        "tensor ranks divide the feed-forward widths",
+        lambda s: {n: n for n in _cut(s).values()},
+        "each rank takes a share of every feed-forward layer",
+    ),
+    Share(
+        "AM014",
+        "tensor ranks take whole tiles of quantised weights",
+        _tiles,
+        "the checkpoint has a scale for each tile of weights, and a tile is not cut (vllm-project/vllm#17569)",
+    ),
+    Share(
+        "AM015",
+        "tensor ranks divide the padded vocabulary",
+        _padded,
+        "each rank takes a share of the vocabulary, which the engine pads to a multiple of 64",
+    ),
+)
+
+
+def _shares(s: Spread) -> Iterator[Check]:
+    """A check for each thing that tensor ranks share; the sizes that would do divide all of them."""
+    tensor, counts = s.rank.tensor, {share: share.counts(s) for share in SHARES}
+    allowed = [t for t in range(1, 65) if all(share.divides(n, t) for share in SHARES for n in counts[share].values())]
+    fix = f"a parallel.tensor of {', '.join(map(str, allowed))}"
+    for share in SHARES:
+        found = counts[share]
+        if not found:
+            continue
+        bad = [shown for shown, n in found.items() if not share.divides(n, tensor)]
+        held = f"; {tensor // min(found)} ranks hold each" if share.held and tensor > min(found) else ""
+        yield Check(
+            share.id,
+            share.name,
+            not bad,
             tensor,
-            widths,
-            [n for n in widths if n % tensor],
-            "each rank takes a share of every feed-forward layer",
-            f"a parallel.tensor of {_divisors(widths)}",
-            s.plan.at("parallel.tensor"),
-        )
-
-
-def _tiles(s: Spread) -> Iterator[Check]:
-    tensor, formats = s.rank.tensor, recipe_of(s.model, s.plan["dtype.weights"]).formats
-    tiled = {n: f.rows for part, n in _cut(s).items() if (f := formats.get(part)) and f.rows > 1}
-    if tiled:
-        tile = max(tiled.values())
-        yield _divides(
-            "AM014",
-            "tensor ranks take whole tiles of quantised weights",
-            tensor,
-            sorted(tiled),
-            sorted(n for n, rows in tiled.items() if n % tensor == 0 and n // tensor % rows),
-            f"a scale for each {tile} x {tile} weights: each rank takes a multiple of {tile} (vllm-project/vllm#17569)",
-            f"a parallel.tensor of {_divisors([n // tile for n in tiled])}, or whole experts (parallel.expert)",
-            s.plan.at("parallel.tensor"),
-        )
-
-
-def _vocabulary(s: Spread) -> Iterator[Check]:
-    tensor = s.rank.tensor
-    padded = {
-        n: -(-n // VOCAB_PAGE) * VOCAB_PAGE for n in {p.sizes["vocab"] for p in s.model.pieces if p.page == "head"}
-    }
-    if padded:
-        yield _divides(
-            "AM015",
-            "tensor ranks divide the padded vocabulary",
-            tensor,
-            sorted(padded),
-            sorted(n for n, rows in padded.items() if rows % tensor),
-            f"each rank takes a share of the vocabulary, which engines pad to a multiple of {VOCAB_PAGE}",
-            f"a parallel.tensor of {_divisors(list(padded.values()))}",
+            ", ".join(map(str, sorted(bad or found))),
+            "",
+            None,
+            share.why + held,
+            fix,
             s.plan.at("parallel.tensor"),
         )
 
@@ -221,10 +238,19 @@ def _experts(s: Spread) -> Iterator[Check]:
         return
     experts = sorted({p.sizes["expert"] for p in s.model.pieces if "expert" in p.sizes})
     bad = [n for n in experts if n % ranks]
-    why = "each rank takes a share of the routed experts" if experts else "the model has no routed experts"
-    fix = f"a parallel.expert of {_divisors(experts)}" if experts else "parallel.expert = 1"
-    line = s.plan.at("parallel.expert")
-    yield _divides("AM009", "expert ranks divide the experts", ranks, experts, bad if experts else [0], why, fix, line)
+    allowed = [str(d) for d in range(2, 1025) if experts and not any(n % d for n in experts)]
+    yield Check(
+        "AM009",
+        "expert ranks divide the experts",
+        bool(experts) and not bad,
+        ranks,
+        ", ".join(map(str, bad or experts)) or "none",
+        "",
+        None,
+        "each rank takes a share of the routed experts" if experts else "the model has no routed experts",
+        f"a parallel.expert of {', '.join(['1', *allowed])}" if experts else "parallel.expert = 1",
+        s.plan.at("parallel.expert"),
+    )
 
 
 def _counts(s: Spread) -> Iterator[Check]:
@@ -290,10 +316,19 @@ def _lengths(s: Spread) -> Iterator[Check]:
     )
 
 
-def _divisors(numbers: list[int]) -> str:
-    from math import gcd
-
-    common = 0
-    for n in numbers:
-        common = gcd(common, n)
-    return ", ".join(str(d) for d in range(1, min(common, 64) + 1) if common % d == 0)
+def _load(s: Spread) -> Iterator[Check]:
+    """A rate or a trace says how many requests come, not how many are there at once."""
+    asked = [k for k in ("workload.rate_per_s", "workload.trace") if s.plan[k] is not None]
+    if asked and "workload.concurrency" not in s.plan.given:
+        yield Check(
+            "AM016",
+            "the load is stated as requests at once",
+            False,
+            None,
+            None,
+            "",
+            None,
+            f"{asked[0]} says how many requests come; how many are there at once needs the time model, which is not built yet",
+            "workload.concurrency instead",
+            s.plan.at(asked[0]),
+        )

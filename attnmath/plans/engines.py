@@ -45,7 +45,8 @@ class Split(Struct, frozen=True):
 class Engine(Struct, frozen=True):
     """`setting`: its share of memory; `meaning`: what the share is of; `graphs`: bytes for captured graphs, an estimate;
     `split`: from the share, the GPU's memory and what is used; `counts`: which parts of what is used come off the cache, and
-    what a byte of each takes from it (None: the share).
+    what a byte of each takes from it (None: the share); `whole_heads`: whether tensor ranks share each layer's heads;
+    `vocabulary_page`: what the vocabulary is padded to a multiple of, None: to whatever the ranks divide.
     """
 
     setting: str | None
@@ -54,6 +55,8 @@ class Engine(Struct, frozen=True):
     split: Callable[[float, int, Used], Split]
     counts: Mapping[str, float | None]
     source: str
+    whole_heads: bool = True
+    vocabulary_page: int | None = None
 
 
 _ALL = ("weights", "activations", "logits", "context", "nccl")
@@ -64,7 +67,8 @@ ENGINES: dict[str, Engine] = {
         GIB // 2,
         lambda share, total, u: Split(u.total - u.graphs, int(total * share)),
         dict.fromkeys(_ALL, 1.0),
-        "vllm-project/vllm, vllm/v1/worker/gpu_worker.py, determine_available_memory",
+        "vllm-project/vllm, vllm/v1/worker/gpu_worker.py, determine_available_memory; vocab_parallel_embedding.py",
+        vocabulary_page=64,
     ),
     "sglang": Engine(
         "mem_fraction_static",
@@ -73,6 +77,7 @@ ENGINES: dict[str, Engine] = {
         lambda share, total, u: Split(u.weights, int((total - u.context - u.nccl) * share)),
         {"weights": 1.0, "context": None, "nccl": None},
         "sgl-project/sglang, python/sglang/srt/model_executor/model_runner.py, profile_max_num_token",
+        vocabulary_page=64,
     ),
     "trtllm": Engine(
         "free_gpu_memory_fraction",
@@ -89,6 +94,7 @@ ENGINES: dict[str, Engine] = {
         lambda share, total, u: Split(u.total, total),
         {},
         "ggml-org/llama.cpp, src/llama-kv-cache.cpp",
+        whole_heads=False,
     ),
     "ideal": Engine(
         None,
@@ -103,6 +109,7 @@ CONTEXT = (
     35 * GIB // 100
 )  # vLLM prints 0.34 to 0.35 GiB of non-torch memory on one GPU (vllm-project/vllm#10517, #16570)
 NCCL_PER_PEER = GIB // 4  # 0.74 GiB of non-torch memory on two GPUs, 2.1 on eight: a quarter of a GiB for each peer
+NCCL_PEERS = 7  # those of a node; nothing was found that says more for ranks beyond it
 
 
 def context_bytes(engine: str) -> int:
@@ -115,12 +122,12 @@ def context_bytes(engine: str) -> int:
 
 
 def nccl_bytes(engine: str, peers: int) -> int:
-    """Buffers for communication with so many other ranks: an estimate.
+    """Buffers for communication with so many other ranks, those of a node at most: an estimate.
 
     >>> nccl_bytes("vllm", 7) == 7 * NCCL_PER_PEER, nccl_bytes("llama.cpp", 1)
     (True, 0)
     """
-    return 0 if engine in ("ideal", "llama.cpp") else peers * NCCL_PER_PEER
+    return 0 if engine in ("ideal", "llama.cpp") else min(peers, NCCL_PEERS) * NCCL_PER_PEER
 
 
 def split(engine: str, share: float, total: int, used: Used) -> Split:

@@ -15,60 +15,88 @@ from attnmath.plans.reading import Plan
 from attnmath.plans.servers import Server, most_tokens, sequence_bytes, server
 
 SCHEMA = "attnmath.plan-explain/1"
-MAX_LOG_BYTES = 50_000_000
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+MAX_LOG_BYTES = 20_000_000
+UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 NUMBER = r"(\d[\d,]{0,20}(?:\.\d{1,9})?)"
-SIZE = NUMBER + r"\s*([KMG]?i?B)"
+SIZE = NUMBER + r"\s{0,9}([KMG]?i?B)\b"
 SOME = r".{0,500}?"  # of the same line
+MAX_LINE = 1000  # characters of a line that are read
 
 
 class Line(Struct, frozen=True):
-    """A pattern of an engine's log: what it says, and whether its GB are GiB; sizes are in bytes, others as they stand."""
+    """A pattern of an engine's log, `start` up to its first place in a line, and `rest` behind that; sizes are in
+    bytes, numbers are as they stand. `of`: which of several ranks' numbers counts, "least", "most", or
+    "device": the most of any device, whose name comes first, its buffers together.
+    """
 
     key: str
-    pattern: str
-    binary: bool = True
+    start: str
+    rest: str
+    of: str = "most"
 
 
 LOGS: dict[str, tuple[Line, ...]] = {
     "vllm": (
-        Line("memory", rf"total_gpu_memory[=\s(]+{SIZE}"),
-        Line("weights", rf"(?:[Mm]odel weights take|Loading model weights took|[Mm]odel loading took)\s+{SIZE}"),
-        Line("peak_torch", rf"peak_torch_memory={SIZE}"),
-        Line("activations", rf"activation peak memory takes\s+{SIZE}"),
-        Line("context", rf"non_torch_memory(?:=|\s+takes\s+){SIZE}"),
-        Line("pool", rf"(?:kv_cache_size=|reserved for KV Cache is\s+|Available KV cache memory:\s+){SIZE}"),
-        Line("graphs", rf"Graph capturing finished in {SOME}took\s+{SIZE}"),
-        Line("blocks", rf"GPU blocks:\s+{NUMBER}"),
-        Line("tokens", rf"GPU KV cache size:\s+{NUMBER} tokens"),
-        Line("max_model_len", rf"Maximum concurrency for {NUMBER} tokens"),
-        Line("concurrency", rf"Maximum concurrency for [\d,]+ tokens per request:\s+{NUMBER}x"),
-        Line("needed", rf"\({SIZE} KV cache is needed"),
+        Line("memory", "total_gpu_memory", rf"[=\s(]{{1,9}}{SIZE}", "least"),
+        Line(
+            "weights", "(?:[Mm]odel weights take|Loading model weights took|[Mm]odel loading took)", rf"\s{{1,9}}{SIZE}"
+        ),
+        Line("peak_torch", "peak_torch_memory=", SIZE),
+        Line("activations", "activation peak memory takes", rf"\s{{1,9}}{SIZE}"),
+        Line("context", "non_torch_memory", rf"(?:=|\s{{1,9}}takes\s{{1,9}}){SIZE}"),
+        Line(
+            "pool",
+            "(?:kv_cache_size=|reserved for KV Cache is|Available KV cache memory:|available KV cache memory \\()",
+            rf"\s{{0,9}}(-?){SIZE}",
+            "least",
+        ),
+        Line("graphs", "Graph capturing finished in", rf"{SOME}took\s{{1,9}}{SIZE}"),
+        Line("blocks", "# (?:GPU|CUDA|cuda) blocks:", rf"\s{{1,9}}{NUMBER}", "least"),
+        Line("blocks", "GPU blocks:", rf"\s{{1,9}}{NUMBER}", "least"),
+        Line("tokens", "GPU KV cache size:", rf"\s{{1,9}}{NUMBER} tokens", "least"),
+        Line("max_model_len", "Maximum concurrency for", rf"\s{{1,9}}{NUMBER} tokens"),
+        Line(
+            "concurrency", r"Maximum concurrency for [\d,]{1,20} tokens per request:", rf"\s{{1,9}}{NUMBER}x", "least"
+        ),
+        Line("max_model_len", r"max seq len \(", rf"{NUMBER}\)"),
+        Line("needed", r"(?=\([\d.,]{1,20} [KMG]iB KV cache is needed)", rf"\({SIZE}"),
     ),
     "sglang": (
-        Line("weights", rf"Load weight end\.{SOME}mem usage={SIZE}"),
-        Line("tokens", rf"KV Cache is allocated\.{SOME}#tokens:\s+{NUMBER}"),
-        Line("k_pool", rf"KV Cache is allocated\.{SOME}K size:\s+{SIZE}"),
-        Line("v_pool", rf"KV Cache is allocated\.{SOME}V size:\s+{SIZE}"),
-        Line("pool", rf"KV Cache is allocated\.{SOME}KV size:\s+{SIZE}"),
-        Line("graphs", rf"Capture cuda graph end\.{SOME}mem usage={SIZE}"),
+        Line("weights", r"Load weight end\.", rf"{SOME}mem usage={SIZE}"),
+        Line("tokens", r"KV Cache is allocated\.", rf"{SOME}#tokens:\s{{1,9}}{NUMBER}", "least"),
+        Line("k_pool", r"KV Cache is allocated\.", rf"{SOME}K size:\s{{1,9}}{SIZE}", "least"),
+        Line("v_pool", r"KV Cache is allocated\.", rf"{SOME}V size:\s{{1,9}}{SIZE}", "least"),
+        Line("pool", r"KV Cache is allocated\.", rf"{SOME}KV size:\s{{1,9}}{SIZE}", "least"),
+        Line("graphs", r"Capture cuda graph end\.", rf"{SOME}mem usage={SIZE}"),
     ),
     "trtllm": (
-        Line("memory", rf"max tokens in paged kv cache:\s+total:\s+{SIZE}"),
-        Line("weights", rf"Loaded engine size:\s+{SIZE}"),
-        Line("pool", rf"Allocated\s+{SIZE}\s+for max tokens in paged KV cache"),
-        Line("tokens", rf"max tokens in paged KV cache \({NUMBER}\)"),
-        Line("pool", rf"Allocate\s+{NUMBER}\s+(b)ytes for k/v cache"),
-        Line("tokens", rf"Using {NUMBER} tokens in paged KV cache"),
+        Line("memory", "max tokens in paged kv cache:", rf"\s{{1,9}}total:\s{{1,9}}{SIZE}", "least"),
+        Line("free", "max tokens in paged kv cache:", rf"{SOME}available:\s{{1,9}}{SIZE}", "least"),
+        Line("weights", "Loaded engine size:", rf"\s{{1,9}}{SIZE}"),
+        Line("pool", "Allocated", rf"\s{{1,9}}{SIZE}\s{{1,9}}for max tokens in paged KV cache", "least"),
+        Line("tokens", r"max tokens in paged KV cache \(", rf"{NUMBER}\)", "least"),
+        Line("pool", "Allocate", rf"\s{{1,9}}{NUMBER}\s{{1,9}}(b)ytes for k/v cache", "least"),
+        Line("tokens", "Using", rf"\s{{1,9}}{NUMBER} tokens in paged KV cache", "least"),
     ),
     "llama.cpp": (
-        Line("weights", rf"(?:llm_)?load_tensors:{SOME}(?:model )?buffer size\s*=\s*{SIZE}", False),
-        Line("pool", rf"KV self size\s*=\s*{SIZE}", False),
-        Line("pool", rf"KV buffer size\s*=\s*{SIZE}", False),
-        Line("activations", rf"compute buffer size\s*=\s*{SIZE}", False),
-        Line("tokens", rf"n_ctx\s*=\s*{NUMBER}"),
+        Line(
+            "weights",
+            "load_tensors:",
+            rf"\s{{1,20}}(\S{{1,40}}) (?:model )?buffer size\s{{0,9}}=\s{{0,9}}{SIZE}",
+            "device",
+        ),
+        Line("pool", "llama_\\w{1,30}:", rf"\s{{1,20}}(\S{{1,40}}) KV buffer size\s{{0,9}}=\s{{0,9}}{SIZE}", "device"),
+        Line("pool", "KV self size", rf"\s{{0,9}}=\s{{0,9}}{SIZE}"),
+        Line(
+            "activations",
+            "llama_\\w{1,30}:",
+            rf"\s{{1,20}}(\S{{1,40}}) compute buffer size\s{{0,9}}= {{0,9}}{SIZE}",
+            "device",
+        ),
+        Line("tokens", "n_ctx", rf"\s{{0,20}}=\s{{0,9}}{NUMBER}"),
     ),
 }
+HOST = ("CPU", "Host", "host")  # buffers of llama.cpp that are on no GPU
 
 
 class Difference(Struct, frozen=True):
@@ -114,7 +142,7 @@ def explain(plan: Plan, path: str) -> Explanation:
     >>> [(d.what, d.log) for d in x.differences if d.unit == "tokens"]
     [('tokens in the cache', 31232)]
     """
-    text = read_text(path, MAX_LOG_BYTES, "a log of a server's start")
+    text = read_text(path, MAX_LOG_BYTES, "a log of a server's start", strict=False)
     engine = plan["engine.name"]
     found, notes = scan(text, engine)
     if not found:
@@ -127,7 +155,8 @@ def explain(plan: Plan, path: str) -> Explanation:
     remainder = None
     if pool and "weights" in found and ENGINES[engine].counts:
         remainder = int(pool[0].difference) - sum(d.of_cache or 0 for d in parts)
-        silent = [what for what, key, *_ in _COMPARED if key not in _measured(found)]
+        counted = [(what, key) for what, key, (field, *_), _ in _COMPARED if field in ENGINES[engine].counts]
+        silent = [what for what, key in [("gpu.memory", "memory"), *counted] if key not in _measured(s, found)]
         notes += [f"the log says nothing of {', '.join(silent)}: that is in what is left"] if silent else []
     if "memory" in found and abs(found["memory"] / s.memory - 1) > 1e-3:
         notes.append(f'the log shows gpu.memory = "{found["memory"] / 2**30:.2f}GiB"')
@@ -135,20 +164,28 @@ def explain(plan: Plan, path: str) -> Explanation:
 
 
 def scan(text: str, engine: str) -> tuple[dict[str, float], list[str]]:
-    """What an engine's log says, sizes in bytes; of several ranks the first, of several buffers the sum; and what to know.
+    """What an engine's log says, sizes in bytes, of several ranks those of the one that decides; and what to know.
 
     >>> scan("Available KV cache memory: 8.00 GiB", "vllm")[0]
     {'pool': 8589934592}
     """
+    text = "\n".join(re.sub(r"\x1b\[[0-9;]{0,20}m", "", row[: 4 * MAX_LINE])[:MAX_LINE] for row in text.splitlines())
     found: dict[str, float] = {}
     notes: list[str] = []
     for line in LOGS.get(engine, ()):
-        hits = re.findall(line.pattern, text)
-        if not hits or (line.key in found):
+        if line.key in found:
             continue
-        values = [_value(h, line.binary and engine != "llama.cpp") for h in hits]
-        several = engine == "llama.cpp" and line.key in ("weights", "pool", "activations")
-        found[line.key] = sum(values) if several and "KV self" not in line.pattern else values[0]
+        hits = re.findall(rf"^(?>.*?{line.start}){line.rest}", text, re.MULTILINE | re.ASCII)
+        if line.of == "device":
+            hits = [h for h in hits if not any(x in h[0] for x in HOST)]
+        values = _of_devices(hits) if line.of == "device" else [_value(h) for h in hits]
+        if values:
+            found[line.key] = min(values) if line.of == "least" else max(values)
+        if len(set(values)) > 1:
+            what = "devices" if line.of == "device" else "ranks, or starts,"
+            notes.append(
+                f"{line.key}: {len(set(values))} {what} differ; the {line.of.replace('device', 'most')} is taken"
+            )
     if engine == "sglang" and "k_pool" in found:
         found["pool"] = found.pop("k_pool") + found.pop("v_pool", 0)
     if engine in ("sglang", "vllm") and re.search(r"\d GB\b", text):
@@ -156,13 +193,22 @@ def scan(text: str, engine: str) -> tuple[dict[str, float], list[str]]:
     return found, notes
 
 
-def _value(hit: Any, binary: bool) -> float:
+def _of_devices(hits: list[tuple[str, ...]]) -> list[float]:
+    """Bytes of each device, its buffers together."""
+    devices: dict[str, float] = {}
+    for device, *hit in hits:
+        devices[device] = devices.get(device, 0) + _value(tuple(hit))
+    return list(devices.values())
+
+
+def _value(hit: str | tuple[str, ...]) -> float:
+    """A number, or a size in bytes; with a sign before it."""
     if isinstance(hit, str):
         number = float(hit.replace(",", ""))
         return int(number) if number == int(number) else number
-    unit = hit[1].upper()
-    scale = UNITS.get(unit if not binary or "I" in unit or unit == "B" else unit[0] + "IB", 1)
-    return int(float(hit[0].replace(",", "").rstrip(".")) * scale)
+    *sign, figure, unit = hit
+    scale = UNITS["B" if unit.upper() == "B" else unit[0].upper() + "IB"]  # engines print GB and mean GiB
+    return int(float(figure.replace(",", "")) * scale) * (-1 if "-" in sign else 1)
 
 
 _COMPARED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
@@ -173,16 +219,23 @@ _COMPARED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 )  # (what, key of the log, parts of what a plan's GPU holds, why they differ)
 
 
-def _measured(found: Mapping[str, float]) -> Mapping[str, float]:
-    """What the log says, with activations where it says them as a peak."""
-    if "activations" not in found and {"peak_torch", "weights"} <= set(found):
-        return {**found, "activations": found["peak_torch"] - found["weights"]}
-    return found
+def _measured(s: Server, found: Mapping[str, float]) -> Mapping[str, float]:
+    """What the log says, with what it says otherwise: activations as a peak, or all that is gone before the cache."""
+    out = dict(found)
+    if "activations" not in out and {"peak_torch", "weights"} <= set(out):
+        out["activations"] = out["peak_torch"] - out["weights"]
+    if {"memory", "free", "weights"} <= set(
+        out
+    ):  # the rest of what is gone is no more told apart: the estimates' share
+        rest = out["memory"] - out["free"] - out["weights"]
+        out |= {"context": rest - s.used.activations - s.used.logits - s.used.graphs}
+        out |= {"activations": s.used.activations + s.used.logits, "graphs": s.used.graphs}
+    return out
 
 
 def _parts(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
     """What comes before the cache, and what each difference takes from it, as the engine counts."""
-    engine, share, log = ENGINES[s.plan["engine.name"]], _share(s), _measured(found)
+    engine, share, log = ENGINES[s.plan["engine.name"]], _share(s), _measured(s, found)
     if "memory" in log:
         of_cache = int(share * (log["memory"] - s.memory)) if engine.counts else None
         yield _bytes("memory of the GPU", log["memory"], s.memory, of_cache, "what the driver shows against gpu.memory")
@@ -215,15 +268,25 @@ def _counts(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
         if "concurrency" in found:
             why = f"the log's cache over whole pages for {length:,} tokens"
             yield _row("requests of max_model_len at once", found["concurrency"], round(ours, 2), "requests", why)
-        tokens = found.get("tokens") or (found["blocks"] * plan["engine.block_size"] if "blocks" in found else None)
+        tokens = _tokens(s, found)
         mine = int(ours * length) if s.held.states else most_tokens(s, pool)
         if tokens is not None and mine is not None:
             why = "whole pages of the log's cache, by our bytes a token"
             more = "concurrency x max_model_len: states take pages, too"
             yield _row("tokens in the cache", tokens, mine, "tokens", more if s.held.states else why)
+    elif (tokens := _tokens(s, found)) is not None and ENGINES[plan["engine.name"]].setting:
+        mine = most_tokens(s, max(s.pool, 0))
+        if mine is not None:
+            yield _row("tokens in the cache", tokens, mine, "tokens", "the plan's cache, by our bytes a token")
     if "needed" in found:
         ours = sum(sequence_bytes(s, length, plan["engine.max_num_batched_tokens"]))
         yield _bytes(f"cache for one request of {length:,} tokens", found["needed"], ours, None, "whole pages")
+
+
+def _tokens(s: Server, found: Mapping[str, float]) -> float | None:
+    if "tokens" in found:
+        return found["tokens"]
+    return found["blocks"] * s.plan["engine.block_size"] if "blocks" in found else None
 
 
 def concurrency_of(s: Server, pool: int, tokens: int) -> float:

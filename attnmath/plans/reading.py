@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnmath.errors import InputError, Unknown, together
+from attnmath.errors import InputError, Unknown, printable, together
 from attnmath.files import MAX_TOML_BYTES, parse_toml, read_text
 from attnmath.language.syntax import MAX_DIGITS
 from attnmath.plans.fields import LATER, REQUIRED, SECTIONS, Key
@@ -77,7 +77,7 @@ def parse(text: str, path: str) -> Plan:
 
     def wrong(name: str, message: str) -> None:
         line = lines.get(name)
-        errors.append(f"{f'line {line}: ' if line else ''}{name[:80]}{message}")
+        errors.append(f"{f'line {line}: ' if line else ''}{printable(name[:80])}{message}")
 
     if "training" in raw:
         wrong("training", ": training plans are not checked yet; a plan of a server has a [workload]")
@@ -103,7 +103,7 @@ def parse(text: str, path: str) -> Plan:
     if not errors:
         _contradictions(values, frozenset(flat), wrong)
     if errors:
-        raise InputError(together(errors, f"{path}: {len(errors)} error{'s' * (len(errors) > 1)}"))
+        raise InputError(together(errors, f"{printable(path)}: {len(errors)} error{'s' * (len(errors) > 1)}"))
     return Plan(path, values, frozenset(flat), lines)
 
 
@@ -152,7 +152,7 @@ def parse_bytes(text: Any) -> int:
     >>> parse_bytes("80GB"), parse_bytes("1.5GiB")
     (80000000000, 1610612736)
     """
-    found = re.fullmatch(r"\s*(\d{1,15})(?:\.(\d{1,15}))?\s*([KMGT]?i?B)\s*", str(text), re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,15})(?:\.(\d{1,15}))?\s*([KMGT]?i?B)\s*", str(text), re.IGNORECASE | re.ASCII)
     if not found or found[3].upper() not in UNITS:
         raise InputError(f"{str(text)[:40]!r} is no size in bytes; write 80GB (10^9) or 79.6GiB (2^30)")
     whole, part, unit = found[1], found[2] or "", UNITS[found[3].upper()]

@@ -9,15 +9,17 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnmath.errors import InputError, together
+from attnmath.errors import InputError, printable, together
 from attnmath.models import Model, presets
 from attnmath.models import read as read_model
 from attnmath.models.quantization import plain_dtype, recipe_of
 from attnmath.plans.engines import ENGINES, Split, Used, context_bytes, nccl_bytes, split
 from attnmath.plans.ranks import Held, Rank, activation_bytes, held, logits_bytes
 from attnmath.plans.reading import Plan
-from attnmath.readings.memory import BITS, blocks
+from attnmath.readings.memory import blocks
 
+ACTIVATIONS = ("bf16", "fp16", "fp32")
+CACHES = (*ACTIVATIONS, "fp8", "int8", "int4")
 CEILING = 10**12  # tokens or requests beyond which there is no limit
 
 
@@ -155,25 +157,25 @@ def named(plan: Plan, known: Model | None = None) -> tuple[Model, int, str, str]
         except InputError as error:
             errors.append(f"{f'line {line}: ' if line else ''}{key}: {error}")
 
-    def dtype_of(key: str, name: str) -> str:
-        if name not in BITS and not (key == "dtype.kv" and blocks(name)):
-            more = "; or q8_0, mxfp4, nvfp4, int4/64" if key == "dtype.kv" else ""
-            raise InputError(f"unknown dtype {name[:40]!r}: the dtypes are {', '.join(BITS)}{more}")
+    def dtype_of(name: str, among: tuple[str, ...], more: str = "") -> str:
+        if name not in among and not (more and blocks(name)):
+            raise InputError(f"unknown dtype {name[:40]!r}: the dtypes are {', '.join(among)}{more}")
         return name
 
     model = known or found("model", lambda: read_model(_beside(plan, "model")))
     memory = found("gpu.name", lambda: _memory(plan))
     plain = plain_dtype(model.config) if model else "bf16"
     dtype = found(
-        "dtype.activations", lambda: dtype_of("", plan["dtype.activations"] or ("bf16" if plain == "fp32" else plain))
+        "dtype.activations",
+        lambda: dtype_of(plan["dtype.activations"] or ("bf16" if plain == "fp32" else plain), ACTIVATIONS),
     )
-    kv_dtype = found("dtype.kv", lambda: dtype_of("dtype.kv", plan["dtype.kv"] or dtype or "bf16"))
+    kv_dtype = found("dtype.kv", lambda: dtype_of(plan["dtype.kv"] or dtype or "bf16", CACHES, "; or q8_0, int4/64"))
     if model is not None:
         found("dtype.weights", lambda: recipe_of(model, plan["dtype.weights"]))
         if why := model.refused.get("parameters"):
             errors.append(f"line {plan.at('model')}: model: {why}")
     if errors:
-        raise InputError(together(errors, f"{plan.path}: {len(errors)} error{'s' * (len(errors) > 1)}"))
+        raise InputError(together(errors, f"{printable(plan.path)}: {len(errors)} error{'s' * (len(errors) > 1)}"))
     return model, memory, dtype, kv_dtype
 
 

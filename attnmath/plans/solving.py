@@ -129,7 +129,7 @@ def solve(plan: Plan, goal: str) -> Solution:
     model = server(plan).model
     found = _find(plan, model, goal)
     if found.best is None:
-        raise InputError(f"{plan.path}: nothing fits{EVEN[goal]}: {_nothing(found, model)}")
+        raise InputError(f"{plan.path}: nothing fits{EVEN[goal]}: {_nothing(plan, found, model)}")
     best = check(found.best, model)
     failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
     where = f" with {_ranks(found.beyond)}" if found.beyond and goal == "min-gpus" else ""
@@ -176,7 +176,10 @@ def _fewest(plan: Plan, model: Model, below: int | None) -> Found:
             break
         sizes = _replicas(plan, model, tensor, pipeline)
         sizes = sizes[: len(sizes) if answer is None else bisect_left(sizes, -(-answer // each))]
-        at = bisect_left(sizes, True, key=lambda data: fits(on(data), model))
+        if isinstance(sizes, range):
+            at = bisect_left(sizes, True, key=lambda data: fits(on(data), model))
+        else:  # experts over more ranks: fewer on each, more peers
+            at = next((k for k, data in enumerate(sizes) if fits(on(data), model)), len(sizes))
         if at < len(sizes):
             answer, best = each * sizes[at], on(sizes[at])
         fails += [(each * data, on(data)) for data in sizes[max(at - 1, 0) : at]]
@@ -205,11 +208,11 @@ def _replicas(plan: Plan, model: Model, tensor: int, pipeline: int) -> Sequence[
     return range(step, step * requests + 1, step) if fine else []
 
 
-def _nothing(found: Found, model: Model) -> str:
+def _nothing(plan: Plan, found: Found, model: Model) -> str:
     """Why nothing fits: the first failure of the plan that comes closest."""
     failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
     if not failed:
-        return f"no tensor size up to {TENSOR} divides the model as it has to"
+        failed = [c for c in check(plan, model).checks if not c.passed]
     return f"{failed[0].id}, {_told(failed[0])}; {failed[0].fix}"
 
 
