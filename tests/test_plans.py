@@ -637,6 +637,21 @@ def test_lines_as_servers_print_them(engine, text, want):
     assert found == want
 
 
+def test_what_is_free_before_the_cache_says_what_all_the_rest_took(tmp_path):
+    """79.1 GiB, of which 15 are weights and 58.51 are left: 5.59 GiB are what we estimate."""
+    log = tmp_path / "server.log"
+    log.write_text(
+        "Loaded engine size: 15 GiB\nNumber of tokens/max tokens in paged kv cache: total: 79.10 GiB, available: 58.51 GiB\n"
+        "Allocated 52.66 GiB for max tokens in paged KV cache (431000)\n"
+    )
+    p = plan("llama-3.1-8b", "79.10GiB", engine={"name": "trtllm"})
+    found = explain(p, str(log))
+    (rest,) = [d for d in found.differences if d.what == "all the rest"]
+    assert rest.log == pytest.approx(5.59 * GIB, abs=99)
+    assert rest.of_cache == pytest.approx(-0.9 * rest.difference, abs=1)
+    assert abs(found.remainder_bytes) < 0.02 * GIB
+
+
 def test_ranks_that_differ_are_told():
     _, notes = scan("Available KV cache memory: 9 GiB\nAvailable KV cache memory: 8 GiB", "vllm")
     assert notes == ["pool: 2 ranks, or starts, differ; the least is taken"]

@@ -254,7 +254,7 @@ def solution_lines(s: Solution) -> list[str]:
 
 
 def _answer(answer: int | None, unit: str) -> str:
-    return "no limit" if answer is None else f"{answer:,} {unit}"
+    return "no limit" if answer is None else f"{answer:,} {unit.removesuffix('s') if answer == 1 else unit}"
 
 
 def explanation_lines(x: Explanation) -> list[str]:
@@ -269,14 +269,17 @@ def explanation_lines(x: Explanation) -> list[str]:
         )
         for d in x.differences
     ]
-    left = "the log has no cache or no weights" if x.remainder_bytes is None else _signed(x.remainder_bytes, "bytes")
+    left = (
+        []
+        if x.remainder_bytes is None
+        else ["", f"  left of the cache's difference: {_signed(x.remainder_bytes, 'bytes')}"]
+    )
     return [
         strong(f"{_path(x.log)}: {x.engine}, against {_path(x.file)}"),
         "",
         *columns(rows, (1, 2, 3, 4)),
-        "",
-        f"  left of the cache's difference: {left}",
-        *(f"  {n}" for n in x.notes),
+        *left,
+        *(["", *(f"  {n}" for n in x.notes)] if x.notes else []),
     ]
 
 

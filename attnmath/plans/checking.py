@@ -221,8 +221,8 @@ def _notes(s: Server) -> list[str]:
         out.append(f"the cache is held {copies} times: {why}")
     if s.plan["gpu.memory"] is None and s.plan["gpu.name"]:
         out.append(
-            "gpu.memory: the vendor's decimal figure; nvidia-smi shows more on some (81,559 MiB on an H100 of 80 GB, "
-            'modal-labs/modal-client#2797), and gpu.memory = "81559MiB" takes it'
+            "gpu.memory: the vendor's decimal figure; the driver shows another (81,559 MiB on an H100 of 80 GB, "
+            "modal-labs/modal-client#2797, 6 % more), and gpu.memory takes that one: nvidia-smi, or the server's log, has it"
         )
     if any(k.chooses for p in s.model.pieces for k in _choosing(p)):
         out.append("an indexer's keys are counted in fp8, with a scale of four bytes each")

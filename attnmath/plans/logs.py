@@ -155,8 +155,9 @@ def explain(plan: Plan, path: str) -> Explanation:
     remainder = None
     if pool and "weights" in found and ENGINES[engine].counts:
         remainder = int(pool[0].difference) - sum(d.of_cache or 0 for d in parts)
-        counted = [(what, key) for what, key, (field, *_), _ in _COMPARED if field in ENGINES[engine].counts]
-        silent = [what for what, key in [("gpu.memory", "memory"), *counted] if key not in _measured(s, found)]
+        told, counts = _measured(found), ENGINES[engine].counts
+        counted = [(what, key) for what, key, (f, *_), _ in _COMPARED if f in counts and key != "rest"]
+        silent = [what for what, key in [("gpu.memory", "memory"), *counted] if key not in told and "rest" not in told]
         notes += [f"the log says nothing of {', '.join(silent)}: that is in what is left"] if silent else []
     if "memory" in found and abs(found["memory"] / s.memory - 1) > 1e-3:
         notes.append(f'the log shows gpu.memory = "{found["memory"] / 2**30:.2f}GiB"')
@@ -216,26 +217,28 @@ _COMPARED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("activations and logits", "activations", ("activations", "logits"), "an estimate of ours; the log measures"),
     ("context and NCCL", "context", ("context", "nccl"), "an estimate of ours; the log measures"),
     ("graphs", "graphs", ("graphs",), "an estimate of ours; the log measures"),
+    (
+        "all the rest",
+        "rest",
+        ("activations", "logits", "context", "nccl", "graphs"),
+        "estimates of ours; the log measures",
+    ),
 )  # (what, key of the log, parts of what a plan's GPU holds, why they differ)
 
 
-def _measured(s: Server, found: Mapping[str, float]) -> Mapping[str, float]:
-    """What the log says, with what it says otherwise: activations as a peak, or all that is gone before the cache."""
+def _measured(found: Mapping[str, float]) -> Mapping[str, float]:
+    """What the log says, with what it says otherwise: activations as a peak, the rest of what is gone before the cache."""
     out = dict(found)
     if "activations" not in out and {"peak_torch", "weights"} <= set(out):
         out["activations"] = out["peak_torch"] - out["weights"]
-    if {"memory", "free", "weights"} <= set(
-        out
-    ):  # the rest of what is gone is no more told apart: the estimates' share
-        rest = out["memory"] - out["free"] - out["weights"]
-        out |= {"context": rest - s.used.activations - s.used.logits - s.used.graphs}
-        out |= {"activations": s.used.activations + s.used.logits, "graphs": s.used.graphs}
+    if {"memory", "free", "weights"} <= set(out):
+        out["rest"] = out["memory"] - out["free"] - out["weights"]
     return out
 
 
 def _parts(s: Server, found: Mapping[str, float]) -> Iterator[Difference]:
     """What comes before the cache, and what each difference takes from it, as the engine counts."""
-    engine, share, log = ENGINES[s.plan["engine.name"]], _share(s), _measured(s, found)
+    engine, share, log = ENGINES[s.plan["engine.name"]], _share(s), _measured(found)
     if "memory" in log:
         of_cache = int(share * (log["memory"] - s.memory)) if engine.counts else None
         yield _bytes("memory of the GPU", log["memory"], s.memory, of_cache, "what the driver shows against gpu.memory")
