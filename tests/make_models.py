@@ -477,6 +477,115 @@ CASES = [  # model_type, class, fields
         },
     ),
 ]
+HEADS = {**S, "hidden_size": 256, "num_attention_heads": 32}  # and no word of key/value heads: the classes' own default
+SIGLIP = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+SEEN = {"depth": 3, "embed_dim": 48, "hidden_size": 96, "num_heads": 4, "patch_size": 8}
+UNTIED = {"tie_word_embeddings": False}
+TIED = {"tie_word_embeddings": True}
+OPT = {**{k: v for k, v in S.items() if k != "intermediate_size"}, "ffn_dim": 176}
+FALCON = {k: v for k, v in S.items() if k != "intermediate_size"}
+XLNET = {"vocab_size": 1009, "d_model": 96, "n_layer": 3, "n_head": 6, "d_inner": 112}
+T5 = {"vocab_size": 1009, "d_model": 96, "d_kv": 24, "d_ff": 112, "num_layers": 3, "num_heads": 5}
+GEMMA4 = {**H, "hidden_size_per_layer_input": 0, "global_head_dim": 40}
+ODD = {**MLA, "num_attention_heads": 7}  # a latent is expanded to heads of any number
+KIMI = {
+    **{k: v for k, v in MLA.items() if k not in ("n_routed_experts", "num_experts_per_tok", "q_lora_rank", "n_group")},
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+}
+UNREAD = {"head_dim": 8, "intermediate_size": 100}
+CASES += [  # fields that are absent, null, unread, or say it twice
+    ("qwen2", "Qwen2ForCausalLM", HEADS),
+    ("qwen3", "Qwen3ForCausalLM", HEADS),
+    ("stablelm", "StableLmForCausalLM", HEADS),
+    ("seed_oss", "SeedOssForCausalLM", HEADS),
+    ("ernie4_5", "Ernie4_5ForCausalLM", HEADS),
+    ("exaone4", "Exaone4ForCausalLM", {**HEADS, "layer_types": ["full_attention"] * 5}),
+    ("gemma", "GemmaForCausalLM", HEADS),
+    ("granitemoe", "GraniteMoeForCausalLM", HEADS),
+    ("qwen2_moe", "Qwen2MoeForCausalLM", {**HEADS, **SPARSE, "shared_expert_intermediate_size": 44}),
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"text_config": HEADS, "vision_config": SEEN}),
+    ("qwen2", "Qwen2ForCausalLM", {**S, "num_key_value_heads": None}),
+    ("deepseek_v2", "DeepseekV2ForCausalLM", {k: v for k, v in MLA.items() if k != "n_shared_experts"}),
+    ("xlm-roberta", "XLMRobertaForMaskedLM", {k: v for k, v in BERT.items() if k != "vocab_size"}),
+    ("gpt2", "GPT2LMHeadModel", {**GPT, **UNREAD}),
+    ("gpt_bigcode", "GPTBigCodeForCausalLM", {**GPT, **UNREAD}),
+    ("gptj", "GPTJForCausalLM", {**GPT, **UNREAD, "rotary_dim": 8}),
+    ("gpt_neox", "GPTNeoXForCausalLM", {**S, "head_dim": 8}),
+    ("stablelm", "StableLmForCausalLM", {**G, "head_dim": 8}),
+    ("opt", "OPTForCausalLM", {**OPT, "head_dim": 8, "_remove_final_layer_norm": True}),
+    ("opt", "OPTForCausalLM", {**OPT, "word_embed_proj_dim": 40, "do_layer_norm_before": False}),
+    ("opt", "OPTForCausalLM", {**OPT, "word_embed_proj_dim": 40, **UNTIED}),
+    ("bloom", "BloomForCausalLM", {"vocab_size": 1009, "hidden_size": 96, "n_layer": 5, "n_head": 6, "head_dim": 8}),
+    ("bert", "BertModel", {**BERT, "head_dim": 8}),
+    ("longformer", "LongformerModel", {**BERT, "head_dim": 8}),
+    ("modernbert", "ModernBertModel", {**S, "head_dim": 8, "pad_token_id": 0}),
+    ("xlnet", "XLNetLMHeadModel", {**XLNET, **UNREAD, "d_head": 16}),
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"text_config": {**G, "head_dim": 8}, "vision_config": SEEN}),
+    ("phi", "PhiForCausalLM", {**S, "head_dim": 24}),
+    ("phi3", "Phi3ForCausalLM", {**H, "pad_token_id": 0}),
+    ("olmo2", "Olmo2ForCausalLM", {**H, "pad_token_id": 0}),
+    ("starcoder2", "Starcoder2ForCausalLM", H),
+    ("qwen2_moe", "Qwen2MoeForCausalLM", {**H, **SPARSE, "shared_expert_intermediate_size": 44}),
+    ("exaone4", "Exaone4ForCausalLM", {**H, "layer_types": ["full_attention"] * 5}),
+    ("phimoe", "PhimoeForCausalLM", {**G, "lm_head_bias": True, "pad_token_id": 0}),
+    ("falcon", "FalconForCausalLM", {**FALCON, "multi_query": None}),
+    ("falcon", "FalconForCausalLM", {**FALCON, "parallel_attn": None}),
+    ("deepseek_v2", "DeepseekV2ForCausalLM", {**MLA, "attention_bias": False, "head_dim": 9}),
+    ("deepseek_v3", "DeepseekV3ForCausalLM", ODD),
+    ("deepseek_v32", "DeepseekV32ForCausalLM", {**ODD, "index_n_heads": 3, "index_head_dim": 16}),
+    ("glm4_moe_lite", "Glm4MoeLiteForCausalLM", {**ODD, "head_dim": 8, "first_k_dense_replace": 1}),
+    ("kimi_linear", "KimiLinearForCausalLM", {**KIMI, "num_attention_heads": 7, **TIED}),
+    ("nemotron_h", "NemotronHForCausalLM", {**MAMBA, "hybrid_override_pattern": "ME*-", **TIED}),
+    ("nemotron_h", "NemotronHForCausalLM", {**MAMBA, "layers_block_type": ["mamba", "moe", "attention"]}),
+    ("t5", "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "is_gated_act": True}),
+    ("bart", "BartModel", {**BOTH, **UNTIED}),
+    ("mbart", "MBartForConditionalGeneration", {**BOTH, **UNTIED}),
+    ("pegasus", "PegasusForConditionalGeneration", {**BOTH, **UNTIED}),
+    ("whisper", "WhisperForConditionalGeneration", {**BOTH, **UNTIED, "num_mel_bins": 16, "pad_token_id": 0}),
+    (
+        "bart",
+        "BartForConditionalGeneration",
+        {**{k: v for k, v in BOTH.items() if k != "encoder_layers"}, "num_hidden_layers": 2},
+    ),
+    ("bert", "BertForMaskedLM", {**BERT, **UNTIED}),
+    ("bert", "BertForPreTraining", BERT),
+    ("roberta", "RobertaForMaskedLM", {**BERT, **UNTIED}),
+    ("longformer", "LongformerForMaskedLM", {**BERT, **UNTIED}),
+    ("big_bird", "BigBirdForMaskedLM", {**BERT, **UNTIED}),
+    ("big_bird", "BigBirdForPreTraining", BERT),
+    ("llama4", "Llama4ForConditionalGeneration", {**CASES[-1][2], **TIED}),
+    ("gemma3", "Gemma3ForConditionalGeneration", {"text_config": {**H, **UNTIED}, "vision_config": SIGLIP}),
+    (
+        "gemma3",
+        "Gemma3ForConditionalGeneration",
+        {"text_config": H, "vision_config": SIGLIP, "tie_word_embeddings": None},
+    ),
+    ("qwen3_vl", "Qwen3VLForConditionalGeneration", {"text_config": {**H, **TIED}, "vision_config": TOWER}),
+    ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", {"text_config": {**H, **SPARSE}, "vision_config": TOWER}),
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"text_config": {**G, **TIED}, "vision_config": SEEN}),
+    ("gemma4_text", "Gemma4ForCausalLM", {**GEMMA4, "per_layer_config": None}),
+    ("gemma4_text", "Gemma4ForCausalLM", {**GEMMA4, "per_layer_config": {}, "attention_k_eq_v": True}),
+    (
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        {
+            **GEMMA4,
+            "per_layer_config": {"4": {"head_dim": 32}},
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+        },
+    ),
+]
 
 
 def counted(model_type: str, cls: str, fields: dict) -> dict:

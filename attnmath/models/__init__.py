@@ -204,7 +204,7 @@ def describe(
         found.pieces += _mtp(found, mtp_layers(raw) or 1)
         found.assumed |= {} if mtp_layers(raw) else {MTP_FIELDS[0]: 1}
     refused = {}
-    if not cls.strip("()").endswith(family.classes) or len(named) > 1:
+    if not understood(cls.strip("()"), kind, family.classes) or len(named) > 1:
         known = ", ".join(f"...{x}" for x in family.classes)
         refused["parameters"] = (
             f"the class {', '.join(named)[:80]} has parameters that are not known here; known are {known}"
@@ -228,6 +228,18 @@ def describe(
         refused,
         _sequence(found.groups, found.pieces),
         found.source_tokens,
+    )
+
+
+def understood(cls: str, kind: str, endings: tuple[str, ...]) -> bool:
+    """Whether a class's parameters are known: by the ending of its name, or because it is named as its family is.
+
+    >>> [understood(x, "gpt2", ("ForCausalLM", "Model")) for x in ("MyForCausalLM", "GPT2Model", "GPT2OtherModel")]
+    [True, True, False]
+    """
+    base = re.sub("[-_]", "", kind).removesuffix("model") + "model"
+    return cls.endswith(tuple(x for x in endings if x != "Model")) or (
+        "Model" in endings and cls.replace("_", "").lower() == base
     )
 
 
@@ -260,8 +272,9 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
         if kind not in PLACES or (said is not None and said not in (kind, raw.get("model_type"))):
             raise InputError(f"{field}: model_type {str(said)[:60]!r} is not the {kind} that is understood here")
         below = {k: v for k, v in own.items() if k != "architectures"}
-        if field == "text_config" and config.get("tie_word_embeddings") is not None:
-            below["tie_word_embeddings"] = config["tie_word_embeddings"]
+        if field == "text_config" and "tie_word_embeddings" in config:
+            inner_tie = family.flat and below.get("tie_word_embeddings") is True
+            below["tie_word_embeddings"] = inner_tie or config["tie_word_embeddings"]
         more = _expand(get(kind), below, source, (), cls)
         out.pieces += more.pieces
         out.groups, out.source_tokens = more.groups or out.groups, more.source_tokens
@@ -321,6 +334,8 @@ def _mtp(found: _Found, times: int) -> list[Piece]:
 def _stack(stack: Stack, c: Config) -> tuple[list[Piece], list[list[Piece]], list[Piece]]:
     """(blocks before the layers, the blocks of each layer, blocks after them)."""
     kinds = [k(c) for k in stack.kinds]
+    if any("sliding_attention" in k for k in kinds) and "sliding_window" in c and not c["sliding_window"]:
+        raise InputError("sliding_window is null, but there are layers that slide")
     if len(set(map(len, kinds))) > 1:
         raise InputError(f"the layers' lists differ in length: {', '.join(str(len(k)) for k in kinds)}")
     names = list(zip(*kinds))

@@ -12,6 +12,7 @@ from attnmath.models.families import HARMLESS, HARMLESS_IF_OFF, ROPE_KEYS
 from attnmath.models.schema import REQUIRED, Config, Family, Field
 
 MAX_LAYERS = 10_000
+NULLABLE = ("sliding_window", "q_lora_rank", "num_key_value_heads", "head_dim", "attn_logit_softcapping")
 ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -33,7 +34,9 @@ def checked(
         value = given.get(name)
         if value is None and name in family.defaults:
             continue
-        out[name] = _absent(field, name in given) if value is None else value
+        if field.kind == "unread":
+            continue
+        out[name] = _absent(field, name, name in given) if value is None else value
         if out[name] == REQUIRED:
             out[name] = None
             errors.append(f"{name} is {'null' if name in given else 'missing'}; it shapes the model")
@@ -42,14 +45,10 @@ def checked(
             errors.append(f"--assume-ignored {name}: {name} is understood and shapes the model")
         if out[name] is not None and (complaint := _complaint(field, out[name])):
             line = line_of(source, _spelled(raw, family, name))
-            absent = "" if value is not None else ", which its class takes where it is absent"
-            errors.append(f"{line}{_spelled(raw, family, name)} is {shown(out[name])}{absent}; expected {complaint}")
-        elif (
-            name not in given
-            and isinstance(out[name], int)
-            and not isinstance(out[name], bool)
-            and field.kind != "unread"
-        ):
+            absent = "" if name in given else ", which its class takes where it is absent"
+            said = "null" if name in given and value is None else shown(out[name])
+            errors.append(f"{line}{_spelled(raw, family, name)} is {said}{absent}; expected {complaint}")
+        elif name not in given and isinstance(out[name], int) and not isinstance(out[name], bool):
             assumed[name] = out[name]
     out |= {
         name: given[name] if given.get(name) is not None else out.get(other) for name, other in family.defaults.items()
@@ -79,10 +78,9 @@ def _by_own_names(raw: Config, family: Family, errors: list[str]) -> dict[str, A
         if other not in given:
             continue
         spelled = given.pop(other)
-        if given.get(name) is not None and spelled is not None and given[name] != spelled:
+        if name in given and given[name] != spelled:
             errors.append(f"{other} = {shown(spelled)} and {name} = {shown(given[name])} contradict each other")
-        if given.get(name) is None:
-            given[name] = spelled
+        given.setdefault(name, spelled)
     return given
 
 
@@ -90,11 +88,15 @@ def _spelled(raw: Config, family: Family, name: str) -> str:
     return next((o for o, n in family.aliases.items() if n == name and o in raw), name)
 
 
-def _absent(field: Field, null: bool) -> Any:
-    """What a field is where the config has none: the class's default; null where it says null, but for a switch."""
-    if not null or field.default == REQUIRED or field.kind in ("flag", "act", "text"):
+def _absent(field: Field, name: str, null: bool) -> Any:
+    """What a field is where the config has none: the class's default; where it says null, what a class makes of it."""
+    if not null or field.kind in ("act", "text"):
         return field.default
-    return None
+    if field.kind == "flag" or (field.kind == "true" and field.default):
+        return False
+    number = isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+    needed = number and name not in NULLABLE and field.kind != "none"
+    return REQUIRED if field.default == REQUIRED or needed else None
 
 
 def _complaint(field: Field, v: Any) -> str:
@@ -125,11 +127,12 @@ KINDS: dict[str, Callable[[Any], str]] = {  # what is expected instead; empty if
     "size": _whole(1),
     "size0": _whole(0),
     "flag": _exactly(lambda v: isinstance(v, bool), "true or false"),
-    "tie": _exactly(lambda v: isinstance(v, bool), "true or false"),
+    "truthy": _exactly(lambda v: isinstance(v, (bool, int)), "true, false or a whole number"),
     "true": _exactly(lambda v: v is True, "true: this family always has it"),
     "false": _exactly(lambda v: v is False, "false: what it switches on is not understood here"),
     "one": _exactly(lambda v: v == 1 and v is not True, "1: another value is not understood here"),
     "none": _exactly(lambda v: not v, "none: what it describes is not understood here"),
+    "null": _exactly(lambda v: False, "null: what it describes is not understood here"),
     "empty": _exactly(
         lambda v: isinstance(v, (list, tuple)) and not v, "an empty list: what it names is not understood here"
     ),
@@ -143,11 +146,11 @@ KINDS: dict[str, Callable[[Any], str]] = {  # what is expected instead; empty if
     ),
     "window": _exactly(lambda v: not _whole(1)(v) or (_whole_list(v) and v), "a window, or a list of windows"),
     "config": _exactly(lambda v: isinstance(v, dict), "an object, a config of its own"),
+    "layered": _exactly(lambda v: v is False or isinstance(v, dict), "an object, a config for each layer that differs"),
     "rope": lambda v: _rope_error(v),
     "ropes": lambda v: _ropes_error(v),
     "sparse": lambda v: _object_error(v, SPARSE_KEYS),
     "linear": lambda v: _object_error(v, LINEAR_KEYS),
-    "unread": lambda v: "",
 }
 SPARSE_KEYS: dict[str, Callable[[Any], str]] = {
     "sparse_attention_freq": KINDS["flags"],
@@ -237,31 +240,40 @@ def _contradictions(c: Config) -> list[str]:
     heads, kv = c.get("num_attention_heads"), c.get("num_key_value_heads")
     if heads and kv and heads % kv:
         errors.append(f"num_attention_heads = {heads} is not divisible by num_key_value_heads = {kv}")
-    if heads and "head_dim" in c and not c["head_dim"] and c["hidden_size"] % heads:
-        errors.append(
-            f"hidden_size = {c['hidden_size']} is not divisible by num_attention_heads = {heads}, and there is no head_dim"
-        )
+    tower = "embed_dim" if "embed_dim" in c else "hidden_size"
+    for wide, over in (*SPREAD, (tower, "num_heads")):
+        if c.get(wide) and c.get(over) and not any(c.get(k) for k in WIDTHS) and c[wide] % c[over]:
+            errors.append(f"{wide} = {c[wide]} is not divisible by {over} = {c[over]}, and there is no head_dim")
     layers = {k: v for k, v in c.items() if k in LAYER_COUNTS and isinstance(v, int)}
     errors += [f"{k} = {v}; at most {MAX_LAYERS:,}" for k, v in layers.items() if v > MAX_LAYERS]
     n = c.get("num_hidden_layers")
     for name in ("layer_types", "mlp_layer_types", "no_rope_layers", "moe_layer_freq"):
-        if isinstance(c.get(name), list) and isinstance(n, int) and len(c[name]) != n:
-            errors.append(f"{name} names {len(c[name])} layers, num_hidden_layers is {n}")
+        named = c.get(name) or (None if name in NONE_AT_ALL else c.get(name))
+        if isinstance(named, list) and isinstance(n, int) and len(named) != n:
+            errors.append(f"{name} names {len(named)} layers, num_hidden_layers is {n}")
     types = c.get("layer_types")
     slides = c.get("use_sliding_window", True) and c.get("sliding_window", True)
     if types and "sliding_attention" in types and not slides:
         errors.append("layer_types names sliding_attention, but sliding_window and use_sliding_window give no window")
     if not errors:
         errors += _turning(c)
-    if c.get("qk_rope_head_dim", 0) % 2:
+    if (c.get("qk_rope_head_dim") or 0) % 2:
         errors.append(f"qk_rope_head_dim = {c['qk_rope_head_dim']}; dimensions turn in pairs")
-    active = next((c[k] for k in ("num_experts_per_tok", "num_experts_per_token") if c.get(k)), 0)
+    active = next((c[k] for k in ACTIVE if c.get(k)), 0)
     there = next((c[k] for k in ("num_experts", "num_local_experts", "n_routed_experts") if c.get(k)), active)
     if active > there:
         errors.append(f"{active} experts for each token, of {there}")
     return errors
 
 
+ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+NONE_AT_ALL = ("no_rope_layers",)  # empty in published configs, which is as if it were absent
+SPREAD = (
+    ("hidden_size", "num_attention_heads"),
+    ("d_model", "encoder_attention_heads"),
+    ("d_model", "decoder_attention_heads"),
+)
+WIDTHS = ("head_dim", "kv_lora_rank")  # what says how wide a head is, whatever the model's width
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "depth")
 
 
@@ -272,7 +284,7 @@ def _turning(c: Config) -> list[str]:
         return []
     from attnmath.models.schema import rotary_share
 
-    width = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
+    width = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
     tables = {
         k: c[k] if isinstance(c[k], dict) and not set(c[k]) & set(ATTENTION_KINDS) else None
         for k in ("rope_parameters", "rope_scaling")

@@ -42,10 +42,12 @@ class Field(Struct, frozen=True):
     """A field that is understood: `size` (whole, at least 1; `size0`: at least 0), `number` (more than 0), `flag`, `share`
     (0 < x <= 1), `act` (an activation), `types` (kinds of layers), `flags` (0 or 1 for each layer), `sizes` (a list of
     whole numbers), `rope` (`ropes`: one for each kind of layer), `config` (an object that is a config of its own), `text`,
-    `unread` (the family's code never reads it); or `true` or `false`, for one that must not say otherwise.
+    `unread` (the family's code never reads it, and neither do its rules); or `true` or `false`, for one that must not
+    say otherwise.
 
-    `default` is what the family's class takes where the field is absent; null is None wherever it has a default. `among`:
-    the texts that a list or a text may hold.
+    `default` is what the family's class takes where the field is absent. Null is false for a switch; else it is None
+    where the default is no number, and where classes know a null of its own (`checks.NULLABLE`). `among`: the texts
+    that a list or a text may hold.
     """
 
     kind: str
@@ -88,13 +90,13 @@ class Stack(Struct, frozen=True):
 class Family(Struct, frozen=True):
     """`fields`: what is read; `stacks`: what there is; `inside`: fields that hold the config of another family (None: of
     the one that it names), whose stacks come first; `classes`: the endings of the names of those classes whose parameters
-    are known (the part of the name before them does not matter).
+    are known (the part of the name before them does not matter; `Model` is the class that is named as the family is).
     """
 
     fields: Mapping[str, Field]
     stacks: tuple[Stack, ...]
     inside: Mapping[str, str | None] = {}
-    flat: bool = False  # whether the fields of its text_config may stand beside it
+    flat: bool = False  # whether the fields of its text_config may stand beside it, and its embedding be tied in either
     classes: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     aliases: Mapping[str, str] = {}  # other names of fields
     defaults: Mapping[str, str] = {}  # fields that are another's where they are absent
@@ -163,6 +165,15 @@ def flag(default: bool) -> Field:
     return Field("flag", default)
 
 
+def unread(*names: str) -> dict[str, Field]:
+    """Fields that configs of a family have, and its code never reads.
+
+    >>> unread("pooler_type")["pooler_type"].kind
+    'unread'
+    """
+    return dict.fromkeys(names, Field("unread", None))
+
+
 def act(default: str, *more: str) -> Field:
     """An activation, of those that the blocks have.
 
@@ -214,17 +225,18 @@ def headed(c: Config) -> bool:
 
 
 HEAD = Block("head", "head", {**WIDE, "vocab": "vocab_size"}, when=headed, tied="tie_word_embeddings")
+NEVER_TIED = (("tie_word_embeddings is true, but the class does not tie the head", "tie_word_embeddings"),)
 
 
 def head_dim(c: Config) -> Any:
     """The width of a head: a field, or the model's width spread over the heads.
 
-    >>> head_dim({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4})
+    >>> head_dim({"hidden_size": 64, "num_attention_heads": 4})
     16
     """
     from attnmath.language.arith import exact_div
 
-    return c["head_dim"] or exact_div(c["hidden_size"], c["num_attention_heads"])
+    return c.get("head_dim") or exact_div(c["hidden_size"], c["num_attention_heads"])
 
 
 HEADS: dict[str, Value] = {
@@ -348,15 +360,40 @@ def sliding_or_full(c: Config, full: Callable[[int], bool]) -> list[str]:
     )
 
 
-def sparse_from(first: str, every: str | None = None) -> Kinds:
-    """Feed-forward layers: dense ones first, then experts in every so-manieth layer.
+def sparse_from(first: str) -> Kinds:
+    """Feed-forward layers: dense ones first, then experts.
 
     >>> sparse_from("first")({"first": 1, "num_hidden_layers": 2})
     ['dense', 'sparse']
     """
+    return lambda c: ["sparse" if i >= c[first] else "dense" for i in range(c["num_hidden_layers"])]
 
-    def kinds(c: Config) -> list[str]:
-        step = c[every] if every else 1
-        return ["sparse" if i >= c[first] and i % step == 0 else "dense" for i in range(c["num_hidden_layers"])]
 
-    return kinds
+def spread(when: Switch = True) -> Rule:
+    """A complaint where heads are not as wide as norms over all of them are made for.
+
+    >>> spread()({"head_dim": 8, "hidden_size": 64, "num_attention_heads": 4})
+    'head_dim = 8, but norms are made for 16 (hidden_size / num_attention_heads)'
+    """
+
+    def complaint(c: Config) -> str:
+        even = c["hidden_size"] // c["num_attention_heads"]
+        if not on(when, c) or c["head_dim"] in (None, even):
+            return ""
+        return f"head_dim = {c['head_dim']}, but norms are made for {even} (hidden_size / num_attention_heads)"
+
+    return complaint
+
+
+def agree(field: str, other: str, rule: Value | None = None) -> Rule:
+    """A complaint where a field that the class does not read says other than what it reads.
+
+    >>> agree("ff_factor", "4")({"ff_factor": 3, "4": 4})
+    'ff_factor = 3 and 4 = 4 contradict each other'
+    """
+
+    def complaint(c: Config) -> str:
+        said, read = c[field], value(other if rule is None else rule, c)
+        return "" if said is None or said == read else f"{field} = {said} and {other} = {read} contradict each other"
+
+    return complaint

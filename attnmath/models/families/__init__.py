@@ -42,13 +42,14 @@ ROPE_KEYS = frozenset(  # what a rotary table may hold: the share of dimensions,
     """
     rope_type type factor rope_theta partial_rotary_factor low_freq_factor high_freq_factor
     original_max_position_embeddings beta_fast beta_slow mscale mscale_all_dim attention_factor short_factor long_factor
-    truncate mrope_section mrope_interleaved
+    truncate mrope_section mrope_interleaved long_mscale short_mscale alpha
     """.split()
 )
 
 HARMLESS = frozenset(  # fields that change neither what layers compute, nor what is learned, cached or counted
     """
     architectures model_type _name_or_path name_or_path transformers_version auto_map torch_dtype dtype
+    transformers.js_config is_llama_config output_past _num_labels classif_dropout forced_decoder_ids
     is_encoder_decoder use_cache return_dict return_dict_in_generate output_attentions output_hidden_states
     torchscript chunk_size_feed_forward use_bfloat16 problem_type finetuning_task task_specific_params id2label
     label2id num_labels tokenizer_class prefix cross_attention_hidden_size _attn_implementation
@@ -89,5 +90,8 @@ HARMLESS = frozenset(  # fields that change neither what layers compute, nor wha
     """.split()
 )
 HARMLESS_IF_OFF = frozenset(
-    "pruned_heads is_decoder tie_encoder_decoder use_sliding_window use_mrope add_cross_attention".split()
+    """
+    pruned_heads is_decoder tie_encoder_decoder use_sliding_window use_mrope add_cross_attention rope_interleaved
+    for_llm_compressor
+    """.split()
 )

@@ -26,16 +26,19 @@ from attnmath.models.schema import (
     Stack,
     Value,
     act,
+    agree,
     always,
     attention,
     decoder,
     flag,
     gated,
+    head_dim,
     headed,
     plain,
     rope,
     rotary_share,
     size,
+    unread,
 )
 
 ALL_BIASED = ("bias:on=Q+k+v+Y", True)
@@ -64,6 +67,17 @@ def _falcon_kv(c: Config) -> int:
     return (c["num_kv_heads"] or heads) if c["new_decoder_architecture"] or not c["multi_query"] else 1
 
 
+def _falcon_ffn(c: Config) -> int:
+    return int(c["ffn_hidden_size"] or 4 * c["hidden_size"])
+
+
+def _falcon_fused(c: Config) -> str:
+    grouped = not c["new_decoder_architecture"] and not c["multi_query"] and c["num_kv_heads"]
+    if not grouped or c["num_kv_heads"] == c["num_attention_heads"]:
+        return ""
+    return f"num_kv_heads = {c['num_kv_heads']}: without new_decoder_architecture and multi_query each head has its own"
+
+
 BASE = {
     **{
         k: f
@@ -79,10 +93,9 @@ _GPT = {
     "n_layer": "num_hidden_layers",
     "n_head": "num_attention_heads",
     "n_positions": "max_position_embeddings",
-    "activation_function": "hidden_act",
-    "n_inner": "intermediate_size",
 }
-_INNER: dict[str, Value] = {**WIDE, "ffn": lambda c: c["intermediate_size"] or 4 * c["hidden_size"]}
+_INNER: dict[str, Value] = {**WIDE, "ffn": lambda c: c["n_inner"] or 4 * c["hidden_size"]}
+_GPT_MLP = Block("mlp", plain("activation_function"), _INNER, MLP_BIASED)
 GPT2 = Family(
     {
         **BASE,
@@ -90,9 +103,10 @@ GPT2 = Family(
         "hidden_size": size(768),
         "num_hidden_layers": size(12),
         "num_attention_heads": size(12),
-        "intermediate_size": size(None),
+        "n_inner": size(None),
         "max_position_embeddings": size(1024),
-        "hidden_act": act("gelu_new", *GELUS, "relu"),
+        "activation_function": act("gelu_new", *GELUS, "relu"),
+        **unread("intermediate_size", "hidden_act", "n_special", "predict_special_tokens"),
         "add_cross_attention": Field("false", False),
         "scale_attn_weights": Field("true", True),
         "scale_attn_by_inverse_layer_idx": Field("unread", False),
@@ -101,7 +115,7 @@ GPT2 = Family(
         decoder(
             {
                 "attention": (Block("attention", "mha", MULTI, (ALL_BIASED,)),),
-                "mlp": (Block("mlp", plain(), _INNER, MLP_BIASED),),
+                "mlp": (_GPT_MLP,),
             },
             EVERYWHERE,
             norm=LAYER_NORM,
@@ -111,7 +125,14 @@ GPT2 = Family(
     aliases=_GPT,
 )
 GPT_BIGCODE = Family(
-    {**GPT2.fields, "multi_query": flag(True), "hidden_act": act("gelu_pytorch_tanh", *GELUS, "relu")},
+    {
+        **GPT2.fields,
+        "multi_query": flag(True),
+        "activation_function": act("gelu_pytorch_tanh", *GELUS, "relu"),
+        **unread(
+            "inference_runner", "max_batch_size", "pad_key_length", "pre_allocate_kv_cache", "validate_runner_input"
+        ),
+    },
     (
         decoder(
             {
@@ -121,7 +142,7 @@ GPT_BIGCODE = Family(
                         sizes={**MULTI, "kv-heads": lambda c: 1 if c["multi_query"] else c["num_attention_heads"]},
                     ),
                 ),
-                "mlp": (Block("mlp", plain(), _INNER, MLP_BIASED),),
+                "mlp": (_GPT_MLP,),
             },
             EVERYWHERE,
             norm=LAYER_NORM,
@@ -139,6 +160,7 @@ GPTJ = Family(
         "num_attention_heads": size(16),
         "max_position_embeddings": Field("unread", 2048),
         "rotary_dim": size(64),
+        "rotary": Field("true", None),
         "tie_word_embeddings": flag(False),
     },
     (
@@ -152,7 +174,7 @@ GPTJ = Family(
                         ((lambda c: f"rope:dims={c['rotary_dim']},layout=interleaved", True),),
                     ),
                 ),
-                "mlp": (Block("mlp", plain(), _INNER, MLP_BIASED),),
+                "mlp": (_GPT_MLP,),
             },
             EVERYWHERE,
             norms=1,
@@ -181,6 +203,7 @@ GPT_NEOX = Family(
         "rope_parameters": Field("rope", None),
         "rope_scaling": Field("rope", None),
         "rotary_pct": Field("share", 0.25),
+        "rotary_emb_base": Field("unread", None),
         "tie_word_embeddings": flag(False),
         "attention_bias": flag(True),
         "use_parallel_residual": Field("unread", True),
@@ -206,6 +229,20 @@ GPT_NEOX = Family(
         ),
     ),
 )
+
+
+def _narrow(c: Config) -> bool:
+    return bool(_embedded(c) != c["hidden_size"])
+
+
+def _embedded(c: Config) -> int:
+    return int(c["word_embed_proj_dim"] or c["hidden_size"])
+
+
+_NORMED_LAST = replace(LAYER_NORM, when=lambda c: c["do_layer_norm_before"] and not c["_remove_final_layer_norm"])
+_INTO = Block("embedding", "linear", {"d-model": _embedded, "out": "hidden_size"}, when=_narrow)
+_OUT_OF = Block("head", "linear", {**WIDE, "out": _embedded}, when=_narrow)
+_OPT_EMBEDDING = replace(EMBEDDING, sizes={**EMBEDDING.sizes, "d-model": _embedded})
 OPT = Family(
     {
         **BASE,
@@ -214,41 +251,34 @@ OPT = Family(
         "intermediate_size": Field("unread", None),
         "max_position_embeddings": size(2048),
         "do_layer_norm_before": flag(True),
-        "_remove_final_layer_norm": Field("unread", False),
+        "_remove_final_layer_norm": flag(False),
         "word_embed_proj_dim": size(None),
         "enable_bias": flag(True),
         "layer_norm_elementwise_affine": Field("true", True),
+        "learned_embeddings": Field("true", None),
+        "scale_embeddings": Field("false", None),
         "activation_function": act("relu", "relu", *GELUS),
         "hidden_act": Field("unread", None),
     },
     (
-        decoder(
-            {
-                "attention": (Block("attention", "mha", MULTI, (("bias:on=Q+k+v+Y", "enable_bias"),)),),
-                "mlp": (
-                    Block(
-                        "mlp",
-                        plain("activation_function"),
-                        {**WIDE, "ffn": "ffn_dim"},
-                        (("bias:on=U+Y", "enable_bias"),),
+        replace(
+            decoder(
+                {
+                    "attention": (Block("attention", "mha", MULTI, (("bias:on=Q+k+v+Y", "enable_bias"),)),),
+                    "mlp": (
+                        Block(
+                            "mlp",
+                            plain("activation_function"),
+                            {**WIDE, "ffn": "ffn_dim"},
+                            (("bias:on=U+Y", "enable_bias"),),
+                        ),
                     ),
-                ),
-            },
-            EVERYWHERE,
-            norm=LAYER_NORM,
-            before=(EMBEDDING, positions("max_position_embeddings", 2)),
-        ),
-    ),
-    checks=(
-        lambda c: (
-            f"word_embed_proj_dim = {c['word_embed_proj_dim']}: an embedding narrower than the model is not understood"
-            if c["word_embed_proj_dim"] and c["word_embed_proj_dim"] != c["hidden_size"]
-            else ""
-        ),
-        lambda c: (
-            ""
-            if c["do_layer_norm_before"]
-            else "do_layer_norm_before = false: norms after the layers are not understood"
+                },
+                EVERYWHERE,
+                norm=LAYER_NORM,
+                before=(_OPT_EMBEDDING, _INTO, positions("max_position_embeddings", 2)),
+            ),
+            after=(_NORMED_LAST, _OUT_OF, replace(HEAD, sizes={**HEAD.sizes, "d-model": _embedded})),
         ),
     ),
 )
@@ -273,6 +303,8 @@ FALCON = Family(
         "apply_residual_connection_post_layernorm": Field("false", False),
         "n_head": Field("unread", None),
         "n_layer": Field("unread", None),
+        "n_head_kv": size(None),
+        "ff_factor": size(None),
     },
     (
         decoder(
@@ -289,7 +321,7 @@ FALCON = Family(
                     Block(
                         "mlp",
                         plain("activation"),
-                        {**WIDE, "ffn": lambda c: c["ffn_hidden_size"] or 4 * c["hidden_size"]},
+                        {**WIDE, "ffn": _falcon_ffn},
                         (("bias:on=U+Y", "bias"),),
                     ),
                 ),
@@ -299,7 +331,11 @@ FALCON = Family(
             norm=LAYER_NORM,
         ),
     ),
-    aliases={"n_head_kv": "num_kv_heads"},
+    checks=(
+        _falcon_fused,
+        agree("n_head_kv", "num_kv_heads", lambda c: c["num_kv_heads"] or c["num_attention_heads"]),
+        agree("ff_factor", "ffn_hidden_size / hidden_size", lambda c: _falcon_ffn(c) / c["hidden_size"]),
+    ),
 )
 BLOOM = Family(
     {
@@ -343,7 +379,15 @@ PREDICTIONS = (
     Block("head", "linear", WIDE, BIASED, when=headed),
     Block("norm", "layer-norm", WIDE, BIASED, when=headed),
     replace(HEAD, uses=(("bias:on=Y", True),)),
+    Block(  # the bias that is the head's own where they are tied, and read by nothing where they are not
+        "head",
+        "embedding",
+        {"d-model": "vocab_size", "vocab": 1},
+        when=lambda c: headed(c) and not c["tie_word_embeddings"],
+        over=UNCOUNTED,
+    ),
 )
+NEXT_SENTENCE = Block("head", "linear", {**WIDE, "out": 2}, BIASED, when=_pooled("ForPreTraining"), over=ONCE)
 
 
 def _encoder(rows: dict[str, tuple[Block, ...]], pooler: Rule) -> tuple[Stack, ...]:
@@ -352,7 +396,7 @@ def _encoder(rows: dict[str, tuple[Block, ...]], pooler: Rule) -> tuple[Stack, .
             {**SELF, "mlp": (ENCODER_MLP,), "norms": (LAYER_NORM, LAYER_NORM), **rows},
             always("attention", "mlp", "norms"),
             EMBEDDINGS,
-            (replace(POOLER, when=pooler), *PREDICTIONS),
+            (replace(POOLER, when=pooler), *PREDICTIONS, NEXT_SENTENCE),
         ),
     )
 
@@ -369,15 +413,26 @@ BERT_FIELDS = {
     "position_embedding_type": Field("text", "absolute", ("absolute",)),
     "is_decoder": Field("false", False),
     "add_cross_attention": Field("false", False),
+    **unread("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    **unread("pooler_size_per_head", "pooler_type"),
 }
-BERT = Family(BERT_FIELDS, _encoder({}, _pooled("BertModel")), classes=("ForMaskedLM", "BertModel"))
+BERT = Family(
+    BERT_FIELDS,
+    _encoder({}, _pooled("BertModel", "ForPreTraining")),
+    classes=("ForMaskedLM", "Model", "ForPreTraining"),
+)
 ROBERTA = Family(
     {**BERT_FIELDS, "vocab_size": size(50265)},
     _encoder({}, _pooled("Model")),
     classes=("ForMaskedLM", "Model"),
 )
 LONGFORMER = Family(
-    {**BERT_FIELDS, "attention_window": Field("window", 512)},
+    {
+        **BERT_FIELDS,
+        "attention_window": Field("window", 512),
+        "attention_mode": Field("text", None, ("longformer",)),
+        "ignore_attention_mask": Field("unread", None),
+    },
     _encoder(
         {
             "attention": (
@@ -402,7 +457,7 @@ BIG_BIRD = Family(
         "num_random_blocks": size(3),
     },
     _encoder({}, lambda c: True),
-    classes=("ForMaskedLM", "Model"),
+    classes=("ForMaskedLM", "Model", "ForPreTraining"),
     uncounted="its attention, over windows, global and random blocks, is no variant here yet",
 )
 XLNET = Family(
@@ -412,10 +467,10 @@ XLNET = Family(
         "hidden_size": size(1024),
         "num_hidden_layers": size(24),
         "num_attention_heads": size(16),
-        "intermediate_size": size(4096),
-        "head_dim": size(None),
+        "d_inner": size(4096),
+        "d_head": size(None),
         "ff_activation": act("gelu", *GELUS, "relu"),
-        "hidden_act": Field("unread", None),
+        **unread("hidden_act", "intermediate_size"),
         "attn_type": Field("text", "bi", ("bi",)),
         "untie_r": Field("unread", True),
         "mem_len": Field("unread", None),
@@ -429,7 +484,7 @@ XLNET = Family(
                         "attention", "relative-projection", {"heads": "num_attention_heads", **MULTI}, over=UNCOUNTED
                     ),
                 ),
-                "mlp": (Block("mlp", plain("ff_activation"), FFN, MLP_BIASED),),
+                "mlp": (Block("mlp", plain("ff_activation"), {**WIDE, "ffn": "d_inner"}, MLP_BIASED),),
                 "norms": (LAYER_NORM, LAYER_NORM),
             },
             always("attention", "mlp", "norms"),
@@ -441,10 +496,9 @@ XLNET = Family(
         "d_model": "hidden_size",
         "n_layer": "num_hidden_layers",
         "n_head": "num_attention_heads",
-        "d_inner": "intermediate_size",
-        "d_head": "head_dim",
     },
     classes=("LMHeadModel", "Model"),
+    checks=(agree("d_head", "hidden_size / num_attention_heads", head_dim),),
     uncounted="its attention, with relative positions and segments, is no variant here yet",
 )
 
@@ -518,7 +572,7 @@ FAMILIES = {
     "bloom": BLOOM,
     "bert": BERT,
     "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
+    "xlm-roberta": replace(ROBERTA, fields=BERT_FIELDS),
     "longformer": LONGFORMER,
     "big_bird": BIG_BIRD,
     "xlnet": XLNET,

@@ -37,6 +37,7 @@ from attnmath.models.schema import (
 
 _GEMMA = {
     **{k: f for k, f in SHAPE.items() if k != "hidden_act"},
+    "num_key_value_heads": size(16),
     "head_dim": size(256),
     "tie_word_embeddings": flag(True),
     "attention_bias": flag(False),
@@ -128,16 +129,22 @@ def _turning(kind: str, width: Value) -> Rule:
     return rope
 
 
+def _own(c: Config) -> Config:
+    """What the layers that see everything have of their own: as a saved config says layer by layer (null, or nothing at
+    all: no difference), or else as two fields say.
+    """
+    if c["per_layer_config"] is not False:
+        return next(iter((c["per_layer_config"] or {}).values()), {})
+    heads = c["num_global_key_value_heads"] if c["attention_k_eq_v"] else None
+    return {"head_dim": c["global_head_dim"], **({"num_key_value_heads": heads} if heads else {})}
+
+
 def _global_dim(c: Config) -> int:
-    """The heads' width where everything is seen: a field, or what a saved config says layer by layer."""
-    own = [x["head_dim"] for x in (c["per_layer_config"] or {}).values() if "head_dim" in x]
-    return int(own[0]) if own else int(c["global_head_dim"])
+    return int(_own(c).get("head_dim", c["head_dim"]))
 
 
 def _global_heads(c: Config) -> int:
-    own = [x["num_key_value_heads"] for x in (c["per_layer_config"] or {}).values() if "num_key_value_heads" in x]
-    stated = c["num_global_key_value_heads"] if c["attention_k_eq_v"] else None
-    return int(own[0] if own else stated or c["num_key_value_heads"])
+    return int(_own(c).get("num_key_value_heads", c["num_key_value_heads"]))
 
 
 def _layered(c: Config) -> str:
@@ -146,7 +153,8 @@ def _layered(c: Config) -> str:
     full = [i for i, kind in enumerate(_seeing(c)) if kind == "full_attention"]
     places = sorted(int(k) for k in own if str(k).isdigit())
     alike = len({repr(sorted(x.items())) if isinstance(x, dict) else "" for x in own.values()}) <= 1
-    known = all(isinstance(x, dict) and set(x) <= {"head_dim", "num_key_value_heads"} for x in own.values())
+    known = all(isinstance(x, dict) and set(x) <= set(_PER_LAYER_SIZES) for x in own.values())
+    known = known and all(type(n) is int and n > 0 for x in own.values() for n in x.values())
     if own and not (alike and known and places == full and len(places) == len(own)):
         return (
             "per_layer_config: widths and heads of the layers that see everything are understood, alike in all of them"
@@ -154,6 +162,16 @@ def _layered(c: Config) -> str:
     return ""
 
 
+def _shared(c: Config) -> str:
+    """What is wrong with layers that reuse a cache: a layer of each kind before them has to make it."""
+    n = c["num_kv_shared_layers"]
+    kinds = _seeing(c)
+    if not n or set(kinds[: max(len(kinds) - n, 0)]) == set(kinds):
+        return ""
+    return "num_kv_shared_layers: a layer that shares needs one of its kind before it that does not"
+
+
+_PER_LAYER_SIZES = ("head_dim", "num_key_value_heads")
 _V_NORM = ("norm:on=v,weight=none", True)
 _SHARED: tuple[tuple[str | Rule, Switch], ...] = (("norm:on=Q", True),)
 
@@ -232,7 +250,7 @@ GEMMA4_TEXT = Family(
         "attention_bias": Field("false", False),
         "global_head_dim": size(512),
         "num_global_key_value_heads": size(None),
-        "per_layer_config": Field("config", None),
+        "per_layer_config": Field("layered", False),
         "attention_k_eq_v": flag(False),
         "rope_parameters": Field("ropes", None),
         "sliding_window": size(512),
@@ -269,11 +287,7 @@ GEMMA4_TEXT = Family(
             if c["enable_moe_block"] and not (c["num_experts"] and c["top_k_experts"] and c["moe_intermediate_size"])
             else ""
         ),
-        lambda c: (
-            "num_kv_shared_layers: a layer that shares needs one of its kind before it that does not"
-            if c["num_kv_shared_layers"] >= c["num_hidden_layers"]
-            else ""
-        ),
+        _shared,
     ),
 )
 

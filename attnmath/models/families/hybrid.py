@@ -10,6 +10,7 @@ from attnmath.models.schema import (
     HEAD,
     HEADS,
     MLP,
+    NEVER_TIED,
     RMS,
     ROPE,
     SHAPE,
@@ -21,6 +22,7 @@ from attnmath.models.schema import (
     Stack,
     Value,
     act,
+    agree,
     always,
     attention,
     decoder,
@@ -28,6 +30,7 @@ from attnmath.models.schema import (
     flag,
     plain,
     size,
+    unread,
 )
 
 DELTA: dict[str, Value] = {
@@ -117,16 +120,17 @@ NAMES = {"mamba": "linear_attention", "attention": "full_attention", "sparse": "
 
 def _nemotron_kinds(c: Config) -> list[str]:
     """One thing a layer: a state space, attention, experts or a feed-forward layer."""
-    if c["hybrid_override_pattern"]:
-        return [LETTERS[x] for x in c["hybrid_override_pattern"]]
-    return [NAMES.get(x, x) for x in c["layers_block_type"]]
+    if c["layers_block_type"] is not None:
+        return [NAMES.get(x, x) for x in c["layers_block_type"]]
+    return [LETTERS[x] for x in c["hybrid_override_pattern"] or ""]
 
 
+_NEMOTRON_LAYERS = (_nemotron_kinds, lambda c: ["norms"] * len(_nemotron_kinds(c)))
 NEMOTRON_H = Family(
     {
         "vocab_size": size(131072),
         "hidden_size": size(4096),
-        "num_hidden_layers": Field("unread", None),
+        "num_hidden_layers": size(None),
         "hybrid_override_pattern": Field("pattern", None, tuple(LETTERS)),
         "layers_block_type": Field("types", None, (*dict.fromkeys((*LETTERS.values(), *NAMES)),)),
         "num_attention_heads": size(32),
@@ -153,45 +157,51 @@ NEMOTRON_H = Family(
         "num_experts_per_tok": size(2),
         "moe_intermediate_size": size(7688),
         "moe_shared_expert_intermediate_size": size(7688),
-        "moe_latent_size": Field("none", None),
+        "moe_latent_size": Field("null", None),
         "sliding_window": Field("none", None),
         "partial_rotary_factor": Field("unread", None),
         "rope_parameters": Field("unread", None),
         "rope_scaling": Field("unread", None),
+        "attention_head_dim": size(None),
     },
     (
-        decoder(
-            {
-                "full_attention": (Block("attention", "gqa", HEADS),),
-                "linear_attention": (_MAMBA,),
-                "mlp": (
-                    Block(
-                        "mlp",
-                        plain("mlp_hidden_act"),
-                        {**WIDE, "ffn": "intermediate_size"},
-                        (("bias:on=U+Y", "mlp_bias"),),
+        replace(
+            decoder(
+                {
+                    "full_attention": (Block("attention", "gqa", HEADS),),
+                    "linear_attention": (_MAMBA,),
+                    "mlp": (
+                        Block(
+                            "mlp",
+                            plain("mlp_hidden_act"),
+                            {**WIDE, "ffn": "intermediate_size"},
+                            (("bias:on=U+Y", "mlp_bias"),),
+                        ),
                     ),
-                ),
-                "moe": (
-                    experts(
-                        "experts-relu2",
-                        expert="n_routed_experts",
-                        active="num_experts_per_tok",
-                        ffn="moe_intermediate_size",
+                    "moe": (
+                        experts(
+                            "experts-relu2",
+                            expert="n_routed_experts",
+                            active="num_experts_per_tok",
+                            ffn="moe_intermediate_size",
+                        ),
+                        Block(
+                            "shared_experts",
+                            plain("mlp_hidden_act"),
+                            {**WIDE, "ffn": "moe_shared_expert_intermediate_size"},
+                            (("bias:on=U+Y", "mlp_bias"),),
+                        ),
                     ),
-                    Block(
-                        "shared_experts",
-                        plain("mlp_hidden_act"),
-                        {**WIDE, "ffn": "moe_shared_expert_intermediate_size"},
-                        (("bias:on=U+Y", "mlp_bias"),),
-                    ),
-                ),
-            },
-            (_nemotron_kinds,),
-            norms=1,
+                },
+                (),
+                norms=1,
+                head=replace(HEAD, tied=False),
+            ),
+            kinds=_NEMOTRON_LAYERS,
         ),
     ),
     aliases={
+        "layer_types": "layers_block_type",
         "mamba_n_groups": "n_groups",
         "mamba_d_conv": "conv_kernel",
         "mamba_conv_bias": "use_conv_bias",
@@ -199,12 +209,17 @@ NEMOTRON_H = Family(
         "mamba_d_state": "ssm_state_size",
     },
     checks=(
+        lambda c: "" if _nemotron_kinds(c) else "hybrid_override_pattern is missing; it says what each layer is",
         lambda c: (
             ""
-            if c["hybrid_override_pattern"] or c["layers_block_type"]
-            else "hybrid_override_pattern is missing; it says what each layer is"
+            if not c["hybrid_override_pattern"]
+            or _nemotron_kinds(c) == _nemotron_kinds({**c, "layers_block_type": None})
+            else "hybrid_override_pattern and layers_block_type contradict each other"
         ),
+        agree("num_hidden_layers", "the number of layers that are named", lambda c: len(_nemotron_kinds(c))),
+        agree("attention_head_dim", "head_dim"),
     ),
+    notes=NEVER_TIED,
 )
 MAMBA2 = Family(
     {
@@ -222,6 +237,8 @@ MAMBA2 = Family(
         "use_conv_bias": Field("true", True),
         "tie_word_embeddings": flag(False),
         "hidden_act": act("silu", "silu"),
+        "rms_norm": Field("true", None),
+        **unread("intermediate_size", "norm_before_gate", "time_step_init_scheme", "time_step_scale"),
     },
     (
         Stack(

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from attnmath.models.schema import (
     HEAD,
     MLP,
+    NEVER_TIED,
     RMS,
     SHAPE,
     WIDE,
@@ -18,6 +19,7 @@ from attnmath.models.schema import (
     Field,
     Value,
     act,
+    agree,
     always,
     decoder,
     experts,
@@ -88,18 +90,29 @@ FIELDS = {
     "n_routed_experts": size(),
     "n_shared_experts": Field("size0", 1),
     "num_experts_per_tok": size(),
-    "moe_layer_freq": size(1),
+    "moe_layer_freq": Field("one", 1),  # DeepSeek's own code reads it, transformers does not
     "first_k_dense_replace": Field("size0", 0),
 }
-_LAYERS = (*always("attention"), sparse_from("first_k_dense_replace", "moe_layer_freq"))
+_LAYERS = (*always("attention"), sparse_from("first_k_dense_replace"))
 _NEXT = ("attention", "sparse", "norms")
-V2 = Family(FIELDS, (decoder({"attention": (_MLA,), **ROWS}, _LAYERS),))
+V2 = Family(
+    {**FIELDS, "n_shared_experts": Field("size0", 2)},
+    (decoder({"attention": (_MLA,), **ROWS}, _LAYERS),),
+    checks=(
+        lambda c: (
+            f"hidden_size = {c['hidden_size']} is not divisible by num_attention_heads = {c['num_attention_heads']}"
+            if c["hidden_size"] % c["num_attention_heads"]
+            else ""
+        ),
+    ),
+)
 V3 = Family({**FIELDS, "first_k_dense_replace": Field("size0", 3)}, V2.stacks, mtp=_NEXT)
+KIMI_K2 = replace(V3, classes=(*V3.classes, "DeepseekV3Model"))
 
 
 def _mlp_types(c: Config) -> list[str]:
     types = c["mlp_layer_types"]
-    return list(types) if types else sparse_from("first_k_dense_replace", "moe_layer_freq")(c)
+    return list(types) if types else sparse_from("first_k_dense_replace")(c)
 
 
 _MLP_TYPES = Field("types", None, ("dense", "sparse"))
@@ -133,18 +146,26 @@ GLM_DSA = Family(
     V32.stacks,
     mtp=_NEXT,
 )
+
+
+def _lite_types(c: Config) -> list[str]:
+    return _mlp_types({**c, "first_k_dense_replace": 1})
+
+
 GLM4_LITE = Family(
     {
-        **FIELDS,
+        **{k: f for k, f in FIELDS.items() if k != "head_dim"},
         "q_lora_rank": size(768),
         "qk_nope_head_dim": size(192),
         "v_head_dim": size(256),
-        "first_k_dense_replace": Field("size0", 1),
+        "first_k_dense_replace": Field("size0", None),
         "partial_rotary_factor": Field("unread", None),
         "mlp_layer_types": _MLP_TYPES,
     },
-    (decoder({"attention": (_MLA,), **ROWS}, (*always("attention"), _mlp_types)),),
+    (decoder({"attention": (_MLA,), **ROWS}, (*always("attention"), _lite_types)),),
+    aliases={"head_dim": "qk_rope_head_dim"},
     mtp=_NEXT,
+    checks=(agree("first_k_dense_replace", "the number of dense layers", lambda c: _lite_types(c).count("dense")),),
 )
 
 # DeepSeek-V4: windows over one shared head, compressed entries beside them, residual streams that mix
@@ -257,6 +278,15 @@ def _kimi_kinds(c: Config) -> list[str]:
     return ["full_attention" if i in full else "linear_attention" for i in range(n)]
 
 
+def _kimi_places(c: Config) -> str:
+    linear = c[_LINEAR] or {}
+    places = [linear[k] for k in ("full_attn_layers", "kda_layers") if k in linear]
+    fits = not places or (
+        len(places) == 2 and sorted(x for p in places for x in p) == list(range(1, c["num_hidden_layers"] + 1))
+    )
+    return "" if fits else f"{_LINEAR}: full_attn_layers and kda_layers name each layer once, from 1"
+
+
 KIMI_LINEAR = Family(
     {
         **{k: f for k, f in FIELDS.items() if k not in ("n_routed_experts", "n_shared_experts", "num_experts_per_tok")},
@@ -302,14 +332,22 @@ KIMI_LINEAR = Family(
                 ),
             },
             (_kimi_kinds, _mlp_types),
+            head=replace(HEAD, tied=False),
         ),
     ),
+    aliases={
+        "num_experts_per_tok": "num_experts_per_token",
+        "num_local_experts": "num_experts",
+        "n_shared_experts": "num_shared_experts",
+    },
+    checks=(_kimi_places,),
+    notes=NEVER_TIED,
 )
 
 FAMILIES = {
     "deepseek_v2": V2,
     "deepseek_v3": V3,
-    "kimi_k2": V3,
+    "kimi_k2": KIMI_K2,
     "deepseek_v32": V32,
     "deepseek_v4": V4,
     "glm4_moe_lite": GLM4_LITE,

@@ -22,14 +22,18 @@ from attnmath.models.schema import (
     Field,
     Kinds,
     act,
+    agree,
     always,
     attention,
     both,
     decoder,
     flag,
+    head_dim,
     plain,
     size,
     sliding_or_full,
+    spread,
+    unread,
     windowed,
 )
 
@@ -86,13 +90,23 @@ MISTRAL = Family(
     (decoder({**both(attention(ROPE)), "mlp": (MLP,)}, (slides, *always("mlp"))),),
 )
 QWEN2 = Family(
-    {**SHAPE, **WINDOWS, "attention_bias": Field("true", None)},
+    {**SHAPE, **WINDOWS, "num_key_value_heads": size(32), "attention_bias": Field("true", None)},
     (decoder({**both(attention(("bias:on=Q+k+v", True), ROPE)), "mlp": (MLP,)}, (_qwen_kinds, *always("mlp"))),),
+)
+QWEN2_VL_TEXT = Family(
+    {
+        **QWEN2.fields,
+        "num_key_value_heads": size(8),
+        "max_window_layers": Field("size0", 80),
+        "head_dim": Field("unread", None),
+    },
+    QWEN2.stacks,
 )
 QWEN3_ATTENTION = attention(BIAS, ("norm", True), ROPE)
 QWEN3_FIELDS = {
     **SHAPE,
     **WINDOWS,
+    "num_key_value_heads": size(32),
     "head_dim": size(128),
     "attention_bias": flag(False),
     "qkv_bias": _NO_BIAS,
@@ -107,7 +121,6 @@ QWEN3_VL_TEXT = Family(
 PHI = Family(
     {
         **SHAPE,
-        "head_dim": Field("unread", None),
         "partial_rotary_factor": Field("share", 0.5),
         "hidden_act": act("gelu_new", *GELUS, "relu"),
         "qk_layernorm": flag(False),
@@ -124,9 +137,15 @@ PHI = Family(
             head=replace(HEAD, uses=(("bias:on=Y", True),)),
         ),
     ),
+    checks=(spread("qk_layernorm"),),
 )
 PHI3 = Family(
-    {**SHAPE, "head_dim": Field("unread", None), "sliding_window": size(None), "attention_bias": _NO_BIAS},
+    {
+        **SHAPE,
+        "sliding_window": size(None),
+        **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), _NO_BIAS),
+        **dict.fromkeys(("full_attn_mod", "interpolate_factor"), Field("one", None)),
+    },
     MISTRAL.stacks,
 )
 
@@ -158,8 +177,20 @@ def pattern(period: int, full: int) -> Kinds:
     return lambda c: sliding_or_full(c, lambda i: i % period == full)
 
 
+_ALWAYS = ("use_embedding_sharing", "use_gated_activation", "use_parallel_block", "use_parallel_embedding")
 COHERE2 = Family(
-    {**_COHERE, "sliding_window": size(4096), "layer_types": TYPES, "sliding_window_pattern": size(4)},
+    {
+        **_COHERE,
+        "sliding_window": size(4096),
+        "layer_types": TYPES,
+        "sliding_window_pattern": size(4),
+        "layer_switch": size(None),
+        "order_of_interleaved_layers": Field("text", None, ("local_attn_first",)),
+        "position_embedding_type": Field("text", None, ("rope_gptj",)),
+        "rotary_pct": Field("one", None),
+        "use_qk_norm": Field("false", None),
+        **dict.fromkeys(_ALWAYS, Field("true", None)),
+    },
     (
         decoder(
             {
@@ -175,10 +206,11 @@ COHERE2 = Family(
             norm=LAYER_NORM_PLAIN,
         ),
     ),
+    checks=(agree("layer_switch", "sliding_window_pattern"),),
 )
 
 _OLMO_ATTENTION = attention(BIAS, ("norm:over=all", True), ROPE)
-_OLMO = {**SHAPE, "head_dim": Field("unread", None), "attention_bias": flag(False)}
+_OLMO = {**SHAPE, "attention_bias": flag(False)}
 OLMO2 = Family(_OLMO, (decoder({"attention": (_OLMO_ATTENTION,), "mlp": (MLP,)}, EVERYWHERE),))
 OLMO3 = Family(
     {**_OLMO, "sliding_window": size(4096), "layer_types": TYPES},
@@ -187,7 +219,6 @@ OLMO3 = Family(
 STARCODER2 = Family(
     {
         **SHAPE,
-        "head_dim": Field("unread", None),
         "num_key_value_heads": size(2),
         "hidden_act": act("gelu_pytorch_tanh", *GELUS),
         "tie_word_embeddings": flag(True),
@@ -228,6 +259,7 @@ SMOLLM3 = Family(
         "no_rope_layers": Field("flags", None),
         "no_rope_layer_interval": size(4),
         "use_sliding_window": Field("false", None),
+        "max_window_layers": Field("unread", None),
         "layer_types": Field("types", None, ("full_attention",)),
     },
     (
@@ -251,8 +283,10 @@ GLM4 = Family(_GLM, (decoder({"attention": (GLM_ATTENTION,), "mlp": (MLP,)}, EVE
 STABLELM = Family(
     {
         **SHAPE,
-        "head_dim": Field("unread", None),
+        **unread("head_dim", "num_heads", "rope_pct"),
+        "num_key_value_heads": size(32),
         "partial_rotary_factor": Field("share", 0.25),
+        "rotary_scaling_factor": Field("one", None),
         "use_qkv_bias": flag(False),
         "qk_layernorm": flag(False),
         "use_parallel_residual": flag(False),
@@ -278,6 +312,7 @@ STABLELM = Family(
 SEED_OSS = Family(
     {
         **SHAPE,
+        "num_key_value_heads": size(8),
         "head_dim": size(128),
         "attention_bias": flag(True),
         "attention_out_bias": flag(False),
@@ -296,7 +331,13 @@ SEED_OSS = Family(
     ),
 )
 ERNIE4_5 = Family(
-    {**SHAPE, "head_dim": size(128), "tie_word_embeddings": flag(True), "use_bias": flag(False)},
+    {
+        **SHAPE,
+        "num_key_value_heads": size(2),
+        "head_dim": size(128),
+        "tie_word_embeddings": flag(True),
+        "use_bias": flag(False),
+    },
     (
         decoder(
             {
@@ -310,7 +351,7 @@ ERNIE4_5 = Family(
 EXAONE4 = Family(
     {
         **SHAPE,
-        "head_dim": Field("unread", None),
+        "num_key_value_heads": size(32),
         "sliding_window": size(4096),
         "sliding_window_pattern": Field("unread", 4),
         "layer_types": Field("types", REQUIRED, FULL_OR_SLIDING),
@@ -327,8 +368,17 @@ EXAONE4 = Family(
     ),
 )
 HUNYUAN = Family(
-    {**SHAPE, "attention_bias": flag(False), "use_qk_norm": Field("true", None)},
+    {
+        **SHAPE,
+        "attention_bias": flag(False),
+        "use_qk_norm": Field("true", None),
+        "attention_head_dim": size(None),
+        "use_cla": Field("false", None),  # caches shared among layers
+        "cla_share_factor": Field("unread", None),
+    },
     (decoder({"attention": (attention(BIAS, ROPE, ("norm", True)),), "mlp": (MLP,)}, EVERYWHERE),),
+    classes=("ForCausalLM", "HunYuanDenseV1Model"),
+    checks=(agree("attention_head_dim", "head_dim", head_dim),),
 )
 GRANITE = Family(LLAMA.fields, LLAMA.stacks)
 NEMOTRON = Family(
@@ -355,8 +405,8 @@ FAMILIES = {
     "llama": LLAMA,
     "mistral": MISTRAL,
     "qwen2": QWEN2,
-    "qwen2_vl_text": QWEN2,
-    "qwen2_5_vl_text": QWEN2,
+    "qwen2_vl_text": QWEN2_VL_TEXT,
+    "qwen2_5_vl_text": QWEN2_VL_TEXT,
     "qwen3": QWEN3,
     "qwen3_vl_text": QWEN3_VL_TEXT,
     "phi": PHI,

@@ -17,6 +17,7 @@ from attnmath.models.families.llama import (
 )
 from attnmath.models.schema import (
     BIAS,
+    HEAD,
     HEADS,
     LAYER_NORM,
     MLP,
@@ -27,6 +28,7 @@ from attnmath.models.schema import (
     Config,
     Family,
     Field,
+    agree,
     always,
     attention,
     both,
@@ -37,6 +39,7 @@ from attnmath.models.schema import (
     rope,
     size,
     sparse_from,
+    spread,
 )
 
 ROUTED = experts(expert="num_local_experts", active="num_experts_per_tok", ffn="intermediate_size")
@@ -75,6 +78,7 @@ PHIMOE = Family(
             {**both(attention(BIAS, ROPE)), "moe": (ROUTED,)},
             (slides, *always("moe")),
             norm=LAYER_NORM,
+            head=replace(HEAD, uses=(("bias:on=Y", "lm_head_bias"),)),
         ),
     ),
 )
@@ -107,7 +111,7 @@ QWEN2_MOE = Family(
         **QWEN_EXPERTS,
         "shared_expert_intermediate_size": size(),
         "qkv_bias": flag(True),
-        "head_dim": Field("unread", None),
+        "num_key_value_heads": size(16),
     },
     (
         decoder(
@@ -150,6 +154,7 @@ GPT_OSS = Family(
         "layer_types": TYPES,
         "num_local_experts": size(128),
         "num_experts_per_tok": size(4),
+        "experts_per_token": size(None),
     },
     (
         decoder(
@@ -160,7 +165,8 @@ GPT_OSS = Family(
             (pattern(2, 1), *always("moe")),
         ),
     ),
-    aliases={"experts_per_token": "num_experts_per_tok", "num_experts": "num_local_experts"},
+    aliases={"num_experts": "num_local_experts"},
+    checks=(agree("experts_per_token", "num_experts_per_tok"),),
 )
 
 _MINIMAX = {
@@ -346,7 +352,7 @@ LLAMA4_TEXT = Family(
         "no_rope_layer_interval": size(4),
         "attention_chunk_size": size(8192),
         "layer_types": Field("types", None, ("full_attention", "chunked_attention")),
-        "attn_temperature_tuning": flag(True),
+        "attn_temperature_tuning": Field("truthy", True),
         "floor_scale": Field("number", 8192),
         "attn_scale": Field("number", 0.1),
         "attention_bias": flag(False),
@@ -366,7 +372,12 @@ LLAMA4_TEXT = Family(
     ),
 )
 GRANITEMOE = Family(
-    {**MIXTRAL.fields, "attention_bias": flag(False), "sliding_window": Field("none", None)},
+    {
+        **MIXTRAL.fields,
+        "num_key_value_heads": size(None),
+        "attention_bias": flag(False),
+        "sliding_window": Field("none", None),
+    },
     (decoder({"attention": (attention(BIAS, ROPE),), "moe": (ROUTED,)}, always("attention", "moe")),),
 )
 _OLMOE_ATTENTION = attention(BIAS, ("norm:over=all", True), ROPE)
@@ -387,6 +398,7 @@ OLMOE = Family(
             always("attention", "moe"),
         ),
     ),
+    checks=(spread(),),
 )
 
 FAMILIES = {

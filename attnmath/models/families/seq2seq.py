@@ -11,12 +11,14 @@ from attnmath.models.schema import (
     SOURCE,
     UNCOUNTED,
     Block,
+    Config,
     Family,
     Field,
     Rule,
     Stack,
     Value,
     act,
+    agree,
     always,
     flag,
     headed,
@@ -97,13 +99,23 @@ T5 = Family(
         "relative_attention_max_distance": size(128),
         "feed_forward_proj": Field("text", "relu", tuple(_ACTS)),
         "dense_act_fn": Field("unread", None),
-        "is_gated_act": Field("unread", None),
+        "num_hidden_layers": size(None),
+        "is_gated_act": Field("flag", None),
         "tie_word_embeddings": flag(True),
         "n_positions": Field("unread", None),
         "is_decoder": Field("false", False),
     },
     _T5_STACKS,
-    classes=("ForConditionalGeneration", "T5Model"),
+    classes=("ForConditionalGeneration", "Model"),
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "head_dim": "d_kv",
+    },
+    checks=(
+        agree("num_hidden_layers", "num_layers"),
+        agree("is_gated_act", "a gated feed_forward_proj", lambda c: c["feed_forward_proj"].startswith("gated")),
+    ),
     notes=(
         (
             "tie_word_embeddings is false, but the class ties the head all the same; a checkpoint with a head of its own "
@@ -170,13 +182,25 @@ _BOTH = {
     "decoder_attention_heads": size(16),
     "activation_function": act("gelu", *GELUS, "relu"),
     "tie_word_embeddings": flag(True),
-    "num_hidden_layers": Field("unread", None),
     "is_decoder": Field("false", False),
     "tie_encoder_decoder": Field("false", False),
+    "extra_pos_embeddings": Field("unread", None),
+}
+_SAME = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
 }
 _BART_POSITIONS = replace(
     positions("max_position_embeddings", 2), sizes={**WIDE, "vocab": lambda c: c["max_position_embeddings"] + 2}
 )
+
+
+def _untied(c: Config) -> bool:
+    return not c["tie_word_embeddings"]
+
+
+_SHARED = replace(EMBEDDING, when=_untied, over=UNCOUNTED)  # read by nothing, then
 
 
 def _bart(
@@ -184,25 +208,25 @@ def _bart(
 ) -> tuple[Stack, Stack]:
     return _seq2seq(
         "bias:on=Q+k+v+Y",
-        ((*positions_, *normed), final),
-        ((EMBEDDING, *positions_, *normed), (*final, HEAD)),
+        ((replace(EMBEDDING, when=_untied), *positions_, *normed), final),
+        ((EMBEDDING, _SHARED, *positions_, *normed), (*final, HEAD)),
     )
 
 
 BART = Family(
     {**_BOTH, "max_position_embeddings": size(1024)},
     _bart(),
-    classes=("ForConditionalGeneration", "BartModel"),
+    classes=("ForConditionalGeneration", "Model"),
+    aliases=_SAME,
 )
-MBART = Family(BART.fields, _bart(LAYER_NORM), classes=("ForConditionalGeneration", "MBartModel"))
-PEGASUS = Family(
-    {**BART.fields, "max_position_embeddings": size(1024)},
-    _bart(
+MBART = replace(BART, stacks=_bart(LAYER_NORM))
+PEGASUS = replace(
+    BART,
+    stacks=_bart(
         LAYER_NORM,
         positions_=(replace(_BART_POSITIONS, sizes={**WIDE, "vocab": "max_position_embeddings"}),),
         normed=(),
     ),
-    classes=("ForConditionalGeneration", "PegasusModel"),
 )
 
 
@@ -242,7 +266,8 @@ WHISPER = Family(
             (LAYER_NORM, HEAD),
         ),
     ),
-    classes=("ForConditionalGeneration", "WhisperModel"),
+    classes=("ForConditionalGeneration", "Model"),
+    aliases={**_SAME, "num_key_value_heads": "encoder_attention_heads"},
     source_tokens="max_source_positions",
 )
 
@@ -256,7 +281,6 @@ MT5 = replace(
         "num_heads": size(6),
         "feed_forward_proj": Field("text", "gated-gelu", tuple(_ACTS)),
     },
-    classes=("ForConditionalGeneration", "MT5Model"),
 )
 
 FAMILIES = {"t5": T5, "mt5": MT5, "bart": BART, "mbart": MBART, "pegasus": PEGASUS, "whisper": WHISPER}

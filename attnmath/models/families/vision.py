@@ -306,14 +306,15 @@ LLAMA4_TOWER = Family(
 
 
 _CONFIG = Field("config", None)
-TIED = {"tie_word_embeddings": Field("tie", None)}
+_UNTIED = flag(False)
 GENERATES = ("ForConditionalGeneration",)
 
 
-def _both(vision: str, text: str, *bridge: Block, **fields: Field) -> Family:
-    stack = (Stack({}, (lambda c: [],), (), _seen(*bridge)),) if bridge else ()
+def _both(vision: str, text: str, *bridge: Block, tie: Field = _UNTIED, **fields: Field) -> Family:
+    seen = tuple(replace(b, when="vision_config") for b in _seen(*bridge))
+    stack = (Stack({}, (lambda c: [],), (), seen),) if bridge else ()
     return Family(
-        {"text_config": _CONFIG, "vision_config": Field("config", None), **TIED, **fields},
+        {"text_config": _CONFIG, "vision_config": _CONFIG, "tie_word_embeddings": tie, **fields},
         stack,
         inside={"vision_config": vision, "text_config": text},
         classes=GENERATES,
@@ -329,16 +330,16 @@ GEMMA3 = _both(
     "gemma3_text",
     _linear(_width("vision_config"), _width("text_config"), biased=False),
     Block("vision", "rms-norm", {"d-model": _width("vision_config")}),
+    tie=flag(True),
     mm_tokens_per_image=Field("unread", 256),
 )
-GEMMA4 = replace(
-    _both(
-        "gemma4_vision",
-        "gemma4_text",
-        _linear(_width("vision_config"), _width("text_config"), biased=False),
-        audio_config=Field("none", None),
-        vision_soft_tokens_per_image=Field("unread", 280),
-    )
+GEMMA4 = _both(
+    "gemma4_vision",
+    "gemma4_text",
+    _linear(_width("vision_config"), _width("text_config"), biased=False),
+    tie=flag(True),
+    audio_config=Field("none", None),
+    vision_soft_tokens_per_image=Field("unread", 280),
 )
 
 FAMILIES = {
@@ -362,13 +363,7 @@ FAMILIES = {
     "llama4": _both(
         "llama4_vision_model",
         "llama4_text",
-        replace(
-            _linear(
-                lambda c: (c["vision_config"] or {"vision_output_dim": 1})["vision_output_dim"],
-                _width("text_config"),
-                biased=False,
-            ),
-            when=lambda c: bool(c["vision_config"]),
-        ),
+        _linear(lambda c: c["vision_config"]["vision_output_dim"], _width("text_config"), biased=False),
+        tie=Field("unread", False),  # its language model is a whole class, and its config decides
     ),
 }
