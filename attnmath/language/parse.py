@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 from attnmath.errors import LanguageError, Unknown
@@ -292,6 +293,7 @@ def _whole(text: str, read: Callable[[_Line], T], where: str = "") -> T:
     return x
 
 
+@lru_cache(4096)  # modifiers say the same lines of many pages
 def equation(text: str, where: str = "") -> Equation:
     """One equation, rewrite (`<-`) or declaration.
 
