@@ -117,6 +117,15 @@ def test_formats_of_ci_systems(capsys):
     assert [(s.get("failures"), s.get("errors")) for s in suites] == [("0", "0"), ("2", "0"), ("0", "1")]
 
 
+def test_names_of_checks_are_the_same_for_any_plan():
+    """A dashboard counts them by name; what differs from plan to plan stands in the reason."""
+    names = {}
+    for sections in ({}, {"parallel": {"pipeline": 4}}, {"parallel": {"tensor": 8, "expert": 8}}):
+        for c in check(plan("deepseek-v3", "10GB", **sections)).checks:
+            assert names.setdefault(c.id, c.name) == c.name
+            assert not re.search(r"\d", c.name)
+
+
 def test_a_commented_plan_is_a_plan_and_its_schema_agrees(tmp_path, capsys):
     assert run(["plan", "init", "-o", str(tmp_path / "plan.toml")]) == 0
     assert run(["plan", "init", "-o", str(tmp_path / "plan.toml")]) == 2

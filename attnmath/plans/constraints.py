@@ -46,11 +46,11 @@ def memory_checks(s: Server) -> Iterator[Check]:
     gpu = plan.at(setting, "gpu.memory", "gpu.name")
     yield _bytes(
         "AM001",
-        f"what comes before the cache fits{stage}",
+        "what comes before the cache fits",
         at.taken,
         at.of,
         gpu,
-        told,
+        f"on a GPU{stage}, by {told}" if stage else told,
         "more tensor or pipeline ranks, narrower weights (dtype.weights), or a smaller engine.max_num_batched_tokens",
     )
     one = needed(s, 1, longest)
