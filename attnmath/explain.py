@@ -14,7 +14,7 @@ from attnmath.hardware.roofline import bound
 from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
-from attnmath.readings.count import core, count, learned, unmasked
+from attnmath.readings.count import core, learned
 from attnmath.readings.memory import Cached, blocks
 from attnmath.results import Cost
 
@@ -132,7 +132,7 @@ def _by_equation(r: Reading, kind: str) -> Iterable[Part]:
 
 
 def _by_convention(r: Reading, name: str) -> Iterable[Part]:
-    steps = r.steps if name == "exact" else count(unmasked(r.page), r.sizes)
+    steps = r.steps if name == "exact" else r.dense_steps
     share = 2 if name == "causal_half" else 1
     return [(str(s.equation), s.flops.matmul // share + (s.flops.projections if name == "torch" else 0)) for s in steps]
 

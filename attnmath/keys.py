@@ -12,11 +12,11 @@ from functools import cached_property
 from msgspec import Struct
 
 from attnmath.errors import InputError
-from attnmath.language.arith import Number
+from attnmath.language.arith import Number, minimum
 from attnmath.language.order import ordered
-from attnmath.language.syntax import Program
+from attnmath.language.syntax import Program, ops
 from attnmath.layers import Layer
-from attnmath.readings.count import Flops, Step, core, count, parameters, recursive, total, unmasked
+from attnmath.readings.count import Flops, Space, Step, core, count, parameters, recursive, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes, state_bits
 
 
@@ -40,8 +40,18 @@ class Reading:
         return total(self.steps)
 
     @cached_property
+    def dense_steps(self) -> tuple[Step, ...]:
+        """What dense code computes: every pair; a selection chooses no more than there are."""
+        if not self.page.sees:
+            return self.steps
+        page, space = unmasked(self.page), Space(self.page, self.sizes)
+        chosen = {x.over[1]: x.over[0] for e in page.equations for a in e.alts for x in ops(a) if x.name == "topk"}
+        fewer = {k: minimum(self.sizes[k], space.elements((o,))) for k, o in chosen.items() if k in self.sizes}
+        return count(page, {**self.sizes, **fewer})
+
+    @cached_property
     def dense(self) -> Flops:
-        return total(count(unmasked(self.page), self.sizes)) if self.page.sees else self.flops
+        return total(self.dense_steps)
 
     @cached_property
     def exps(self) -> Number:

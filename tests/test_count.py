@@ -653,3 +653,13 @@ def test_the_bound_step_by_step_is_the_sum_of_each_equations_bound():
     assert c.time_bound_s.unfused == pytest.approx(
         sum(max(f / flop, e / exp, b / byte) for f, e, b in steps), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(("variant", "there"), [("dsa", 128), ("csa", 32)])
+def test_dense_code_chooses_no_more_than_there_are(variant, there):
+    """128 keys, in csa 32 blocks of four: choosing 100,000 of them is choosing all."""
+    import attnmath as am
+
+    all_, more = (am.cost(variant, seq=128, heads=8, top_k=k) for k in (there, 100_000))
+    for key in ("flops_by_convention.dense", "flops_by_convention.torch", "flops.matmul"):
+        assert all_[key] == more[key], key
