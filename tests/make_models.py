@@ -1,7 +1,8 @@
-"""Writes vectors/models.json: how many parameters transformers' own classes have, for configs that differ in every field.
+"""Writes vectors/models.json: how many parameters transformers' own classes have, and what PyTorch counts of a forward pass,
+for configs that differ in every field.
 
 A script for whoever has torch and transformers (`pip install torch==2.13.0 transformers==5.23.0`); the tests only read what
-it wrote. Models are made on the meta device, so nothing is allocated. A config is written by hand and names few fields, so
+it wrote. A config is written by hand and names few fields, so
 that the classes' own defaults count, too.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 S = {"vocab_size": 1009, "hidden_size": 96, "intermediate_size": 176, "num_hidden_layers": 5, "num_attention_heads": 6}
@@ -614,17 +616,47 @@ def counted(model_type: str, cls: str, fields: dict) -> dict:
     return {"config": config, "total": total, "active": total - routed + routed * chosen // there, "vision": vision}
 
 
+BATCH, SEQ, SOURCE = 2, 12, 20
+
+
+def flops(model_type: str, cls: str, fields: dict) -> int | None:
+    """What PyTorch's counter counts in a forward pass over BATCH x SEQ tokens; None where the class does not run so small.
+
+    Eager attention and experts: the counter does not see fused ones.
+    """
+    groups = {"num_key_value_heads": fields["num_attention_heads"]} if "kv_lora_rank" in fields else {}
+    config = CONFIG_MAPPING[model_type].from_dict({"model_type": model_type, **fields, **groups})
+    for c in (config, config.get_text_config()):
+        c._attn_implementation = c._experts_implementation = "eager"
+    try:
+        torch.manual_seed(0)
+        model = getattr(transformers, cls)(config).eval().float()
+        ids = torch.randint(1, 900, (BATCH, SEQ))
+        given = {"input_ids": ids}
+        if config.is_encoder_decoder:
+            given = {"input_ids": torch.randint(1, 900, (BATCH, SOURCE)), "decoder_input_ids": ids}
+        if model_type == "whisper":
+            frames = torch.zeros(BATCH, config.num_mel_bins, 2 * config.max_source_positions)
+            given = {"input_features": frames, "decoder_input_ids": ids}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**given)
+    except Exception as error:
+        print("does not run:", model_type, cls, repr(error)[:100])
+        return None
+    return sum(n for op, n in counter.get_flop_counts()["Global"].items() if "convolution" not in str(op))
+
+
 if __name__ == "__main__":
     out, wrong = [], []
     for case in CASES:
         try:
-            out.append(counted(*case))
+            out.append(counted(*case) | {"flops": flops(*case)})
         except Exception as error:
             wrong.append((case[0], case[1], repr(error)[:300]))
     for row in wrong:
         print(*row)
     path = Path(__file__).parent / "vectors" / "models.json"
     rows = ",\n".join(json.dumps(x) for x in out)
-    how = f"transformers {transformers.__version__}, torch {torch.__version__}, meta device"
+    how = f"transformers {transformers.__version__}, torch {torch.__version__}; flops: {BATCH} x {SEQ} tokens, {SOURCE} of a source"
     path.write_text(f'{{"how": "{how}", "models": [\n{rows}\n]}}\n')
     print(len(out), "models")

@@ -272,6 +272,38 @@ def test_parameters_equal_those_of_transformers_own_classes(row):
     assert sum(p.by_part.values()) == p.total
 
 
+OTHERWISE = {  # whose code in transformers contracts in another order, or computes what is not chosen
+    "qwen3_next": "the delta rule in chunks",
+    "qwen3_5_text": "the same",
+    "qwen3_5_moe_text": "the same",
+    "qwen3_5": "the same",
+    "kimi_linear": "the same",
+    "nemotron_h": "the state-space layer in chunks",
+    "mamba2": "the same",
+    "llama4_text": "every expert for every token",
+    "llama4": "the same",
+    "deepseek_v4": "compressed keys chosen by a mask",
+    "deepseek_v32": "keys chosen by a mask",
+    "glm_moe_dsa": "the same",
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [x for x in ORACLE if x["flops"] is not None and x["config"]["model_type"] not in OTHERWISE],
+    ids=lambda row: row["config"]["model_type"],
+)
+def test_flops_equal_those_that_pytorch_counts(row, tmp_path):
+    """A forward pass over 2 x 12 tokens of transformers' own class, convolutions left out, as the result says."""
+    (tmp_path / "config.json").write_text(json.dumps(row["config"]))
+    m = read(str(tmp_path / "config.json"))
+    if "flops" in m.refused:
+        pytest.skip(m.refused["flops"])
+    source = {"source": m.source_tokens or 20} if any(p.page == "cross" for p in m.pieces) else {}
+    found = am.model(str(tmp_path / "config.json"), batch=2, seq=12, **source)
+    assert found.flops.by_convention["torch"] == row["flops"]
+
+
 def test_every_family_has_been_counted_by_somebody_else():
     """Those without a row are read inside of one that has, or stand where transformers has no class of that name."""
     inside = {
