@@ -205,19 +205,25 @@ class Masks(Struct):
 
 
 class Figure(Struct):
-    """A figure; its unit is in its name."""
+    """A figure; `measured` says that programs reach it, and not that the vendor states it."""
 
     value: float
+    unit: str
+    meaning: str
+    measured: bool
     sources: list[str]
     note: str
 
 
 class Gpu(Struct):
-    """An accelerator with its figures, each with its sources."""
+    """An accelerator with its figures, each with its sources; texts that nobody states are empty."""
 
     name: str
     title: str
     vendor: str
+    architecture: str
+    compute_capability: str
+    link: str
     figures: dict[str, Figure]
 
 
@@ -236,21 +242,46 @@ class FileFigure(Struct, forbid_unknown_fields=True):
     note: str | UnsetType = UNSET
 
 
+class FileArchitecture(Struct, forbid_unknown_fields=True):
+    """A table [architectures.NAME] of a GPU file: what every processor has."""
+
+    compute_capability: str | UnsetType = UNSET
+    fp32_lanes: FileFigure | UnsetType = UNSET
+    exp_per_clock: FileFigure | UnsetType = UNSET
+    smem_bytes: FileFigure | UnsetType = UNSET
+    smem_block_bytes: FileFigure | UnsetType = UNSET
+    smem_bytes_per_clock: FileFigure | UnsetType = UNSET
+    registers: FileFigure | UnsetType = UNSET
+
+
 class FileGpu(Struct, forbid_unknown_fields=True):
-    """A table of a GPU file; hbm_bytes_per_s and at least one matrix rate are required."""
+    """A table of a GPU file; hbm_bytes_per_s and at least one matrix rate are required.
+
+    `architecture` is a built-in one or one of the file; what its processors have may be said here too.
+    """
 
     hbm_bytes_per_s: FileFigure
     tensor_flop_per_s: dict[str, FileFigure]
     title: str | UnsetType = UNSET
     vendor: str | UnsetType = UNSET
+    architecture: str | UnsetType = UNSET
+    link: str | UnsetType = UNSET
     processors: FileFigure | UnsetType = UNSET
     clock_hz: FileFigure | UnsetType = UNSET
     max_clock_hz: FileFigure | UnsetType = UNSET
     hbm_bytes: FileFigure | UnsetType = UNSET
     l2_bytes: FileFigure | UnsetType = UNSET
     llc_bytes: FileFigure | UnsetType = UNSET
-    exp_per_clock: FileFigure | UnsetType = UNSET
+    link_bytes_per_s: FileFigure | UnsetType = UNSET
     power_w: FileFigure | UnsetType = UNSET
+    fp32_lanes: FileFigure | UnsetType = UNSET
+    exp_per_clock: FileFigure | UnsetType = UNSET
+    smem_bytes: FileFigure | UnsetType = UNSET
+    smem_block_bytes: FileFigure | UnsetType = UNSET
+    smem_bytes_per_clock: FileFigure | UnsetType = UNSET
+    registers: FileFigure | UnsetType = UNSET
+    l2_bytes_per_s: FileFigure | UnsetType = UNSET
+    sustained_tensor_fraction: FileFigure | UnsetType = UNSET
 
 
 SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
@@ -268,7 +299,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "plan-solve": (PlanSolve,),
     "plan-explain": (PlanExplain,),
     "gpus": (Gpus,),
-    "gpu-file": (FileGpu,),
+    "gpu-file": (FileGpu, FileArchitecture),
 }
 
 
@@ -288,8 +319,12 @@ def json_schema(name: str) -> dict[str, Any]:
         for hidden in ("readings", "gpu_file"):
             own.get("properties", {}).pop(hidden, None)
     if name == "gpu-file":  # any name for a table of figures, but for the sources
-        sources = {"type": "object", "additionalProperties": {"type": "string"}}
-        return {"type": "object", "properties": {"sources": sources}, "additionalProperties": parts[0], "$defs": defs}
+        own = {
+            "sources": {"type": "object", "additionalProperties": {"type": "string"}},
+            "architectures": {"type": "object", "additionalProperties": {"$ref": "#/$defs/FileArchitecture"}},
+        }
+        gpu = {"$ref": "#/$defs/FileGpu"}
+        return {"type": "object", "properties": own, "additionalProperties": gpu, "$defs": defs}
     either = parts[0] if len(parts) == 1 else {"anyOf": [{"$ref": p["$ref"]} for p in parts]}
     return {**either, "$defs": defs}
 

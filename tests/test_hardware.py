@@ -10,7 +10,7 @@ from conftest import shared
 
 import attnmath as am
 from attnmath.errors import InputError
-from attnmath.hardware import FIGURES, GPUS, Gpu, get, names
+from attnmath.hardware import FIGURES, GPUS, Gpu, architectures, get, names
 from attnmath.hardware.roofline import bound, ridge
 
 MMA_FLOP_PER_CLOCK = {  # dense 16-bit FLOP per clock and SM; NVIDIA's architecture whitepapers, FlashAttention-4 for Blackwell
@@ -37,7 +37,9 @@ def test_every_figure_has_a_source(name):
 def test_reading_one_table_reads_what_the_whole_file_says(tmp_path):
     whole = tmp_path / "whole.toml"
     whole.write_text(Path(GPUS).read_text())
-    assert set(names()) == set(tomllib.loads(whole.read_text())) - {"sources"}
+    tables = tomllib.loads(whole.read_text())
+    assert set(names()) == set(tables) - {"sources", "architectures"}
+    assert set(architectures()) == set(tables["architectures"])
     for name in names():
         assert get(f"{whole}#{name}") == get(name)
 

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from attnmath.hardware import Gpu
 
+USES = ("processors", "clock_hz", "max_clock_hz", "exp_per_clock", "hbm_bytes_per_s", "l2_bytes")  # beside a rate
+
 
 class Bound(Struct, frozen=True):
     """The least time of each unit, in seconds; they can overlap, so the largest one bounds the whole.

@@ -330,19 +330,21 @@ def _time_notes(cost: Cost) -> tuple[str, ...]:
 
 
 def _cited(cost: Cost) -> tuple[str, dict[str, HardwareFigure]]:
-    """(the dtype whose matrix rate counts, the accelerator's figures as far as its table has them, that rate first)."""
+    """(the dtype whose matrix rate counts, the figures of the accelerator that its bound uses, that rate first)."""
     from attnmath.hardware import get
+    from attnmath.hardware.roofline import USES
 
     gpu, dtype = get(cost.gpu_file or cost.gpu or ""), cost.inputs["dtype"]
     rate = {f"tensor_flop_per_s.{dtype}": gpu.tensor_flop_per_s[dtype]} if dtype in gpu.tensor_flop_per_s else {}
-    return dtype, rate | dict(gpu.figures)
+    return dtype, rate | {k: f for k, f in gpu.figures.items() if k in USES}
 
 
 def _figures(cost: Cost, sources: Sequence[Source]) -> tuple[Figure, ...]:
     from attnmath.hardware import FIGURES
 
     dtype, figures = _cited(cost)
-    meanings = {**FIGURES, f"tensor_flop_per_s.{dtype}": f"dense matrix products in {dtype}, FLOP/s"}
+    meanings = {k: f"{q.meaning}, {q.unit}" for k, q in FIGURES.items()}
+    meanings[f"tensor_flop_per_s.{dtype}"] = f"dense matrix products in {dtype}, FLOP/s"
     texts = [s.text for s in sources]
     return tuple(
         Figure(name, f.value, meanings[name], f.note, tuple(texts.index(text) + 1 for text in f.sources))
