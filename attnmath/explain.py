@@ -194,6 +194,8 @@ _PARTS: dict[str, Callable[[Reading, str], Iterable[Part]]] = {
 def _derived(cost: Cost, key: str) -> Explanation:
     """A number computed from other keys and the accelerator's figures."""
     row, value = DERIVED[key], cost[key]
+    if value is None and key.startswith("measured"):
+        return Explanation(key, None, row.unit, row.meaning, row.rule, "null: give --measured", (), (), row.source)
     if value is None:
         shown = "null: give a --gpu" if cost.gpu is None and not key.startswith(("intensity", "time_s")) else ""
         return Explanation(key, None, row.unit, row.meaning, row.rule, shown, (), (), row.source)
@@ -201,12 +203,28 @@ def _derived(cost: Cost, key: str) -> Explanation:
         flops, moved = (cost[part] for part in row.rule.split(" / "))
         return Explanation(key, value, row.unit, row.meaning, row.rule, f"{flops} / {moved}", (), (), row.source)
     gpu = get(cost.gpu_file or cost.gpu or "")
+    if key.startswith("measured"):
+        shown, sources = _measured(cost, gpu, row.rule)
+        return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), sources, row.source)
     figures = _figures(cost, gpu)
     parts = tuple((f"{name} of {gpu.name}: {'; '.join(f.sources)}", f.value) for name, f in figures.items())
     rate, bandwidth, *_ = (f.value for f in figures.values())
     terms = " + ".join(f"{run.count} x {_terms(run.cost, gpu)}" for _, run in kinds(cost.layers)) or _terms(cost, gpu)
     shown = {"ridge": f"{rate} / {bandwidth}", "time_bound_s.unfused": ""}.get(key, terms)
     return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), parts, row.source)
+
+
+def _measured(cost: Cost, gpu: Gpu, rule: str) -> tuple[str, tuple[Part, ...]]:
+    """A measured number's rule with the values put in, and the figure in it."""
+    *own, last = rule.split(" / ")
+    if not own:
+        return "", ()
+    if last != "tensor_flop_per_s":
+        return " / ".join(repr(cost[k]) for k in (*own, last)), ()
+    dtype = cost.inputs["dtype"]
+    rate = gpu.tensor_flop_per_s[dtype]
+    part = f"{last}.{dtype} of {gpu.name}: {'; '.join(rate.sources)}", rate.value
+    return " / ".join([*(repr(cost[k]) for k in own), repr(rate.value)]), (part,)
 
 
 def _figures(cost: Cost, gpu: Gpu) -> dict[str, Figure]:

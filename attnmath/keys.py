@@ -301,4 +301,23 @@ DERIVED: dict[str, Derived] = {
     ),
     "time_s": Derived("s", "the time model's estimate", "not computed yet: null until there is a time model"),
     "bound": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+    "measured.time_s": Derived("s", "the measured time of the core alone, without projections", "given by --measured"),
+    "measured.share_of_bound": Derived(
+        "",
+        "the lower bound over the measured time; above 1 a count, a figure or the measurement is wrong, or caches were warm",
+        "time_bound_s.fused / measured.time_s",
+        ROOFLINE,
+    ),
+    "measured.mfu": Derived(
+        "",
+        "model FLOPs utilisation: the share of the matrix units' peak that the core's matrix products came to",
+        "flops.matmul / measured.time_s / tensor_flop_per_s",
+        "Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B; here of the core, over the pairs that the mask allows",
+    ),
+    "measured.hbm_bytes_per_s": Derived(
+        "bytes/s",
+        "the bytes that any kernel has to move, over the measured time; what was moved in fact may be more",
+        "hbm_bytes.compulsory / measured.time_s",
+        ROOFLINE,
+    ),
 }

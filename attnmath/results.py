@@ -57,6 +57,19 @@ class Traffic(Struct, frozen=True):
     unfused: int | float | None
 
 
+class Measured(Struct, frozen=True):
+    """A measured time of the core, and what it comes to; None: nothing was measured.
+
+    `share_of_bound`: the lower bound over it; `mfu`: the share of the matrix units' peak; `hbm_bytes_per_s`: compulsory
+    bytes over it.
+    """
+
+    time_s: float | None = None
+    share_of_bound: float | None = None
+    mfu: float | None = None
+    hbm_bytes_per_s: float | None = None
+
+
 class LayerRun(Struct, frozen=True):
     """A run of equal layers of a model: the numbers of one of them."""
 
@@ -98,6 +111,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     upper_bounds: list[str] = field(default_factory=list)  # keys whose number the data can only make smaller
     source: str = ""
     l2: str = "cold"
+    measured: Measured = Measured()
     gpu_file: str | None = None  # as it was asked for, where it is not a built-in name
     readings: Any = None  # (Reading of integers, Reading of symbols), for --explain
 

@@ -90,6 +90,7 @@ def test_json_is_what_the_contract_says(call):
     [
         (f"{GQA} --json", "cost"),
         (f"{GQA} --json --gpu h100-sxm --with rope --with norm", "cost"),
+        (f"{GQA} --json --gpu h100-sxm --measured 1.2ms", "cost"),
         ("cost --seq 1k,8k --heads 32 --variant mla --json", "cost"),
         ("cost --seq 10000000000000000000000000 --heads 32 --variant gqa --json", "cost"),
         ("compare mha gqa --seq 8k --heads 32 --json", "compare"),
@@ -186,7 +187,7 @@ def number(text):
 @pytest.mark.parametrize(
     "line",
     [
-        f"{GQA} --gpu h100-sxm",
+        f"{GQA} --gpu h100-sxm --measured 1.2ms",
         "cost --variant mla --seq 7 --heads 4 --with rope",
         "cost --variant sliding-window --seq 100 --heads 4 --window 10 --kv-dtype int4",
     ],
@@ -197,7 +198,7 @@ def test_every_key_is_explained_and_adds_up(line, call):
     from attnmath.costs import cost
 
     values = command.make_context("cost", line.split()[1:]).params
-    for gone in ("explain", "verbose", "format_", "as_json"):
+    for gone in ("explain", "verbose", "measured", "format_", "as_json"):
         values.pop(gone)
     c = cost(**next(options.each_row(values)))
     for key in keys(c):

@@ -23,6 +23,7 @@ from attnmath.costs import cost
 )
 @options.size_options
 @options.dtype_options
+@options.measured_option
 @click.option(
     "--explain",
     metavar="KEY",
@@ -38,7 +39,9 @@ from attnmath.costs import cost
     "--verbose", is_flag=True, help="Also the equations' costs one by one, and the conventions with their sources."
 )
 @options.format_option("csv", "markdown")
-def command(explain: str | None, verbose: bool, format_: str, as_json: bool, **values: Any) -> None:
+def command(
+    explain: str | None, verbose: bool, measured: str | None, format_: str, as_json: bool, **values: Any
+) -> None:
     """What one attention layer costs: operations, bytes, cache, memory, and on a GPU a lower bound on time.
 
     Every number stands beside the formula that it comes from; --explain KEY traces one.
@@ -48,13 +51,14 @@ def command(explain: str | None, verbose: bool, format_: str, as_json: bool, **v
     attnmath cost --variant gqa --seq 128k --heads 64 --kv-heads 8 --phase decode --gpu h100-sxm
     attnmath cost --variant mla --seq 4k --heads 128 --d-model 7168 --with rope:layout=interleaved
     attnmath cost --variant gqa --seq 1k,8k,128k --heads 32 --format csv
+    attnmath cost --variant gqa --seq 8k --heads 32 --gpu h100-sxm --measured 1.2ms
     attnmath cost --model path/to/config.json --seq 8k --explain kv_cache_bytes_per_token
     """
     from attnmath.cli import render
 
     rows = list(options.each_row(values))
     with_formulas = len(rows) == 1 or explain is not None or options.chosen(format_, as_json) != "csv"
-    costs = [cost(**row, formulas=with_formulas) for row in rows]
+    costs = options.with_times([cost(**row, formulas=with_formulas) for row in rows], measured)
     if explain is not None:
         from attnmath.cli.explained import show
 

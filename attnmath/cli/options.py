@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +13,9 @@ from attnmath.errors import InputError, together
 from attnmath.language.letters import LETTERS
 from attnmath.language.parse import UNITS
 from attnmath.language.syntax import MAX_DIGITS
+
+if TYPE_CHECKING:
+    from attnmath.results import Cost
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +36,56 @@ def parse_size(text: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise InputError(f"a number of more than {MAX_DIGITS} digits")
     return int(digits) * UNITS.get(unit, 1)
+
+
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+
+def parse_time(text: str) -> float:
+    """`1.2ms` in seconds; the units are s, ms, us and ns.
+
+    >>> parse_time("1.2ms")
+    0.0012
+    """
+    found = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-]?[0-9]{1,2})?) ?([a-zµ]*)", text.strip()[:60])
+    if not found:
+        raise InputError(f"--measured: {text[:40]!r} is no time; write 1.2ms, 350us or 0.4s")
+    number, unit = found.groups()
+    if unit not in SECONDS:
+        raise InputError(f"--measured: {text[:40]!r} needs a unit: s, ms, us or ns, as in 1.2ms")
+    if not float(number):
+        raise InputError(f"--measured: {text[:40]!r} is no time that anything takes")
+    return float(f"{float(number) * SECONDS[unit]:.15g}")
+
+
+def measured_option(f: F) -> F:
+    """A measured time, for each row."""
+    return click.option(
+        "--measured",
+        metavar="TIME",
+        help="The core's time as you measured it, 1.2ms: its share of the bound, MFU, bytes/s. A list: one per row.",
+    )(f)
+
+
+def with_times(costs: list[Cost], measured: str | None) -> list[Cost]:
+    """The costs with the measured times, one for each; a note on stderr of each that beats its bound."""
+    if measured is None:
+        return costs
+    from attnmath.measured import doubt, with_measured
+
+    if costs and costs[0].gpu is None:
+        raise InputError("--measured has a use only with a --gpu: the time is compared with its bound")
+    texts = measured.split(",")
+    if len(texts) != len(costs):
+        raise InputError(
+            f"--measured: {len(texts)} time{'s' * (len(texts) > 1)} for {len(costs)} row{'s' * (len(costs) > 1)}; "
+            "give one per row, in their order, joined by commas"
+        )
+    found = [with_measured(c, parse_time(t)) for c, t in zip(costs, texts)]
+    for text, c in zip(texts, found):
+        if why := doubt(c):
+            click.echo(f"--measured {text.strip()}: {why}", err=True)
+    return found
 
 
 def sizes_from(values: Mapping[str, str | None]) -> list[dict[str, int]]:

@@ -160,6 +160,7 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
     ("hbm_bytes.compulsory", "core traffic, compulsory"),
     ("hbm_bytes.unfused", "core traffic, unfused"),
 )
+MEASURED = ("measured.time_s", "measured.share_of_bound", "measured.mfu", "measured.hbm_bytes_per_s")
 FLAT = (
     *(key for key, _ in SHOWN),
     "flops_by_convention.exact",
@@ -171,6 +172,7 @@ FLAT = (
     "time_bound_s.unfused",
     "time_s",
     "bound",
+    *MEASURED,
 )
 
 
@@ -204,13 +206,14 @@ def cost_markdown(found: list[Cost]) -> list[str]:
 
 
 def _markdown_rows(c: Cost) -> list[Row]:
-    from attnmath.keys import KEYS
+    from attnmath.keys import DERIVED, KEYS
 
     title = f"**{c.variant}**, " + ", ".join(f"{k} {exact(v)}" for k, v in c.inputs.items())
     bound = (f"core, lower bound on {c.gpu}", exact(c.time_bound_s.fused), "s", f"bound by {c.bound}")
     return [
         (title, "", "", ""),
         *([bound] if c.time_bound_s.fused else []),
+        *((key, exact(c[key]), DERIVED[key].unit, DERIVED[key].rule) for key in MEASURED if c.measured.time_s),
         *(
             (label.strip(), counted(c, key), KEYS[key].unit, f"`{c.formulas[key]}`" if key in c.formulas else "")
             for key, label in SHOWN
@@ -356,14 +359,43 @@ def _times(c: Cost) -> list[str]:
         )
     from attnmath.hardware import get
 
-    known = (
-        ""
-        if get(c.gpu_file or c.gpu or "").exp_rate
-        else f"; {c.gpu} has no figure for exponentials, so that term is left out"
-    )
+    gpu = get(c.gpu_file or c.gpu or "")
+    rows += _measured(c, gpu.figure("hbm_bytes_per_s"))
+    known = "" if gpu.exp_rate else f"; {c.gpu} has no figure for exponentials, so that term is left out"
     return [
         *columns(rows),
         f"a bound, no estimate: of the core only, without projections; real kernels are slower{known}",
+    ]
+
+
+def percent(share: float | None) -> str:
+    """A share for the eye.
+
+    >>> percent(0.4631)
+    '46.3 %'
+    """
+    return "-" if share is None else f"{100 * share:.3g} %" if share < 10 else f"{100 * share:,.0f} %"
+
+
+def at_most(c: Cost, key: str = "flops.matmul") -> str:
+    """The sign before a number that the data can make smaller."""
+    return ("≤ " if _utf8() else "<= ") * (key in c.upper_bounds)
+
+
+def _measured(c: Cost, bandwidth: int | float) -> list[Row]:
+    """What was measured, beside the bound."""
+    from attnmath.keys import DERIVED
+
+    m = c.measured
+    if m.time_s is None or m.hbm_bytes_per_s is None:
+        return []
+    rules = {k: DERIVED[f"measured.{k}"].rule for k in ("share_of_bound", "mfu", "hbm_bytes_per_s")}
+    moved = f"{rules['hbm_bytes_per_s']}; of {scaled(bandwidth, 'B/s')}"
+    return [
+        ("measured", scaled(m.time_s, "s"), ""),
+        ("  share of the bound", percent(m.share_of_bound), rules["share_of_bound"]),
+        ("  MFU", at_most(c) + percent(m.mfu), rules["mfu"]),
+        ("  memory", scaled(m.hbm_bytes_per_s, "B/s"), moved),
     ]
 
 
@@ -389,16 +421,25 @@ def _row_lines(found: list[Cost]) -> list[str]:
         "kv_cache_bytes",
         "hbm_bytes.compulsory",
         *(("time_bound_s.fused", "bound") if found[0].gpu else ()),
+        *(MEASURED if found[0].measured.time_s else ()),
     )
     rows: list[Row] = [(*varied, *keys)]
     for c in found:
         rows.append(
             (
                 *(exact(c.inputs[k]) for k in varied),
-                *(scaled(c[k], "s") if k.startswith("time") else exact(c[k]) for k in keys),
+                *(_cell(c, k) for k in keys),
             )
         )
     return [strong(heading(found[0]).partition(":")[0]), "", *columns(rows, range(len(rows[0])))]
+
+
+def _cell(c: Cost, key: str) -> str:
+    """A number of a row, in its usual size where it is no count."""
+    if key.startswith(("time", "measured")) and c[key] is not None:
+        unit = {"hbm_bytes_per_s": "B/s", "share_of_bound": "", "mfu": ""}.get(key.partition(".")[2], "s")
+        return scaled(c[key], unit) if unit else percent(c[key])
+    return exact(c[key])
 
 
 def comparison(found: list[Cost], format_: str) -> None:
