@@ -13,6 +13,7 @@ from attnmath.plans.checking import PlanResult
 from attnmath.plans.logs import Explanation
 from attnmath.plans.solving import Solution
 from attnmath.results import Cost
+from attnmath.rooflines import Roofline
 
 
 class CostDocument(Cost, frozen=True, kw_only=True):
@@ -33,6 +34,12 @@ class Compare(Struct):
 
     schema: Literal["attnmath.compare/1"]
     rows: list[CostDocument]
+
+
+class RooflineDocument(Roofline, frozen=True, kw_only=True):
+    """`attnmath roofline --json`: an accelerator's roofs in FLOP/s and bytes/s, and the points under them."""
+
+    schema: Literal["attnmath.roofline/1"]
 
 
 class ModelDocument(ModelCost, frozen=True, kw_only=True, rename={"class_": "class"}):
@@ -287,6 +294,7 @@ class FileGpu(Struct, forbid_unknown_fields=True):
 SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "cost": (CostDocument, CostRows),
     "compare": (Compare,),
+    "roofline": (RooflineDocument,),
     "explain": (Explain,),
     "equations": (Equations,),
     "variants": (Variants,),

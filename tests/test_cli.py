@@ -94,6 +94,8 @@ def test_json_is_what_the_contract_says(call):
         ("cost --seq 1k,8k --heads 32 --variant mla --json", "cost"),
         ("cost --seq 10000000000000000000000000 --heads 32 --variant gqa --json", "cost"),
         ("compare mha gqa --seq 8k --heads 32 --json", "compare"),
+        ("roofline mha gqa kda --seq 1k,8k --heads 32 --phase prefill,decode --gpu h100-sxm --json", "roofline"),
+        ("roofline gqa --seq 8k --heads 32 --gpu mi300x --measured 1.2ms --with packed --json", "roofline"),
         (f"{GQA} --explain flops.matmul --json", "explain"),
         ("equations mla --with rope --json", "equations"),
         ("variants --json", "variants"),

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("sympy", "numpy", "jinja2")
+HEAVY = ("sympy", "numpy", "jinja2", "matplotlib")
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -38,7 +38,10 @@ LIGHT = [
     ["cost", "--seq", "8k,16k", "--heads", "32", "--variant", "sliding-window", "--window", "1k", "--format", "csv"],
     ["cost", "--seq", "8192", "--heads", "32", "--variant", "gqa", "--explain", "flops.core"],
     ["cost", "--seq", "8192", "--heads", "32", "--variant", "gqa", "--verbose", "--mask", "chunked:1k"],
+    ["cost", "--seq", "8192", "--heads", "32", "--variant", "gqa", "--gpu", "h100-sxm", "--measured", "1.2ms"],
     ["compare", "mha", "gqa", "--seq", "8192", "--heads", "32"],
+    ["roofline", "mha", "gqa", "--seq", "1k,8k", "--heads", "32", "--phase", "prefill,decode", "--gpu", "h100-sxm"],
+    ["roofline", "mha", "--seq", "8k", "--heads", "32", "--gpu", "h100-sxm", "--measured", "1ms", "--json"],
     ["variants"],
     ["modifiers"],
     ["masks"],

@@ -6,11 +6,7 @@ from typing import Any
 
 import click
 
-from attnmath import layers, variants
-from attnmath.cli import options
-from attnmath.costs import cost
-from attnmath.errors import InputError
-from attnmath.readings.memory import caches_tokens
+from attnmath.cli import options, several
 
 
 @click.command("compare", short_help="Several variants side by side.")
@@ -32,31 +28,5 @@ def command(names: tuple[str, ...], more: tuple[str, ...], format_: str, as_json
     """
     from attnmath.cli import render
 
-    chosen = list(dict.fromkeys((*names, *more))) or [
-        n for n in variants.names() if n != "sliding-window" or values.get("window")
-    ]
-    if values["with_"] and not (names or more):
-        raise InputError("name the variants that --with is to modify")
-    rows = list(options.each_row(values))
-    sizes = set(options.taken({k: v for k, v in values.items() if v is not None})[0])
-    useful = {n: _useful(n, values) for n in chosen}
-    if nowhere := [s for s in sorted(sizes) if not any(s in own for own in useful.values())]:
-        options_ = ", ".join(f"--{s.replace('_', '-')}" for s in nowhere)
-        raise InputError(f"{options_} has no use for any of {', '.join(chosen)}")
-    cached = [n for n in chosen if any(map(caches_tokens, variants.get(n).forms.values()))]
-    if values["kv_dtype"] and not cached:
-        raise InputError(f"--kv-dtype has no use for any of {', '.join(chosen)}: they cache no tokens")
-    unused = {n: set() if n in cached else {"kv_dtype"} for n in chosen}
-    costs = [
-        cost(n, **{k: v for k, v in row.items() if (k not in sizes or k in useful[n]) and k not in unused[n]})
-        for row in rows
-        for n in chosen
-    ]
+    costs = several.costs(several.chosen((*names, *more), values), values)
     render.comparison(costs, options.chosen(format_, as_json))
-
-
-def _useful(name: str, values: dict[str, Any]) -> set[str]:
-    """The sizes that a variant has a use for; a window slides over any mask of positions."""
-    own = layers.options_of(layers.build(name, values["with_"], values["mask"]))
-    slides = values.get("window") is not None and "past" in layers.build(name).names
-    return {o.replace("-", "_") for o in own} | ({"window"} if slides else set())

@@ -51,7 +51,12 @@ def exact(v: Any) -> str:
 
 def counted(c: Cost, key: str) -> str:
     """A number of a cost in full; with ≤ where the data can make it smaller."""
-    return ("≤ " if _utf8() else "<= ") * (key in c.upper_bounds) + exact(c[key])
+    return less(key in c.upper_bounds) + exact(c[key])
+
+
+def less(at_most: bool) -> str:
+    """The sign before a number that the data can make smaller; nothing before others."""
+    return ("≤ " if _utf8() else "<= ") * at_most
 
 
 def pretty(formula: str) -> str:
@@ -377,11 +382,6 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.3g} %" if share < 10 else f"{100 * share:,.0f} %"
 
 
-def at_most(c: Cost, key: str = "flops.matmul") -> str:
-    """The sign before a number that the data can make smaller."""
-    return ("≤ " if _utf8() else "<= ") * (key in c.upper_bounds)
-
-
 def _measured(c: Cost, bandwidth: int | float) -> list[Row]:
     """What was measured, beside the bound."""
     from attnmath.keys import DERIVED
@@ -394,7 +394,7 @@ def _measured(c: Cost, bandwidth: int | float) -> list[Row]:
     return [
         ("measured", scaled(m.time_s, "s"), ""),
         ("  share of the bound", percent(m.share_of_bound), rules["share_of_bound"]),
-        ("  MFU", at_most(c) + percent(m.mfu), rules["mfu"]),
+        ("  MFU", less("flops.matmul" in c.upper_bounds) + percent(m.mfu), rules["mfu"]),
         ("  memory", scaled(m.hbm_bytes_per_s, "B/s"), moved),
     ]
 

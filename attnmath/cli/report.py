@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import shutil
 from typing import Any
 
 import click
 
 from attnmath import layers
-from attnmath.cli import options, render
+from attnmath.cli import options, output, render
 from attnmath.costs import cost
 from attnmath.errors import InputError
 from attnmath.language.letters import LETTERS, OPTIONS, needed
@@ -48,9 +46,9 @@ def command(name: str | None, variant: str | None, path: str, force: bool, **val
     if (name is None) == (variant is None):
         raise InputError("name one variant: attnmath report gqa -o gqa.md")
     template = _template(path)
-    _free(path, force)
+    output.free(path, force)
     text, failed = _document(name or variant or "", path, template, values)
-    _write(path, text, force)
+    output.write(path, text, force)
     render.note(f"wrote {path}: {len(text.encode()):,} bytes")
     for check in failed:
         render.note(f"check failed: {check.name}: {check.text}")
@@ -62,16 +60,6 @@ def _template(path: str) -> str:
     if ending not in KINDS:
         raise InputError(f"-o {path}: the ending says which document it is: {', '.join(KINDS)}")
     return KINDS[ending]
-
-
-def _free(path: str, force: bool) -> None:
-    """Refuse what cannot or should not be written, before any work is done."""
-    if os.path.isdir(path):
-        raise InputError(f"-o {path}: a directory, not a file")
-    if os.path.lexists(path) and not force:
-        raise InputError(f"-o {path}: the file exists; --force overwrites it")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise InputError(f"-o {path}: there is no directory {os.path.dirname(path)}")
 
 
 def _document(variant: str, path: str, template: str, values: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -143,21 +131,3 @@ def _portable(path: str) -> str:
     """A name, or a path as it was typed; of an absolute one its last part."""
     path = os.path.basename(path) if os.path.isabs(path) else path
     return f"./{path}" if path.startswith("-") else path
-
-
-def _write(path: str, text: str, force: bool) -> None:
-    """The whole file or none: written beside it under another name, then put in its place."""
-    target = os.path.realpath(path)
-    beside = os.path.join(os.path.dirname(target), f".attnmath-{os.getpid()}.tmp")
-    try:
-        with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        _free(path, force)
-        if os.path.exists(target):
-            shutil.copymode(target, beside)
-        os.replace(beside, target)
-    except (OSError, ValueError) as error:
-        raise InputError(f"-o {path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
-    finally:  # after the replacement there is nothing left under that name
-        with contextlib.suppress(OSError):
-            os.unlink(beside)

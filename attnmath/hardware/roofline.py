@@ -6,11 +6,14 @@ compute roof for exponentials, which run in units of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
-from attnmath.hardware import Gpu
+from attnmath.hardware import FIGURES, Gpu
 
-USES = ("processors", "clock_hz", "max_clock_hz", "exp_per_clock", "hbm_bytes_per_s", "l2_bytes")  # beside a rate
+EXP_FIGURES = ("processors", "clock_hz", "max_clock_hz", "exp_per_clock")
+USES = (*EXP_FIGURES, "hbm_bytes_per_s", "l2_bytes")  # beside a rate
 
 
 class Bound(Struct, frozen=True):
@@ -61,3 +64,72 @@ def ridge(gpu: Gpu, dtype: str) -> float:
     295
     """
     return gpu.tensor_rate(dtype) / gpu.figure("hbm_bytes_per_s")
+
+
+class Roof(Struct, frozen=True):
+    """What one unit of an accelerator allows the matrix products: a flat limit, or one that rises with the intensity.
+
+    `unit`: tensor, exp or hbm; `name` says of what: a dtype, or how many FLOPs there are to an exponential
+    (`flop_per_exp`). Of hbm `bytes_per_s` is given, of the others `flop_per_s`; the other one is None.
+    """
+
+    unit: str
+    name: str
+    flop_per_s: float | None
+    bytes_per_s: float | None
+    flop_per_exp: float | None
+    sources: tuple[str, ...]
+
+    def at(self, intensity: float) -> float:
+        """The limit in FLOP/s at an arithmetic intensity in FLOP/byte.
+
+        >>> from attnmath.hardware import get
+        >>> memory = roofs(get("h100-sxm"))[0]
+        >>> memory.unit, memory.at(100.0)
+        ('hbm', 335000000000000.0)
+        """
+        return self.flop_per_s if self.flop_per_s is not None else (self.bytes_per_s or 0.0) * intensity
+
+
+def roofs(gpu: Gpu, flop_per_exp: Iterable[float] = ()) -> tuple[Roof, ...]:
+    """Every roof that the accelerator has figures for: memory, matrix units by dtype, and exponentials.
+
+    The last are one for each of `flop_per_exp`: a core that does so many FLOPs of matrix products to an exponential (of
+    softmax attention 2 (head dim + value head dim)) cannot do more than that many times the exponential rate.
+
+    >>> from attnmath.hardware import get
+    >>> [(r.name, f"{r.flop_per_s:.4g}") for r in roofs(get("a100-sxm-80g"), [256.0]) if r.unit == "exp"]
+    [('256 FLOP per exponential', '6.237e+14')]
+    """
+    memory = gpu.figures["hbm_bytes_per_s"]
+    found = [Roof("hbm", "device memory", None, float(memory.value), None, memory.sources)]
+    found += [Roof("tensor", k, float(f.value), None, None, f.sources) for k, f in gpu.tensor_flop_per_s.items()]
+    if rate := gpu.exp_rate:
+        figures = [gpu.figures[n] for n in EXP_FIGURES if n in gpu.figures]
+        sources = tuple(dict.fromkeys(s for f in figures for s in f.sources))
+        lowest = {f"{x:.3g}": x for x in sorted(flop_per_exp, reverse=True)}  # of those that look alike
+        found += [
+            Roof("exp", f"{x:.4g} FLOP per exponential", rate * x, None, x, sources) for x in sorted(lowest.values())
+        ]
+    return tuple(found)
+
+
+def absent(gpu: Gpu) -> dict[str, str]:
+    """The roofs that cannot be drawn, by unit: which figures no source was found for.
+
+    >>> from attnmath.hardware import get
+    >>> absent(get("h100-sxm"))
+    {}
+    >>> list(absent(get("mi300x")))
+    ['exp']
+    """
+    missing = [n for n in ("processors", "exp_per_clock") if n not in gpu.figures]
+    if not {"clock_hz", "max_clock_hz"} & set(gpu.figures):
+        missing.append("clock_hz")
+    found = {"exp": missing} if missing else {}
+    found |= {} if "fp32" in gpu.tensor_flop_per_s else {"fp32": ["tensor_flop_per_s.fp32"]}
+    words = {n: FIGURES[n].meaning for n in missing} | {"tensor_flop_per_s.fp32": "FLOP/s in plain fp32"}
+    return {
+        unit: f"{gpu.name} has no figure " + ", ".join(f"{n} ({words[n]})" for n in names)
+        for unit, names in found.items()
+    }

@@ -1,0 +1,37 @@
+"""`-o FILE`: the whole file or none, and none that is there already unless it is said so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from attnmath.errors import InputError
+
+
+def free(path: str, force: bool) -> None:
+    """Refuse what cannot or should not be written, before any work is done."""
+    if os.path.isdir(path):
+        raise InputError(f"-o {path}: a directory, not a file")
+    if os.path.lexists(path) and not force:
+        raise InputError(f"-o {path}: the file exists; --force overwrites it")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise InputError(f"-o {path}: there is no directory {os.path.dirname(path)}")
+
+
+def write(path: str, data: str | bytes, force: bool) -> None:
+    """Written beside it under another name, then put in its place."""
+    target = os.path.realpath(path)
+    beside = os.path.join(os.path.dirname(target), f".attnmath-{os.getpid()}.tmp")
+    try:
+        with open(beside, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        free(path, force)
+        if os.path.exists(target):
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
+    except (OSError, ValueError) as error:
+        raise InputError(f"-o {path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+    finally:  # after the replacement there is nothing left under that name
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
