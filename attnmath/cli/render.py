@@ -376,10 +376,10 @@ def _times(c: Cost) -> list[str]:
 def percent(share: float | None) -> str:
     """A share for the eye.
 
-    >>> percent(0.4631)
-    '46.3 %'
+    >>> percent(0.4631), percent(12.5), percent(1e30)
+    ('46.3 %', '1,250 %', '1e+32 %')
     """
-    return "-" if share is None else f"{100 * share:.3g} %" if share < 10 else f"{100 * share:,.0f} %"
+    return "-" if share is None else f"{100 * share:,.0f} %" if 10 <= share < 1e4 else f"{100 * share:.3g} %"
 
 
 def _measured(c: Cost, bandwidth: int | float) -> list[Row]:
