@@ -278,6 +278,7 @@ class FileGpu(Struct, forbid_unknown_fields=True):
     max_clock_hz: FileFigure | UnsetType = UNSET
     hbm_bytes: FileFigure | UnsetType = UNSET
     l2_bytes: FileFigure | UnsetType = UNSET
+    l2_bytes_per_s: FileFigure | UnsetType = UNSET
     llc_bytes: FileFigure | UnsetType = UNSET
     link_bytes_per_s: FileFigure | UnsetType = UNSET
     power_w: FileFigure | UnsetType = UNSET
@@ -287,7 +288,6 @@ class FileGpu(Struct, forbid_unknown_fields=True):
     smem_block_bytes: FileFigure | UnsetType = UNSET
     smem_bytes_per_clock: FileFigure | UnsetType = UNSET
     registers: FileFigure | UnsetType = UNSET
-    l2_bytes_per_s: FileFigure | UnsetType = UNSET
     sustained_tensor_fraction: FileFigure | UnsetType = UNSET
 
 

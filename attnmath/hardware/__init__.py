@@ -42,6 +42,10 @@ FIGURES: dict[str, Quantity] = {  # every figure that a table may hold
     "hbm_bytes": Quantity("bytes", "device memory", whole=True),
     "hbm_bytes_per_s": Quantity("bytes/s", "bandwidth of device memory"),
     "l2_bytes": Quantity("bytes", "second-level cache", whole=True),
+    "l2_partitions": Quantity(
+        "partitions", "parts of the L2, each of which keeps its own copy of what its processors read", True, True
+    ),
+    "l2_bytes_per_s": Quantity("bytes/s", "bandwidth of reads of the second-level cache"),
     "llc_bytes": Quantity("bytes", "last-level cache behind it", whole=True),
     "link_bytes_per_s": Quantity("bytes/s", "bandwidth to the peers in one direction, all links together"),
     "power_w": Quantity("W", "thermal design power"),
@@ -59,7 +63,6 @@ FIGURES: dict[str, Quantity] = {  # every figure that a table may hold
         "bytes/clock", "bandwidth of shared memory per clock and processor", whole=True, shared=True
     ),
     "registers": Quantity("registers", "32-bit registers of a processor", whole=True, shared=True),
-    "l2_bytes_per_s": Quantity("bytes/s", "bandwidth that reads of the second-level cache reach", measured=True),
     "sustained_tensor_fraction": Quantity(
         "of the peak", "part of the dense 16-bit peak that large matrix products reach", measured=True, share=True
     ),
