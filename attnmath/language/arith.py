@@ -85,6 +85,26 @@ def exact_div(a: Number, b: Number) -> Number:
     return q
 
 
+def where(condition: Any, yes: Number, no: Number) -> Number:
+    """`yes` where the condition holds, else `no`; element by element on arrays.
+
+    >>> where(3 > 2, "a", "b")
+    'a'
+    """
+    if _kind(condition, yes, no)[0] == "numpy":
+        return sys.modules["numpy"].where(condition, yes, no)
+    return yes if condition else no
+
+
+def any_true(condition: Any) -> bool:
+    """Whether it holds anywhere.
+
+    >>> any_true(3 > 2)
+    True
+    """
+    return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
+
+
 def prod(xs: Iterable[Number]) -> Number:
     """The product, 1 for none.
 

@@ -1,0 +1,136 @@
+"""Fitting the time model's constants to measured times; `attnmath gpus calibrate`, and the benchmark's leave-out tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from attnmath.hardware import constants
+from attnmath.hardware.constants import Book
+from attnmath.hardware.kernels import KERNELS
+from attnmath.hardware.machine import Machine
+from attnmath.hardware.timing import Cut, Shape, Times, cut, decode, prefill
+
+SPREAD = 0.06  # of log(estimate / measured): errors beyond it count less than by their square
+PULL = 0.01  # of a constant towards where it starts, for those that the times do not show
+
+
+class Case(Struct, frozen=True):
+    """Measured times of one kernel as one engine runs it on one accelerator; `shape` and `measured_s` are arrays."""
+
+    phase: str
+    gpu: str
+    engine: str
+    kernel: str
+    machine: Machine
+    shape: Shape
+    measured_s: Any
+    warm: bool = True
+
+
+Address = tuple[str, str, str, str]  # kernels or engines, name, phase, constant
+
+
+def run(
+    phase: str,
+    engine: str,
+    kernel: str,
+    machine: Machine,
+    shape: Shape,
+    k: Mapping[str, float],
+    warm: bool,
+    cuts: tuple[Cut, ...] = (),
+) -> Times:
+    """The estimate of a kernel in a phase; `cuts`, if they are known."""
+    row = KERNELS[kernel]
+    if phase.endswith("decode"):
+        return decode(shape, machine, row, k, warm, cuts)
+    rotates = engine == "trtllm" and phase == "prefill"
+    return prefill(shape, machine, row, k, warm, phase != "encoder", rotates, cuts)
+
+
+def estimate(case: Case, book: Book, cuts: tuple[Cut, ...] = ()) -> Any:
+    """The estimated times of a case, seconds."""
+    k, _ = book.of(case.kernel, case.engine, case.phase)
+    return run(case.phase, case.engine, case.kernel, case.machine, case.shape, k, case.warm, cuts).time_s
+
+
+def addresses(cases: Iterable[Case]) -> list[Address]:
+    """Every constant that these cases can say something about."""
+    found: dict[Address, None] = {}
+    for c in cases:
+        own, around = constants.OF_PHASE[c.phase]
+        found |= dict.fromkeys(("kernels", c.kernel, c.phase, k) for k in own)
+        found |= dict.fromkeys(("engines", c.engine, c.phase, k) for k in around)
+    return list(found)
+
+
+START = {
+    "mma_efficiency": 0.8,
+    "overlap": 0.3,
+    "block_cycles": 2500.0,
+    "tile_cycles": 60.0,
+    "exposed": 0.5,
+    "hbm_efficiency": 0.9,
+    "combine_us": 2.0,
+    "launch_us": 9.0,
+    "write_efficiency": 0.9,
+    "token_cycles": 60.0,
+}
+
+
+def fit(cases: Sequence[Case], book: Book, rounds: int = 15) -> Book:
+    """The constants that explain these cases best; every case weighs the same.
+
+    Least squares of log(estimate / measured) with a soft loss (scipy's soft_l1), each constant inside its range. What the
+    cases say nothing about keeps its value in `book`.
+    """
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    where = addresses(cases)
+    ranges = [{**constants.KERNEL, **constants.ENGINE}[a[3]] for a in where]
+    low, high = np.array([r.low for r in ranges]), np.array([r.high for r in ranges])
+    start = np.clip((np.array([START[a[3]] for a in where]) - low) / (high - low), 0.01, 0.99)
+    concerns = [[i for i, c in enumerate(cases) if a[1:3] in ((c.kernel, c.phase), (c.engine, c.phase))] for a in where]
+    ends = np.cumsum([0, *(len(c.measured_s) for c in cases)])
+    weight = [1 / np.sqrt(len(c.measured_s)) for c in cases]
+    pull = PULL / np.sqrt(len(where))
+
+    cuts = [cut(c.shape, c.machine, KERNELS[c.kernel], c.phase.endswith("decode")) for c in cases]
+
+    def errors(at: Any, i: int) -> Any:
+        estimated = estimate(cases[i], _with(book, where, low + (high - low) * at), cuts[i])
+        return np.log(estimated / cases[i].measured_s) * weight[i]
+
+    def all_errors(at: Any) -> Any:
+        return np.concatenate([*(errors(at, i) for i in range(len(cases))), pull * (at - start)])
+
+    def slopes(at: Any) -> Any:
+        base = all_errors(at)
+        out = np.zeros((len(base), len(at)))
+        for j, concerned in enumerate(concerns):
+            step = 1e-3 if at[j] < 0.99 else -1e-3
+            moved = at.copy()
+            moved[j] += step
+            for i in concerned:
+                out[ends[i] : ends[i + 1], j] = (errors(moved, i) - base[ends[i] : ends[i + 1]]) / step
+        out[ends[-1] :, :] = pull * np.eye(len(at))
+        return out
+
+    scale = SPREAD / np.sqrt(ends[-1] / len(cases))
+    found = least_squares(all_errors, start, jac=slopes, bounds=(0, 1), loss="soft_l1", f_scale=scale, max_nfev=rounds)
+    return _with(book, where, low + (high - low) * found.x)
+
+
+def _with(book: Book, where: Sequence[Address], values: Iterable[float]) -> Book:
+    tables: dict[str, dict[str, dict[str, dict[str, float]]]] = {
+        kind: {name: {phase: dict(v) for phase, v in rows.items()} for name, rows in getattr(book, kind).items()}
+        for kind in ("kernels", "engines")
+    }
+    for (kind, name, phase, constant), value in zip(where, values):
+        tables[kind].setdefault(name, {}).setdefault(phase, {})[constant] = float(value)
+    return replace(book, kernels=tables["kernels"], engines=tables["engines"])

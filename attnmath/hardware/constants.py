@@ -1,0 +1,223 @@
+"""The time model's constants: what each means, what physics allows, and the values that measurements gave.
+
+`constants.toml` is the one list of values; `attnmath gpus calibrate` writes a file of the same form from one's own timings. No
+constant belongs to a shape, and none to an accelerator: what an accelerator is stands in its data sheet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+
+from attnmath.errors import InputError, Unknown, together
+from attnmath.files import parse_toml, read_text, read_toml
+from attnmath.hardware.kernels import ENGINES, KERNELS, PHASES
+
+BUILT_IN = os.path.join(os.path.dirname(__file__), "constants.toml")
+
+
+class Meaning(Struct, frozen=True):
+    """One constant: its unit, what it is, and the range that physics allows."""
+
+    unit: str
+    meaning: str
+    low: float
+    high: float
+
+
+LAUNCH = Meaning("us", "launches of the attention kernel and of those around it, in a captured graph", 0.5, 60.0)
+KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
+    "mma_efficiency": Meaning("of large GEMMs", "rate of the matrix unit inside the tile loop", 0.1, 1.4),
+    "overlap": Meaning("1", "part of the shorter of matrix and scalar work that the longer one hides", 0.0, 1.0),
+    "block_cycles": Meaning("cycles", "a thread block's prologue and epilogue", 50.0, 20_000.0),
+    "tile_cycles": Meaning("cycles", "barriers and bookkeeping of one pair of tiles", 0.0, 3_000.0),
+    "exposed": Meaning("1", "part of the queries' and results' transfer that arithmetic does not hide", 0.0, 1.0),
+    "hbm_efficiency": Meaning("of the data sheet", "bandwidth that a stream of keys and values reaches", 0.4, 1.0),
+    "combine_us": Meaning("us", "joining the parts of split keys", 0.0, 30.0),
+    "launch_us": LAUNCH,
+}
+ENGINE: dict[str, Meaning] = {  # one value per engine and phase: what runs around the attention kernel
+    "launch_us": LAUNCH,
+    "write_efficiency": Meaning("of the data sheet", "bandwidth of the pass that writes the cache", 0.1, 1.0),
+    "token_cycles": Meaning(
+        "cycles", "a processor's work on one new token outside attention: its cache slot, its schedule", 0.0, 6_000.0
+    ),
+}
+SHARED: dict[str, Meaning] = {  # the same for all
+    "fp32_per_score": Meaning("instructions", "scale, maximum, subtraction, sum, conversion of one score", 3.0, 8.0),
+    "load_bytes_per_clock": Meaning(
+        "bytes/clock", "what one block has in flight over the latency of memory", 16.0, 64.0
+    ),
+    "l2_bytes_per_clock": Meaning("bytes/clock", "what a processor gets from the L2", 20.0, 64.0),
+    "l2_kept": Meaning("of the L2", "footprint up to which a replay finds everything there", 0.3, 1.0),
+    "l2_gone": Meaning("of the L2", "footprint from which it finds nothing", 1.0, 2.0),
+    "reference_hz": Meaning("Hz", "clock that launch times are stated at", 1.0e9, 3.0e9),
+}
+OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kernel's constants, engine's constants)
+    "prefill": (
+        ("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed"),
+        ("launch_us", "write_efficiency", "token_cycles"),
+    ),
+    "decode": (
+        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us"),
+        ("launch_us", "token_cycles"),
+    ),
+    "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
+}
+OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"]}
+FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
+    "hbm_efficiency": 0.9,
+    "combine_us": 2.0,
+    "write_efficiency": 0.9,
+    "token_cycles": 0.0,
+}
+
+
+class Band(Struct, frozen=True):
+    """How wrong the estimate was on measured kernels: median and 90th percentile of |estimate / measured - 1|."""
+
+    median: float
+    p90: float
+    kernels: int
+    gpus: tuple[str, ...] = ()
+
+
+class Book(Struct, frozen=True):
+    """All constants: shared ones, those of kernels and of engines by phase, and the error bands."""
+
+    shared: Mapping[str, float]
+    kernels: Mapping[str, Mapping[str, Mapping[str, float]]]
+    engines: Mapping[str, Mapping[str, Mapping[str, float]]]
+    bands: Mapping[str, Mapping[str, Band]]
+    elsewhere: Mapping[str, Band]
+    source: str
+
+    def of(self, kernel: str, engine: str, phase: str) -> tuple[dict[str, float], tuple[str, ...]]:
+        """(the constants of a kernel as an engine runs it, what had to be taken from elsewhere).
+
+        >>> k, assumed = built_in().of("flash-attention-3", "vllm", "prefill")
+        >>> 0 < k["block_cycles"] < 20_000, assumed
+        (True, ())
+        """
+        own, other = OF_PHASE[phase]
+        assumed: list[str] = []
+        found = {**FIXED, **self.shared}
+        for kind, table, name, wanted in (
+            ("kernel", self.kernels, kernel, own),
+            ("engine", self.engines, engine, other),
+        ):
+            values, taken = _nearest(table, name, phase, wanted)
+            found |= values
+            assumed += [f"{kind} {name} was not measured in {phase.replace('_', ' ')}: {taken}"] if taken else []
+        return found, tuple(assumed)
+
+    def band(self, kernel: str, phase: str, gpu: str) -> Band | None:
+        """How wrong a kernel's estimate is on an accelerator: as found there, else as found on what was not fitted.
+
+        None where nobody measured the phase.
+        """
+        own = self.bands.get(kernel, {}).get(phase)
+        return own if own and gpu in own.gpus else self.elsewhere.get(phase)
+
+
+def _nearest(
+    table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str, phase: str, wanted: tuple[str, ...]
+) -> tuple[dict[str, float], str]:
+    """(values, where they come from if not from this row): of its own, of its related phase, of the median of the others."""
+    rows = table.get(name, {})
+    related = {"mla_prefill": "prefill", "mla_decode": "decode", "encoder": "prefill"}
+    for of in (phase, related.get(phase, phase)):
+        if of in rows and set(wanted) <= set(rows[of]):
+            return {k: rows[of][k] for k in wanted}, "" if of == phase else f"its constants of {of}"
+    same = [
+        r[p] for p in (phase, related.get(phase, phase)) for r in table.values() if set(wanted) <= set(r.get(p, {}))
+    ]
+    return {k: _middle([r[k] for r in same]) for k in wanted}, "the median of the others"
+
+
+def _middle(values: list[float]) -> float:
+    from statistics import median
+
+    return float(median(values))
+
+
+@lru_cache
+def built_in() -> Book:
+    """The constants that come with the package.
+
+    >>> sorted(built_in().shared) == sorted(SHARED)
+    True
+    """
+    return book(parse_toml(read_text(BUILT_IN), BUILT_IN), BUILT_IN)
+
+
+def read(path: str) -> Book:
+    """Constants from a file of one's own, as `gpus calibrate` writes them; InputError with all that is wrong at once."""
+    return book(read_toml(path), path)
+
+
+def book(tables: Mapping[str, Any], path: str) -> Book:
+    """Tables as a Book, each value within what physics allows.
+
+    >>> book({"shared": {"fp32": 5}}, "mine.toml")
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: mine.toml: shared.fp32: unknown constant 'fp32': did you mean 'fp32_per_score'? ...
+    """
+    errors: list[str] = []
+    shared = {k: v for k, v, _ in _values("shared", tables.get("shared", {}), SHARED, errors)}
+    kernels = _by_phase("kernels", tables.get("kernels", {}), KERNELS, KERNEL, errors)
+    engines = _by_phase("engines", tables.get("engines", {}), ENGINES, ENGINE, errors)
+    bands = {kernel: {phase: _band(b) for phase, b in rows.items()} for kernel, rows in tables.get("bands", {}).items()}
+    elsewhere = {phase: _band(b) for phase, b in tables.get("elsewhere", {}).items()}
+    if path != BUILT_IN:
+        shared = {**built_in().shared, **shared}
+    if errors:
+        raise InputError(
+            together(errors, f"{path}: {len(errors)} errors:") if len(errors) > 1 else f"{path}: {errors[0]}"
+        )
+    return Book(shared, kernels, engines, bands, elsewhere, path)
+
+
+def _band(table: Mapping[str, Any]) -> Band:
+    return Band(table["median"], table["p90"], table["kernels"], tuple(table.get("gpus", ())))
+
+
+def _by_phase(
+    where: str, table: Any, names: Mapping[str, Any], meanings: Mapping[str, Meaning], errors: list[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, rows in table.items() if isinstance(table, dict) else ():
+        if name not in names:
+            errors.append(f"{where}.{name}: {Unknown(where.removesuffix('s'), name, names, where)}")
+            continue
+        for phase, values in rows.items() if isinstance(rows, dict) else ():
+            if phase not in PHASES:
+                errors.append(f"{where}.{name}.{phase}: {Unknown('phase', phase, PHASES)}")
+                continue
+            at = f"{where}.{name}.{phase}"
+            found.setdefault(name, {})[phase] = {k: v for k, v, _ in _values(at, values, meanings, errors)}
+    return found
+
+
+def _values(
+    where: str, table: Any, meanings: Mapping[str, Meaning], errors: list[str]
+) -> Iterator[tuple[str, float, Meaning]]:
+    if not isinstance(table, dict):
+        errors.append(f"{where} is a table of numbers")
+        return
+    for name, value in table.items():
+        if name not in meanings:
+            errors.append(f"{where}.{name}: {Unknown('constant', name, meanings)}")
+            continue
+        row = meanings[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not row.low <= value <= row.high:
+            errors.append(
+                f"{where}.{name}: {value!r} is outside what physics allows, {row.low:g} to {row.high:g} {row.unit}"
+            )
+            continue
+        yield name, float(value), row

@@ -1,0 +1,360 @@
+"""How long an attention kernel takes: an estimate, from its tiles, the data sheet and a few named constants.
+
+One thread block works through a query tile's tiles of keys. A pair of tiles costs the matrix unit its products and the other
+units an exponential and some five instructions a score; the two overlap as well as the kernel lets them. Blocks fill the
+processors in waves, each with a prologue. Queries and results are moved only partly behind the arithmetic; what a replay
+leaves in the second-level cache is not moved again. Every line works on floats and on arrays alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from attnmath.hardware.kernels import Kernel, Tile
+from attnmath.hardware.machine import Machine
+from attnmath.hardware.tiles import tile_count
+from attnmath.language.arith import Number, ceil_div, floor_div, maximum, minimum, where
+
+Constants = Mapping[str, float]
+US = 1e-6
+FILLED = (
+    0.8  # of the processors: a grid at least so large is not split (flash-attention, csrc/flash_attn/flash_api.cpp)
+)
+MOST_SPLITS = 128  # the same place
+
+
+class Shape(Struct, frozen=True):
+    """One attention layer's sizes, floats or arrays; `window` 0 is none; bytes are per element.
+
+    `latent`: keys and values are one tensor, of which `head_dim` numbers a token are cached.
+    """
+
+    batch: Any
+    seq: Any
+    context: Any
+    heads: Any
+    kv_heads: Any
+    head_dim: Any
+    v_head_dim: Any
+    window: Any = 0.0
+    causal: bool = True
+    q_bytes: float = 2.0
+    kv_bytes: float = 2.0
+    latent: bool = False
+
+    @property
+    def cached(self) -> Number:
+        """Numbers a token and head that keys and values take."""
+        return self.head_dim if self.latent else self.head_dim + self.v_head_dim
+
+
+class Times(Struct, frozen=True):
+    """An estimate, in seconds: `kernel_s` and `launch_s` add up; the units are how long each is busy inside the kernel."""
+
+    kernel_s: Any
+    launch_s: Any
+    tensor_s: Any
+    exp_s: Any
+    fp32_s: Any
+    smem_s: Any
+    l2_s: Any
+    hbm_s: Any
+    blocks: Any = 0.0
+    splits: Any = 1.0
+    waves: Any = 1.0
+    rows: Any = 0.0
+    keys: Any = 0.0
+
+    @property
+    def time_s(self) -> Number:
+        """Kernel and launch."""
+        return self.kernel_s + self.launch_s
+
+    @property
+    def units(self) -> dict[str, Number]:
+        """How long each unit is busy, seconds."""
+        return {u: getattr(self, f"{u}_s") for u in UNITS}
+
+
+UNITS = ("tensor", "exp", "fp32", "smem", "l2", "hbm")
+
+
+class Cut(Struct, frozen=True):
+    """How a kernel cuts a shape up; nothing here depends on a constant.
+
+    `rows` by `keys`: a tile, of heads padded to `head_dim` and `v_head_dim`; `grids`: how many heads, or groups of heads,
+    of how many sequences are cut alike; `query_tiles`, `visits`, `most`, `first`: of one of them, as in `TileCount`;
+    `blocks`: thread blocks in all; `splits`: parts that the keys of one are cut into; `resident`: blocks that a
+    processor holds at once; `paired`: two row tiles take turns.
+    """
+
+    rows: Any
+    keys: Any
+    head_dim: Any
+    v_head_dim: Any
+    grids: Any
+    query_tiles: Any
+    visits: Any
+    most: Any
+    first: Any
+    blocks: Any
+    splits: Any
+    resident: Any
+    group: Any
+    paired: bool = False
+
+
+def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
+    """How the kernel cuts a shape up; two ways where it has tiles of twice the rows.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> (c,) = cut(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], False)
+    >>> c.rows, c.keys, c.blocks
+    (128.0, 128.0, 2048.0)
+    """
+    if decodes:
+        return (_cut_decode(s, m, kernel),)
+    return tuple(_cut_prefill(s, m, kernel, pair) for pair in ((1, 2) if kernel.paired_rows else (1,)))
+
+
+def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Cut:
+    rows, keys = _tile(kernel, s, bool(s.causal))
+    rows = rows * pair
+    d, dv = _padded(kernel, s.head_dim), _padded(kernel, s.v_head_dim)
+    group, owners = (s.heads / s.kv_heads, s.kv_heads) if kernel.packed else (1.0, s.heads)
+    tiles = tile_count(s.seq, s.context, group, rows, keys, bool(s.causal), s.window)
+    resident = _resident(kernel, m, rows, keys, d, s.q_bytes)
+    grids = s.batch * owners
+    blocks = grids * tiles.query_tiles
+    splits = _prefill_splits(kernel, m, blocks, resident, tiles.most * keys)
+    return Cut(
+        rows, keys, d, dv, grids, tiles.query_tiles, tiles.visits, tiles.most, tiles.first, blocks * splits, splits,
+        resident, group, pair == 2,
+    )  # fmt: skip
+
+
+def _cut_decode(s: Shape, m: Machine, kernel: Kernel) -> Cut:
+    group, owners = _decode_groups(kernel, s)
+    packed = group * s.seq  # rows that share the keys
+    rows, keys = _tile(kernel, s, True)
+    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
+    context = where(s.window > 0, minimum(s.window + s.seq - 1, s.context), s.context)
+    query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
+    grids = s.batch * owners
+    splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
+    return Cut(
+        rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
+        grids * query_tiles * splits, splits, 1.0, group,
+    )  # fmt: skip
+
+
+def prefill(
+    s: Shape,
+    m: Machine,
+    kernel: Kernel,
+    k: Constants,
+    warm: bool,
+    writes: bool,
+    rotates: bool,
+    cuts: tuple[Cut, ...] = (),
+) -> Times:
+    """Many new tokens per sequence; `writes`: a pass stores them into the cache, `rotates`: and turns queries and keys.
+
+    `warm`: what fits into the L2 is there from the last run.
+    """
+    ways = [_prefill(s, m, kernel, k, warm, c) for c in cuts or cut(s, m, kernel, False)]
+    best = ways[0]
+    for other in ways[1:]:
+        faster = other.kernel_s < best.kernel_s
+        best = Times(*(where(faster, getattr(other, f), getattr(best, f)) for f in Times.__struct_fields__))
+    return replace(best, kernel_s=best.kernel_s + _stored(s, m, k, warm, rotates)) if writes else best
+
+
+def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
+    overlap = k["overlap"]
+    if kernel.paired_rows and not c.paired:
+        overlap = 0.0  # one row tile has nobody to take turns with
+    elif kernel.resident > 1:
+        overlap = k["overlap"] * (c.resident > 1)
+    unit = _one_tile(s, m, kernel, k, c, False)
+    cycles = unit.pair(overlap) + k["tile_cycles"]
+    longest = k["block_cycles"] + ceil_div(c.most, c.splits) * cycles
+    longest = longest + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k) * m.clock_hz
+    mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
+    unsplit = c.grids * c.query_tiles
+    waves = unsplit / (m.processors * c.resident)
+    left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
+    tail = left * (k["block_cycles"] + c.first * cycles if kernel.longest_first else 0.5 * (mean + longest))
+    busy = c.grids * (c.query_tiles * k["block_cycles"] + c.visits * cycles) / m.processors
+    compute_s = maximum(busy + tail, longest * where(unsplit <= m.processors, 1.0, c.resident)) / m.clock_hz
+    outer, inner = _outer(s), _inner(s)
+    hbm_s, l2_s = _moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*_moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
+    kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + k["exposed"] * minimum(compute_s, apart_s)
+    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    return replace(times, blocks=c.blocks, splits=c.splits, waves=waves, rows=c.rows, keys=c.keys)
+
+
+def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Number:
+    """The pass that writes new keys and values into the cache, and turns queries and keys if the engine does it there."""
+    stored = s.batch * s.seq * s.kv_heads * s.cached * (2.0 + s.kv_bytes)
+    stored = stored + (s.batch * s.seq * s.heads * s.head_dim * 4.0 if rotates else 0.0)
+    slow_s, near_s = _moved(stored, _outer(s) + _inner(s) + stored, m, k, k["write_efficiency"], warm)
+    return maximum(slow_s, near_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
+
+
+def _outer(s: Shape) -> Number:
+    """Bytes of queries in and results out, which are stored in 16 bits."""
+    return s.batch * s.seq * s.heads * (s.head_dim + s.v_head_dim) * (s.q_bytes + 2.0) / 2
+
+
+def _inner(s: Shape) -> Number:
+    """Bytes of the keys and values that some query sees."""
+    seen = where(s.window > 0, minimum(s.context, s.window + s.seq - 1), s.context)
+    return s.batch * seen * s.kv_heads * s.cached * s.kv_bytes
+
+
+def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts: tuple[Cut, ...] = ()) -> Times:
+    """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few."""
+    (c,) = cuts or cut(s, m, kernel, True)
+    unit = _one_tile(s, m, kernel, k, c, True)
+    cycles = maximum(unit.pair(k["overlap"]), c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"])
+    prologue = k["block_cycles"] * where(c.group < kernel.light_groups, LIGHT, 1.0)
+    turns = maximum(ceil_div(c.blocks, m.processors), 1.0)
+    compute_s = turns * (prologue + ceil_div(c.most, c.splits) * cycles) / m.clock_hz
+    outer = 2.0 * s.batch * s.seq * s.heads * (s.head_dim + s.v_head_dim)
+    moved = _inner(s) + outer
+    hbm_s, l2_s = _moved(moved, moved, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*_moved(outer, moved, m, k, k["hbm_efficiency"], warm))
+    kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + minimum(compute_s, apart_s)
+    kernel_s = kernel_s + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k)
+    kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
+    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
+
+
+LIGHT = 0.25  # a kernel without the matrix unit keeps four blocks on a processor, which hide each other's prologue
+
+
+class _Unit(Struct, frozen=True):
+    """Cycles of one pair of tiles: of the matrix unit with what slows it, of the scalar units, and of each unit alone."""
+
+    matrix: Any
+    scalar: Any
+    tensor: Any
+    exp: Any
+    fp32: Any
+    smem: Any
+    per_s: Any
+
+    def pair(self, overlap: Number) -> Number:
+        """Cycles that the pair takes, the shorter kind of work hidden so far."""
+        return maximum(self.matrix, self.scalar) + (1 - overlap) * minimum(self.matrix, self.scalar)
+
+    def busy(self, visits: Number) -> tuple[Number, Number, Number, Number]:
+        """How long tensor, exp, fp32 and shared memory are busy with so many pairs, seconds."""
+        return tuple(visits * c / self.per_s for c in (self.tensor, self.exp, self.fp32, self.smem))  # type: ignore[return-value]
+
+
+def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
+    peak = m.flop_per_clock * (1.0 if kernel.asynchronous else m.mma_sync)
+    width = c.head_dim + c.v_head_dim
+    tensor = 2 * c.rows * c.keys * width / peak
+    smem = 0.0 * tensor
+    if not kernel.asynchronous and not decodes:
+        warp_rows = where(c.rows >= 128, 32.0, 16.0)  # every warp reads all keys and values for its own rows
+        smem = c.rows / warp_rows * c.keys * width * s.q_bytes / m.smem_bytes_per_clock
+    matrix = maximum(tensor, smem) / m.sustained / k["mma_efficiency"]
+    scores = c.rows * c.keys
+    exp, fp32 = scores / m.exp_per_clock, scores * k["fp32_per_score"] / m.fp32_lanes
+    return _Unit(matrix, exp + fp32, tensor / m.sustained, exp, fp32, smem, m.processors * m.clock_hz)
+
+
+def _tile(kernel: Kernel, s: Shape, causal: bool) -> tuple[Number, Number]:
+    """The kernel's (rows, keys) for the head widths, each of which may be an array."""
+    table = kernel.tiles8 if kernel.tiles8 and s.q_bytes < 2 else kernel.tiles
+    rows, keys = (_of(table[-1], causal)[i] + 0.0 * s.head_dim for i in (0, 1))
+    for row in reversed(table[:-1]):
+        fits = (s.head_dim <= row.head_dim) & (s.v_head_dim <= row.v_head_dim)
+        r, c = _of(row, causal)
+        rows, keys = where(fits, float(r), rows), where(fits, float(c), keys)
+    return rows, keys
+
+
+def _of(tile: Tile, causal: bool) -> tuple[int, int]:
+    return tile.rows, tile.keys if causal or tile.full_keys is None else tile.full_keys
+
+
+def _padded(kernel: Kernel, width: Number) -> Number:
+    found = width
+    for to in reversed(kernel.pads):
+        found = where(width <= to, float(to), found)
+    return found
+
+
+def _resident(kernel: Kernel, m: Machine, rows: Number, keys: Number, d: Number, q_bytes: float) -> Number:
+    """Blocks that a processor holds at once: as many as its shared memory lets, of those that the kernel wants."""
+    if kernel.resident == 1:
+        return 1.0
+    fit = floor_div(m.smem_bytes, (rows + 2 * keys) * d * q_bytes)
+    return minimum(maximum(fit, 1.0), float(kernel.resident))
+
+
+def _prefill_splits(kernel: Kernel, m: Machine, blocks: Number, resident: Number, keys: Number) -> Number:
+    """Into how many parts keys are cut where the grid does not fill the processors: parts of at least 512 keys."""
+    if not kernel.split_prefill:
+        return 1.0 + 0.0 * blocks
+    room = m.processors * (1.0 if kernel.asynchronous else resident)
+    parts = minimum(floor_div(room, blocks), maximum(keys / 512, 1.0))
+    return where(blocks < FILLED * room, maximum(floor_div(parts, 1.0), 1.0), 1.0)
+
+
+def _decode_groups(kernel: Kernel, s: Shape) -> tuple[Number, Number]:
+    """(query heads that share a tile, how many such groups)."""
+    group = s.heads / s.kv_heads
+    alone = group < 0
+    if "window" in kernel.unpacked_decode:
+        alone = alone | (s.window > 0)
+    if "wide" in kernel.unpacked_decode:
+        alone = alone | (group > 32)
+    group = where(alone, 1.0, group)
+    return group, s.heads / group
+
+
+def _decode_splits(kernel: Kernel, m: Machine, heads: Number, most: Number, group: Number) -> Number:
+    room = m.processors * kernel.slots
+    parts = minimum(minimum(maximum(floor_div(room, heads), 1.0), most), float(MOST_SPLITS))
+    parts = where(heads >= FILLED * room, 1.0, parts)
+    whole = most <= kernel.unsplit_blocks
+    if "mha" in kernel.unpacked_decode:
+        whole = whole | (group == 1)
+    return where(whole, 1.0, maximum(parts, 1.0))
+
+
+def _power_of_two(rows: Number) -> Number:
+    """The smallest of 16, 32 and 64 that holds so many rows, 64 for more."""
+    return where(rows <= 16, 16.0, where(rows <= 32, 32.0, 64.0))
+
+
+def _moved(
+    moved: Number, footprint: Number, m: Machine, k: Constants, efficiency: float, warm: bool
+) -> tuple[Number, Number]:
+    """Seconds at the memory's rate for what the L2 does not hold from the last run, and at the L2's rate for all."""
+    missed = 1.0
+    if warm:
+        share = footprint * m.l2_partitions / m.l2_bytes  # each half keeps its own copy of what its processors read
+        missed = minimum(maximum((share - k["l2_kept"]) / (k["l2_gone"] - k["l2_kept"]), 0.0), 1.0)
+    hbm_s = moved / (m.hbm_bytes_per_s * efficiency) * missed
+    return hbm_s, moved / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
+
+
+def _launch_share(m: Machine, k: Constants) -> float:
+    """Half of a launch is the same everywhere, half is cycles of the accelerator, stated at `reference_hz`."""
+    return 0.5 + 0.5 * k["reference_hz"] / m.clock_hz
