@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from attnmath.hardware import constants
 from attnmath.hardware.constants import Book
-from attnmath.hardware.kernels import KERNELS
+from attnmath.hardware.kernels import IDEAL, KERNELS
 from attnmath.hardware.machine import Machine
 from attnmath.hardware.timing import Cut, Shape, Times, cut, decode, prefill
 
@@ -49,7 +49,8 @@ def run(
     if phase.endswith("decode"):
         return decode(shape, machine, row, k, warm, cuts)
     rotates = engine == "trtllm" and phase == "prefill"
-    return prefill(shape, machine, row, k, warm, phase != "encoder", rotates, cuts)
+    writes = phase != "encoder" and engine != IDEAL
+    return prefill(shape, machine, row, k, warm, writes, rotates, cuts)
 
 
 def estimate(case: Case, book: Book, cuts: tuple[Cut, ...] = ()) -> Any:

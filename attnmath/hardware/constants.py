@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown, together
 from attnmath.files import parse_toml, read_text, read_toml
-from attnmath.hardware.kernels import ENGINES, KERNELS, PHASES
+from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, PHASES
 
 BUILT_IN = os.path.join(os.path.dirname(__file__), "constants.toml")
 
@@ -75,6 +75,20 @@ FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
     "write_efficiency": 0.9,
     "token_cycles": 0.0,
 }
+WITHOUT_OVERHEAD: dict[str, float] = {
+    "mma_efficiency": 1.0,
+    "overlap": 1.0,
+    "block_cycles": 0.0,
+    "tile_cycles": 0.0,
+    "exposed": 0.0,
+    "hbm_efficiency": 1.0,
+    "combine_us": 0.0,
+    "launch_us": 0.0,
+    "write_efficiency": 1.0,
+    "token_cycles": 0.0,
+    "load_bytes_per_clock": 1e9,
+    "l2_bytes_per_clock": 1e9,
+}
 
 
 class Band(Struct, frozen=True):
@@ -103,6 +117,8 @@ class Book(Struct, frozen=True):
         >>> 0 < k["block_cycles"] < 20_000, assumed
         (True, ())
         """
+        if engine == IDEAL:
+            return {**self.shared, **WITHOUT_OVERHEAD}, ()
         own, other = OF_PHASE[phase]
         assumed: list[str] = []
         found = {**FIXED, **self.shared}
@@ -128,6 +144,8 @@ def _nearest(
     table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str, phase: str, wanted: tuple[str, ...]
 ) -> tuple[dict[str, float], str]:
     """(values, where they come from if not from this row): of its own, of its related phase, of the median of the others."""
+    if not wanted:
+        return {}, ""
     rows = table.get(name, {})
     related = {"mla_prefill": "prefill", "mla_decode": "decode", "encoder": "prefill"}
     for of in (phase, related.get(phase, phase)):
@@ -163,10 +181,10 @@ def read(path: str) -> Book:
 def book(tables: Mapping[str, Any], path: str) -> Book:
     """Tables as a Book, each value within what physics allows.
 
-    >>> book({"shared": {"fp32": 5}}, "mine.toml")
+    >>> book({"shared": {"fp32_per_score": 50}}, "mine.toml")
     Traceback (most recent call last):
         ...
-    attnmath.errors.InputError: mine.toml: shared.fp32: unknown constant 'fp32': did you mean 'fp32_per_score'? ...
+    attnmath.errors.InputError: mine.toml: shared.fp32_per_score: 50 is outside what physics allows, 3 to 8 instructions
     """
     errors: list[str] = []
     shared = {k: v for k, v, _ in _values("shared", tables.get("shared", {}), SHARED, errors)}

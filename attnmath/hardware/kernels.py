@@ -115,7 +115,7 @@ KERNELS: dict[str, Kernel] = {
     ),
     "flashinfer": Kernel(
         "FlashInfer's FlashAttention-2 template",
-        "flashinfer-ai/flashinfer, include/flashinfer/attention/prefill.cuh and utils.cuh (FA2DetermineCtaTileQ); arXiv:2501.01005",
+        "flashinfer-ai/flashinfer, include/flashinfer/attention/prefill.cuh, utils.cuh (FA2DetermineCtaTileQ); arXiv:2501.01005",
         (Tile(255, 128, 32), Tile(1024, 64, 16)),
         decode_rows=0,
         packed=True,
@@ -154,6 +154,15 @@ KERNELS: dict[str, Kernel] = {
         paired_rows=True,
         decode_rows=0,
         longest_first=True,
+    ),
+    "ideal": Kernel(
+        "a kernel without overheads: 128 by 128 tiles, every unit at its data sheet's rate, all of them overlapping",
+        "the roofline model with tiles and waves",
+        (Tile(1024, 128, 128),),
+        decode_rows=0,
+        packed=True,
+        longest_first=True,
+        split_prefill=True,
     ),
     "flash-mla": Kernel(
         "FlashMLA over latents (key 576, value 512)",
@@ -225,6 +234,8 @@ def kernel_of(engine: str, phase: str, architecture: str, kv_bytes: float = 2.0,
     >>> kernel_of("vllm", "decode", "hopper")
     'flash-attention-3'
     """
+    if engine == IDEAL:
+        return IDEAL
     if engine not in ENGINES:
         raise Unknown("engine", engine, [*ENGINES, IDEAL], "engines")
     name = ENGINES[engine][phase].get(architecture, "")

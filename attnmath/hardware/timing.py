@@ -260,7 +260,7 @@ class _Unit(Struct, frozen=True):
 
     def busy(self, visits: Number) -> tuple[Number, Number, Number, Number]:
         """How long tensor, exp, fp32 and shared memory are busy with so many pairs, seconds."""
-        return tuple(visits * c / self.per_s for c in (self.tensor, self.exp, self.fp32, self.smem))  # type: ignore[return-value]
+        return tuple(visits * c / self.per_s for c in (self.tensor, self.exp, self.fp32, self.smem))
 
 
 def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:

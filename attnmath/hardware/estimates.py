@@ -1,0 +1,216 @@
+"""From a page of equations to an estimate of time: which kernel would run it, and how long that takes.
+
+The kernel's sizes are read off the page: where a softmax runs over the keys, the scores before it say how wide keys are and how
+many heads share them, the product after it how wide values are. What has another shape, no engine's kernel here runs, and
+there is no estimate.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from attnmath.errors import InputError
+from attnmath.hardware import Gpu
+from attnmath.hardware.calibrate import run
+from attnmath.hardware.constants import Band, Book, built_in
+from attnmath.hardware.kernels import ENGINES, IDEAL, TITLES, kernel_of
+from attnmath.hardware.machine import machine
+from attnmath.hardware.timing import Shape, Times
+from attnmath.keys import Reading
+from attnmath.language.arith import Number, prod
+from attnmath.language.masks import Piece
+from attnmath.language.syntax import Equation, Op, Program, Ref, ops, refs
+from attnmath.readings.count import learned
+from attnmath.readings.memory import bits
+
+DEFAULT_ENGINE = "vllm"
+
+
+class Estimate(Struct, frozen=True):
+    """How long one attention core takes as an engine's kernel runs it, in seconds; an estimate, with its error band.
+
+    `binds`: the unit that is busy longest, or launch if launching takes longer than all of them; `busy`: the part of the
+    kernel's time that each unit works. `band` None: nobody measured it (`ideal`).
+    """
+
+    time_s: Any
+    kernel_time_s: Any
+    launch_time_s: Any
+    engine: str
+    kernel: str
+    binds: Any
+    busy: dict[str, Any]
+    band: Band | None
+    measured_here: bool
+    assumed: tuple[str, ...]
+    times: Times
+
+
+def estimate(
+    reading: Reading,
+    gpu: Gpu,
+    engine: str = DEFAULT_ENGINE,
+    decodes: bool = False,
+    warm: bool = False,
+    bound_s: Number = 0.0,
+    book: Book | None = None,
+) -> Estimate:
+    """The estimate for a page at given sizes; never below `bound_s`.
+
+    Raises InputError, saying why, where no kernel that is modelled runs it or the accelerator lacks a figure.
+
+    >>> from attnmath import cost
+    >>> from attnmath.hardware import get
+    >>> c = cost("gqa", seq=8192, heads=32, kv_heads=8)
+    >>> e = estimate(c.readings[0], get("h100-sxm"))
+    >>> e.kernel, e.binds, 500e-6 < e.time_s < 1e-3
+    ('flash-attention-3', 'tensor', True)
+    """
+    shape = kernel_shape(reading)
+    book = book or built_in()
+    phase = phase_of(shape, decodes)
+    rates = machine(gpu, reading.dtype)
+    if engine == IDEAL:
+        rates = replace(rates, sustained=1.0, assumed=())
+    kernel = kernel_of(engine, phase, gpu.architecture, shape.kv_bytes, _widest(shape.head_dim))
+    constants, assumed = book.of(kernel, engine, phase)
+    times = run(phase, engine, kernel, rates, shape, constants, warm)
+    band = book.band(kernel, phase, gpu.name) if engine != IDEAL else None
+    here = band is not None and gpu.name in band.gpus
+    return _made(times, bound_s, engine, kernel, band, here, (*rates.assumed, *assumed))
+
+
+def _made(
+    times: Times, bound_s: Number, engine: str, kernel: str, band: Band | None, here: bool, assumed: tuple[str, ...]
+) -> Estimate:
+    from attnmath.language.arith import maximum
+
+    time_s = maximum(times.time_s, bound_s)
+    kernel_s = time_s - times.launch_s
+    units = times.units
+    binds: Any = None
+    if isinstance(time_s, float):
+        binds = max(units, key=lambda u: units[u])
+        binds = "launch" if times.launch_s > kernel_s else binds
+    busy = {u: v / kernel_s for u, v in units.items()}
+    return Estimate(time_s, kernel_s, times.launch_s, engine, kernel, binds, busy, band, here, assumed, times)
+
+
+def phase_of(shape: Shape, decodes: bool) -> str:
+    """The phase whose kernel runs it: that of latent attention, of an encoder, of prefill or of decoding."""
+    latent = shape.latent or _widest(shape.head_dim) > _widest(shape.v_head_dim)
+    if decodes:
+        return "mla_decode" if shape.latent else "decode"
+    return "encoder" if not shape.causal else "mla_prefill" if latent else "prefill"
+
+
+def _widest(width: Any) -> int:
+    return int(width.max()) if hasattr(width, "max") else int(width)
+
+
+def kernel_shape(reading: Reading) -> Shape:
+    """The sizes of the one softmax of keys that a page has; InputError, saying why, if it has none or another shape.
+
+    >>> from attnmath import cost
+    >>> s = kernel_shape(cost("mla", seq=4096, heads=128, phase="decode").readings[0])
+    >>> s.heads, s.kv_heads, s.head_dim, s.v_head_dim, s.latent
+    (128.0, 1.0, 576.0, 512.0, True)
+    """
+    page, sizes = reading.page, reading.sizes
+    weights = [e for e in reading.core.equations if any(o.name == "softmax" and o.over == ("n",) for o in _ops(e))]
+    pieces = [p for pair, mask in reading.core.space.masks.items() if pair == ("t", "n") for p in mask.pieces]
+    if len(weights) != 1 or len(page.sees) != 1 or len(pieces) != 1 or any(s.at_most for s in reading.steps):
+        raise InputError("its core is not one softmax over keys under one mask, which is what these kernels run")
+    causal, window = _mask(pieces[0])
+    (a,) = weights
+    heads = [i for i in map(str, a.out.index) if i not in ("b", "t", "n")]
+    if not {"b", "t", "n"} <= set(map(str, a.out.index)):
+        raise InputError("its scores are not of every query and key")
+    score, values = _meeting(page, a), _product(reading, a)
+    wide = {i: sizes[i] for r in score for i in map(str, r.index) if i not in (*heads, "b", "t", "n")}
+    keys = [r for r in score if "n" in map(str, r.index)]
+    inner = [i for i in map(str, values.index) if i not in (*heads, "b", "n")]
+    owners = {i for i in heads if i in map(str, (*keys[0].index, *values.index))}
+    latent = values.name in {r.name for r in keys}
+    return Shape(
+        batch=_float(sizes["b"]),
+        seq=_float(sizes["t"]),
+        context=_float(sizes["n"]),
+        heads=_float(prod(sizes[i] for i in heads)),
+        kv_heads=_float(prod(sizes[i] for i in owners)),
+        head_dim=_float(sum(wide.values())),
+        v_head_dim=_float(prod(sizes[i] for i in inner)),
+        window=_float(window),
+        causal=causal,
+        q_bytes=bits(reading.dtype) / 8,
+        kv_bytes=bits(reading.kv_dtype) / 8,
+        latent=latent,
+    )
+
+
+def _float(x: Number) -> Number:
+    return float(x) if isinstance(x, int) else x
+
+
+def _mask(p: Piece) -> tuple[bool, Number]:
+    """(whether it is causal, its window or 0) of a mask of one piece."""
+    boxed = p.i1 is not None or p.j1 is not None or not (isinstance(p.i0, int) and p.i0 == 0 and p.j0 == 0)
+    if boxed or p.chunk is not None or p.step != 1 or not (isinstance(p.pitch, int) and p.pitch == 1):
+        raise InputError("its mask is neither full nor causal nor a causal window, which is what is modelled")
+    if p.hi is None and p.lo is None:
+        return False, 0.0
+    if not (isinstance(p.hi, int) and p.hi == 0):
+        raise InputError("its mask is neither full nor causal nor a causal window, which is what is modelled")
+    return True, 0.0 if p.lo is None else 1 - p.lo
+
+
+def _ops(e: Equation) -> list[Op]:
+    return [o for alt in e.alts for o in ops(alt)]
+
+
+def _meeting(page: Program, a: Equation) -> list[Ref]:
+    """The tensors whose product the scores are: back from the softmax to where a query meets a key."""
+    name, seen = a.out.name, set()
+    while name not in seen:
+        seen.add(name)
+        read = [r for alt in page.defined[name].alts for r in refs(alt) if not learned(r)]
+        apart = [r for r in read if not {"t", "n"} <= set(map(str, r.index))]
+        if any("n" in map(str, r.index) for r in apart):
+            return apart
+        scores = [r.name for r in read if {"t", "n"} <= set(map(str, r.index)) and r.name in page.defined]
+        if not scores:
+            break
+        name = scores[0]
+    raise InputError("its scores are no product of queries and keys")
+
+
+def _product(reading: Reading, a: Equation) -> Ref:
+    """The values: what the softmax's result is multiplied with."""
+    for e in reading.core.equations:
+        read = [r for alt in e.alts for r in refs(alt)]
+        if a.out.name in [r.name for r in read] and "n" not in map(str, e.out.index):
+            found = [r for r in read if r.name != a.out.name and "n" in map(str, r.index)]
+            if len(found) == 1:
+                return found[0]
+    raise InputError("its result is no product with values")
+
+
+def engines() -> tuple[str, ...]:
+    """The names that --engine takes.
+
+    >>> "vllm" in engines()
+    True
+    """
+    return (*ENGINES, IDEAL)
+
+
+def described(engine: str, kernel: str) -> str:
+    """An engine and its kernel in words.
+
+    >>> described("vllm", "flash-attention-3")
+    'vLLM, flash-attention-3'
+    """
+    return f"{TITLES.get(engine, engine)}, {kernel}"
