@@ -77,6 +77,7 @@ START = {
     "exposed": 0.5,
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
+    "part_cycles": 200.0,
     "launch_us": 9.0,
     "write_efficiency": 0.9,
     "token_cycles": 60.0,

@@ -37,7 +37,8 @@ KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
     "tile_cycles": Meaning("cycles", "barriers and bookkeeping of one pair of tiles", 0.0, 3_000.0),
     "exposed": Meaning("1", "part of the queries' and results' transfer that arithmetic does not hide", 0.0, 1.0),
     "hbm_efficiency": Meaning("of the data sheet", "bandwidth that a stream of keys and values reaches", 0.4, 1.0),
-    "combine_us": Meaning("us", "joining the parts of split keys", 0.0, 30.0),
+    "combine_us": Meaning("us", "starting to join the parts of split keys", 0.0, 30.0),
+    "part_cycles": Meaning("cycles", "reading one part of split keys more", 0.0, 800.0),
     "launch_us": LAUNCH,
 }
 ENGINE: dict[str, Meaning] = {  # one value per engine and phase: what runs around the attention kernel
@@ -63,7 +64,7 @@ OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kern
         ("launch_us", "write_efficiency", "token_cycles"),
     ),
     "decode": (
-        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us"),
+        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
         ("launch_us", "token_cycles"),
     ),
     "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
@@ -72,6 +73,7 @@ OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"
 FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
+    "part_cycles": 200.0,
     "write_efficiency": 0.9,
     "token_cycles": 0.0,
 }
@@ -83,6 +85,7 @@ WITHOUT_OVERHEAD: dict[str, float] = {
     "exposed": 0.0,
     "hbm_efficiency": 1.0,
     "combine_us": 0.0,
+    "part_cycles": 0.0,
     "launch_us": 0.0,
     "write_efficiency": 1.0,
     "token_cycles": 0.0,

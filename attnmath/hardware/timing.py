@@ -186,7 +186,7 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     unit = _one_tile(s, m, kernel, k, c, False)
     cycles = unit.pair(overlap) + k["tile_cycles"]
     longest = k["block_cycles"] + ceil_div(c.most, c.splits) * cycles
-    longest = longest + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k) * m.clock_hz
+    longest = longest + _combine_s(m, k, c.splits) * m.clock_hz
     mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
     unsplit = c.grids * c.query_tiles
     waves = unsplit / (m.processors * c.resident)
@@ -234,7 +234,7 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     hbm_s, l2_s = _moved(moved, moved, m, k, k["hbm_efficiency"], warm)
     apart_s = maximum(*_moved(outer, moved, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + minimum(compute_s, apart_s)
-    kernel_s = kernel_s + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k)
+    kernel_s = kernel_s + _combine_s(m, k, c.splits)
     kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
     times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
     return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
@@ -353,6 +353,11 @@ def _moved(
         missed = minimum(maximum((share - k["l2_kept"]) / (k["l2_gone"] - k["l2_kept"]), 0.0), 1.0)
     hbm_s = moved / (m.hbm_bytes_per_s * efficiency) * missed
     return hbm_s, moved / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
+
+
+def _combine_s(m: Machine, k: Constants, splits: Number) -> Number:
+    """Joining the parts of split keys: a launch or a barrier, and a loop that reads one part after the other."""
+    return (splits > 1) * (k["combine_us"] * US * _launch_share(m, k) + splits * k["part_cycles"] / m.clock_hz)
 
 
 def _launch_share(m: Machine, k: Constants) -> float:
