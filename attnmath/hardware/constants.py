@@ -56,6 +56,7 @@ SHARED: dict[str, Meaning] = {  # the same for all
     "l2_bytes_per_clock": Meaning("bytes/clock", "what a processor gets from the L2", 20.0, 64.0),
     "l2_kept": Meaning("of the L2", "footprint up to which a replay finds everything there", 0.3, 1.0),
     "l2_gone": Meaning("of the L2", "footprint from which it finds nothing", 1.0, 2.0),
+    "small_us": Meaning("us", "one small kernel more in a captured graph", 0.5, 5.0),
     "reference_hz": Meaning("Hz", "clock that launch times are stated at", 1.0e9, 3.0e9),
 }
 OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kernel's constants, engine's constants)
@@ -89,6 +90,7 @@ WITHOUT_OVERHEAD: dict[str, float] = {
     "launch_us": 0.0,
     "write_efficiency": 1.0,
     "token_cycles": 0.0,
+    "small_us": 0.0,
     "load_bytes_per_clock": 1e9,
     "l2_bytes_per_clock": 1e9,
 }
