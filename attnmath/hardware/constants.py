@@ -65,13 +65,14 @@ OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kern
         ("launch_us", "write_efficiency", "token_cycles"),
     ),
     "decode": (
-        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
+        ("mma_efficiency", "tile_cycles", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
         ("launch_us", "token_cycles"),
     ),
     "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
 }
 OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"]}
 FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
+    "overlap": 0.0,
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
     "part_cycles": 200.0,

@@ -226,7 +226,7 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few."""
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
-    alone, pair = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"], unit.pair(k["overlap"])
+    alone, pair = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"], unit.pair(k["overlap"]) + k["tile_cycles"]
     steps, slots = ceil_div(c.most, c.splits), m.processors * c.resident
     full = floor_div(c.blocks, slots)
     last = ceil_div(c.blocks - full * slots, m.processors)  # blocks to a processor in the last wave
@@ -279,7 +279,9 @@ def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decode
     if not kernel.asynchronous and not decodes:
         warp_rows = where(c.rows >= 128, 32.0, 16.0)  # every warp reads all keys and values for its own rows
         smem = c.rows / warp_rows * c.keys * width * s.q_bytes / m.smem_bytes_per_clock
-    matrix = maximum(tensor, smem) / m.sustained / k["mma_efficiency"]
+    # a decode step leaves the matrix unit idle most of the time, so that it draws too little power to be slowed
+    sustained = 1.0 if decodes else m.sustained
+    matrix = maximum(tensor, smem) / minimum(sustained * k["mma_efficiency"], 1.0)
     scores = c.rows * c.keys
     exp, fp32 = scores / m.exp_per_clock, scores * k["fp32_per_score"] / m.fp32_lanes
     return _Unit(matrix, exp + fp32, tensor / m.sustained, exp, fp32, smem, m.processors * m.clock_hz)
