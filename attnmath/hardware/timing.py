@@ -144,9 +144,8 @@ def _cut_decode(s: Shape, m: Machine, kernel: Kernel) -> Cut:
     group, owners = _decode_groups(kernel, s)
     packed = group * s.seq  # rows that share the keys
     rows, keys = _tile(kernel, s, True)
-    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
-    context = where(s.window > 0, minimum(s.window + s.seq - 1, s.context), s.context)
-    query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
+    rows = _first_that_holds(kernel.decode_rows, packed) if kernel.decode_rows else rows
+    query_tiles, most = ceil_div(packed, rows), ceil_div(_seen(s), keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
     resident = where(group < kernel.light_groups, LIGHT, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
@@ -218,15 +217,20 @@ def _outer(s: Shape) -> Number:
 
 def _inner(s: Shape) -> Number:
     """Bytes of the keys and values that some query sees."""
-    seen = where(s.window > 0, minimum(s.context, s.window + s.seq - 1), s.context)
-    return s.batch * seen * s.kv_heads * s.cached * s.kv_bytes
+    return s.batch * _seen(s) * s.kv_heads * s.cached * s.kv_bytes
+
+
+def _seen(s: Shape) -> Number:
+    """Keys that some query sees."""
+    return where(s.window > 0, minimum(s.context, s.window + s.seq - 1), s.context)
 
 
 def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts: tuple[Cut, ...] = ()) -> Times:
     """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few."""
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
-    alone, pair = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"], unit.pair(k["overlap"]) + k["tile_cycles"]
+    pair = unit.pair(k["overlap"]) + k["tile_cycles"]
+    alone = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"]
     steps, slots = ceil_div(c.most, c.splits), m.processors * c.resident
     full = floor_div(c.blocks, slots)
     last = ceil_div(c.blocks - full * slots, m.processors)  # blocks to a processor in the last wave
@@ -348,9 +352,12 @@ def _decode_splits(kernel: Kernel, m: Machine, heads: Number, most: Number, grou
     return where(whole, 1.0, maximum(parts, 1.0))
 
 
-def _power_of_two(rows: Number) -> Number:
-    """The smallest of 16, 32 and 64 that holds so many rows, 64 for more."""
-    return where(rows <= 16, 16.0, where(rows <= 32, 32.0, 64.0))
+def _first_that_holds(tiles: tuple[int, ...], rows: Number) -> Number:
+    """The first of some row tiles, in ascending order, that holds so many rows; the last for more."""
+    found = 0.0 * rows + tiles[-1]
+    for tile in reversed(tiles[:-1]):
+        found = where(rows <= tile, float(tile), found)
+    return found
 
 
 def _moved(
