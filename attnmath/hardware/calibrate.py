@@ -79,7 +79,7 @@ START = {
     "combine_us": 2.0,
     "part_cycles": 200.0,
     "launch_us": 9.0,
-    "write_efficiency": 0.9,
+    "write_bytes_per_clock": 20.0,
     "token_cycles": 60.0,
 }
 

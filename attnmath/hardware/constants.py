@@ -43,7 +43,7 @@ KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
 }
 ENGINE: dict[str, Meaning] = {  # one value per engine and phase: what runs around the attention kernel
     "launch_us": LAUNCH,
-    "write_efficiency": Meaning("of the data sheet", "bandwidth of the pass that writes the cache", 0.1, 1.0),
+    "write_bytes_per_clock": Meaning("bytes/clock", "what a processor moves in the pass that writes the cache", 2.0, 64.0),
     "token_cycles": Meaning(
         "cycles", "a processor's work on one new token outside attention: its cache slot, its schedule", 0.0, 6_000.0
     ),
@@ -62,7 +62,7 @@ SHARED: dict[str, Meaning] = {  # the same for all
 OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kernel's constants, engine's constants)
     "prefill": (
         ("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed"),
-        ("launch_us", "write_efficiency", "token_cycles"),
+        ("launch_us", "write_bytes_per_clock", "token_cycles"),
     ),
     "decode": (
         ("mma_efficiency", "tile_cycles", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
@@ -76,7 +76,7 @@ FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
     "part_cycles": 200.0,
-    "write_efficiency": 0.9,
+    "write_bytes_per_clock": 20.0,
     "token_cycles": 0.0,
 }
 WITHOUT_OVERHEAD: dict[str, float] = {
@@ -89,7 +89,7 @@ WITHOUT_OVERHEAD: dict[str, float] = {
     "combine_us": 0.0,
     "part_cycles": 0.0,
     "launch_us": 0.0,
-    "write_efficiency": 1.0,
+    "write_bytes_per_clock": 1e9,
     "token_cycles": 0.0,
     "small_us": 0.0,
     "load_bytes_per_clock": 1e9,

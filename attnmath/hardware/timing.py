@@ -206,8 +206,9 @@ def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Nu
     """The pass that writes new keys and values into the cache, and turns queries and keys if the engine does it there."""
     stored = s.batch * s.seq * s.kv_heads * s.cached * (2.0 + s.kv_bytes)
     stored = stored + (s.batch * s.seq * s.heads * s.head_dim * 4.0 if rotates else 0.0)
-    slow_s, near_s = _moved(stored, _outer(s) + _inner(s) + stored, m, k, k["write_efficiency"], warm)
-    return maximum(slow_s, near_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
+    slow_s, near_s = _moved(stored, _outer(s) + _inner(s) + stored, m, k, k["hbm_efficiency"], warm)
+    issued_s = stored / (m.processors * k["write_bytes_per_clock"] * m.clock_hz)
+    return maximum(maximum(slow_s, near_s), issued_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
 
 
 def _outer(s: Shape) -> Number:
