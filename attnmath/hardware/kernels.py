@@ -56,6 +56,7 @@ class Kernel(Struct, frozen=True):
     light_groups: int = 0  # groups below it run on a kernel without the matrix unit, several blocks to a processor
     reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
     pads: tuple[int, ...] = ()
+    paired_math: bool = False  # its softmax has instructions that do two FP32 numbers at once
     latent: bool = False  # attends to one cached latent per token, whose first part is the value, too
 
 
@@ -111,6 +112,7 @@ KERNELS: dict[str, Kernel] = {
         "FlashAttention-4",
         "FlashAttention-4, arXiv:2603.05451: two tiles of 128 query rows take turns, 128 keys",
         (Tile(1024, 128, 128),),
+        paired_math=True,
         paired_rows=True,
         longest_first=True,
         pads=tuple(range(16, 257, 16)),
@@ -154,6 +156,7 @@ KERNELS: dict[str, Kernel] = {
         "TensorRT-LLM's generated kernels for Blackwell",
         "NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/kernels/trtllmGenKernels (tiles of 128 or 2 x 128 rows by 128 keys)",
         (Tile(1024, 128, 128),),
+        paired_math=True,
         paired_rows=True,
         decode_rows=(16, 32, 64),
         longest_first=True,

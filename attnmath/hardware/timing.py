@@ -288,7 +288,8 @@ def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decode
     sustained = 1.0 if decodes else m.sustained
     matrix = maximum(tensor, smem) / minimum(sustained * k["mma_efficiency"], 1.0)
     scores = c.rows * c.keys
-    exp, fp32 = scores / m.exp_per_clock, scores * k["fp32_per_score"] / m.fp32_lanes
+    instructions = scores * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
+    exp, fp32 = scores / m.exp_per_clock, instructions / m.fp32_lanes
     return _Unit(matrix, exp + fp32, tensor / m.sustained, exp, fp32, smem, m.processors * m.clock_hz)
 
 
