@@ -178,22 +178,22 @@ def prefill(
 
 
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
-    overlap = k["overlap"]
-    if kernel.paired_rows and not c.paired:
-        overlap = 0.0  # one row tile has nobody to take turns with
-    elif kernel.resident > 1:
-        overlap = k["overlap"] * (c.resident > 1)
+    alone = 0.0 if kernel.resident > 1 or (kernel.paired_rows and not c.paired) else k["overlap"]  # nobody to turn with
+    overlap = where(c.resident > 1, k["overlap"], alone)
     unit = _one_tile(s, m, kernel, k, c, False)
-    cycles = unit.pair(overlap) + k["tile_cycles"]
-    longest = k["block_cycles"] + ceil_div(c.most, c.splits) * cycles
+    cycles = unit.pair(overlap) + k["tile_cycles"] / c.resident
+    unsplit = c.grids * c.query_tiles
+    sharing = minimum(ceil_div(unsplit, m.processors), c.resident)  # blocks on a processor, where there are most
+    steps = ceil_div(c.most, c.splits)
+    average = c.visits / c.query_tiles / c.splits
+    longest = k["block_cycles"] + maximum(steps * (unit.pair(alone) + k["tile_cycles"]), sharing * average * cycles)
     longest = longest + _combine_s(m, k, c.splits) * m.clock_hz
     mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
-    unsplit = c.grids * c.query_tiles
     waves = unsplit / (m.processors * c.resident)
     left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
     tail = left * (k["block_cycles"] + c.first * cycles if kernel.longest_first else 0.5 * (mean + longest))
     busy = c.grids * (c.query_tiles * k["block_cycles"] + c.visits * cycles) / m.processors
-    compute_s = maximum(busy + tail, longest * where(unsplit <= m.processors, 1.0, c.resident)) / m.clock_hz
+    compute_s = maximum(busy + tail, longest) / m.clock_hz
     outer, inner = _outer(s), _inner(s)
     hbm_s, l2_s = _moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
     apart_s = maximum(*_moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
