@@ -37,6 +37,7 @@ def cost(
     kv_dtype: str | None = None,
     form: str | None = None,
     gpu: str | None = None,
+    engine: str | None = None,
     l2: str = "cold",
     assume_ignored: Iterable[str] = (),
     formulas: bool = True,
@@ -46,7 +47,8 @@ def cost(
 
     `sizes`: the options of the variant under their names, `seq=8192, heads=32, kv_heads=8` (tokens, counts, elements);
     `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
-    `gpu`: a name or a TOML file, for a lower bound on time. The result is in FLOPs, bytes and seconds; what was not given
+    `gpu`: a name or a TOML file, for a lower bound on time and an estimate of it; `engine`: whose kernels the estimate is
+    of (vllm, sglang, trtllm, or ideal). The result is in FLOPs, bytes and seconds; what was not given
     and had to be filled in stands in its `assumed`; `formulas` False leaves them out, for many rows. Raises InputError,
     naming the culprit, for anything that does not fit.
 
@@ -59,12 +61,22 @@ def cost(
     given = {k.replace("_", "-"): plain(v) for k, v in sizes.items()}
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
-    texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
+    texts = {
+        "variant": variant,
+        "model": model,
+        "phase": phase,
+        "mask": mask,
+        "form": form,
+        "gpu": gpu,
+        "l2": l2,
+        "engine": engine,
+    }
     check_texts(texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": modifiers})
     if window is not None:
         given["window"] = plain(window)
     settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
-    check(given, phase, dtype, kv_dtype, l2, gpu)
+    settings |= {"engine": engine, "gpu_file": gpu}
+    check(given, phase, dtype, kv_dtype, l2, gpu, engine)
     accelerator = _gpu(gpu)
     if model is not None:
         if variant is not None or mask is not None or form is not None or list(modifiers):
@@ -154,7 +166,7 @@ def _layer_cost(
         readings=(numbers, formulas),
         **(_formulas(formulas) if settings["formulas"] else {}),
     )
-    return _timed(out, [LayerRun(1, out)], gpu, dtype, l2) if gpu else out
+    return _timed(out, [LayerRun(1, out)], gpu, settings, l2) if gpu else out
 
 
 def _json(letter: str) -> str:
@@ -189,8 +201,9 @@ def _intensity(flops: int, traffic: Traffic) -> Traffic:
     return Traffic(*(flops / b if b else None for b in (traffic.compulsory, traffic.fused, traffic.unfused)))
 
 
-def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> Cost:
-    """The bounds on time, a layer after the other; none for a page whose queries meet no keys."""
+def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any], l2: str) -> Cost:
+    """The bounds on time and the estimate, a layer after the other; none for a page whose queries meet no keys."""
+    dtype = settings["dtype"] or "bf16"
     if not all(part.cost.readings[0].core.equations for part in parts):
         return replace(out, gpu=gpu.name, l2=l2)
     from attnmath.hardware.roofline import bound, ridge
@@ -218,14 +231,37 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> C
                         l2 == "warm",
                     ).time_s
                 )
-    return replace(
+    binds = max(by_unit, key=lambda u: by_unit[u])
+    timed = replace(
         out,
         gpu=gpu.name,
         l2=l2,
         time_bound_s=Fusion(unfused, fused),
-        bound=max(by_unit, key=lambda u: by_unit[u]),
+        time_bound_by=binds,
+        bound=binds,
         ridge=ridge(gpu, dtype),
     )
+    return _estimated(timed, parts, gpu, settings)
+
+
+def _estimated(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any]) -> Cost:
+    """The estimate of the time model, or why there is none."""
+    from attnmath.hardware.constants import of_gpu
+    from attnmath.hardware.estimates import DEFAULT_ENGINE, estimate, summed
+
+    engine = settings["engine"] or DEFAULT_ENGINE
+    found = []
+    try:
+        book = of_gpu(settings["gpu_file"])
+        for times, part in ((run.count, run.cost) for _, run in kinds(parts)):
+            least = part.time_bound_s.fused or (out.time_bound_s.fused if len(parts) == 1 else 0.0) or 0.0
+            one = estimate(part.readings[0], gpu, engine, out.phase == "decode", out.l2 == "warm", least, book)
+            found.append((times, one))
+    except InputError as error:
+        return replace(out, time_note=str(error))
+    time_s, band, made = summed(found)
+    assumed = out.assumed if settings["engine"] else {**out.assumed, "engine": engine}
+    return replace(out, time_s=time_s, time_error_band=band, estimate=made, bound=made.binds, assumed=assumed)
 
 
 def _all_regimes(runs: list[LayerRun]) -> dict[str, list[str]]:
@@ -325,4 +361,4 @@ def _model_cost(
         formulas={key: _over_layers(runs, key) for key in first.formulas if not key.startswith("memory")},
         source=described.source,
     )
-    return _timed(together_, runs, gpu, settings["dtype"] or "bf16", l2) if gpu else together_
+    return _timed(together_, runs, gpu, settings, l2) if gpu else together_

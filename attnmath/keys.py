@@ -268,6 +268,7 @@ class Derived(Struct, frozen=True):
 
 
 ROOFLINE = "Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785"
+TIME_MODEL = "attnmath/hardware/timing.py, its constants fitted to NVIDIA aiconfigurator's measurements"
 DERIVED: dict[str, Derived] = {
     "intensity.compulsory": Derived(
         "FLOP/byte",
@@ -299,8 +300,19 @@ DERIVED: dict[str, Derived] = {
         "sum over the core's equations of max(their matmul / tensor_flop_per_s, exps / exp_rate, bytes / hbm_bytes_per_s)",
         ROOFLINE,
     ),
-    "time_s": Derived("s", "the time model's estimate", "not computed yet: null until there is a time model"),
-    "bound": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+    "time_bound_by": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+    "time_s": Derived(
+        "s",
+        "estimate of the core's time as an engine's kernel runs it; never below the bound; with an error band",
+        "kernel_time_s + launch_time_s",
+        TIME_MODEL,
+    ),
+    "bound": Derived(
+        "",
+        "what binds the estimate: the busiest unit, or launch; where there is no estimate, the bound's unit",
+        "the largest of tensor, exp, fp32, smem, l2 and hbm; launch if that takes longer than the kernel",
+        TIME_MODEL,
+    ),
     "measured.time_s": Derived("s", "the measured time of the core alone, without projections", "given by --measured"),
     "measured.share_of_bound": Derived(
         "",

@@ -79,8 +79,10 @@ def test_json_is_what_the_contract_says(call):
     assert f["core"] == f["matmul"] + f["softmax"]
     assert sum(s["flops"] for s in d["steps"]) == f["total"]
     assert d["flops_by_convention"]["exact"] == f["matmul"]
-    assert d["time_s"] is None
-    assert d["bound"] == "tensor"
+    assert d["time_s"] == pytest.approx(d["estimate"]["kernel_time_s"] + d["estimate"]["launch_time_s"])
+    assert d["time_s"] > d["time_bound_s"]["fused"]
+    assert {"median", "p90", "kernels", "here"} == set(d["time_error_band"])
+    assert d["bound"] == d["time_bound_by"] == "tensor"
     assert d["assumed"]["kv_heads"] == 8
     assert "heads" not in d["assumed"]
 

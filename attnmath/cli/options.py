@@ -154,7 +154,12 @@ def dtype_options(f: F) -> F:
         default="cold",
         help="warm: what fits into the L2 is there from the last run.",
     )(f)
-    f = click.option("--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time.")(f)
+    f = click.option(
+        "--engine", metavar="vllm|sglang|trtllm|ideal", help="Whose kernels the estimate of time is of [vllm]."
+    )(f)
+    f = click.option(
+        "--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time and an estimate."
+    )(f)
     f = click.option(
         "--kv-dtype",
         metavar="DTYPE",

@@ -165,7 +165,7 @@ def get(name: str) -> Gpu:
             raise Unknown("GPU", name, names(), "GPUs")
         return _read(wanted, {**_built_in("sources"), **_built_in(wanted)}, GPUS)
     table = read_toml(path)
-    own = [n for n in table if n not in ("sources", "architectures")]
+    own = [n for n in table if n not in ("sources", "architectures", *CONSTANTS)]
     if not inside and len(own) != 1:
         raise InputError(
             f"{path} holds {len(own)} accelerators; name one: "
@@ -177,6 +177,13 @@ def get(name: str) -> Gpu:
 
 
 SHARED = "architectures."
+CONSTANTS = (
+    "shared",
+    "kernels",
+    "engines",
+    "bands",
+    "elsewhere",
+)  # of the time model, which a user's file may bring along
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from attnmath.errors import InputError
 from attnmath.hardware import Gpu
 from attnmath.hardware.calibrate import run
 from attnmath.hardware.constants import Band, Book, built_in
-from attnmath.hardware.kernels import ENGINES, IDEAL, TITLES, kernel_of
+from attnmath.hardware.kernels import ENGINES, IDEAL, kernel_of
 from attnmath.hardware.machine import machine
 from attnmath.hardware.timing import Shape, Times
 from attnmath.keys import Reading
@@ -25,6 +25,7 @@ from attnmath.language.masks import Piece
 from attnmath.language.syntax import Equation, Op, Program, Ref, ops, refs
 from attnmath.readings.count import learned
 from attnmath.readings.memory import bits
+from attnmath.results import ErrorBand, KernelTime
 
 DEFAULT_ENGINE = "vllm"
 
@@ -99,8 +100,42 @@ def _made(
     return Estimate(time_s, kernel_s, times.launch_s, engine, kernel, binds, busy, band, here, assumed, times)
 
 
+def summed(parts: list[tuple[int, Estimate]]) -> tuple[float, ErrorBand | None, KernelTime]:
+    """(time, error band, what it is made of) of several layers after each other: how often each, and its estimate.
+
+    >>> from attnmath import cost
+    >>> from attnmath.hardware import get
+    >>> one = estimate(cost("gqa", seq=8192, heads=32).readings[0], get("h100-sxm"))
+    >>> summed([(3, one)])[0] == 3 * one.time_s
+    True
+    """
+    time_s = float(sum(n * e.time_s for n, e in parts))
+    kernel_s, launch_s = (float(sum(n * getattr(e, f) for n, e in parts)) for f in ("kernel_time_s", "launch_time_s"))
+    units = {u: float(sum(n * e.times.units[u] for n, e in parts)) for u in parts[0][1].times.units}
+    most = max(units, key=lambda u: units[u])
+    bands = [(e.band, e.measured_here) for _, e in parts if e.band]
+    band = None
+    if bands and len(bands) == len(parts):
+        worst, here = max(bands, key=lambda b: b[0].p90)
+        band = ErrorBand(worst.median, worst.p90, worst.kernels, here)
+    made = KernelTime(
+        parts[0][1].engine,
+        list(dict.fromkeys(e.kernel for _, e in parts)),
+        kernel_s,
+        launch_s,
+        "launch" if launch_s > kernel_s else most,
+        {u: v / kernel_s if kernel_s else 0.0 for u, v in units.items()},
+        list(dict.fromkeys(a for _, e in parts for a in e.assumed)),
+    )
+    return time_s, band, made
+
+
 def phase_of(shape: Shape, decodes: bool) -> str:
-    """The phase whose kernel runs it: that of latent attention, of an encoder, of prefill or of decoding."""
+    """The phase whose kernel runs it: that of latent attention, of an encoder, of prefill or of decoding.
+
+    >>> phase_of(Shape(1.0, 64.0, 64.0, 16.0, 16.0, 192.0, 128.0), False)
+    'mla_prefill'
+    """
     latent = shape.latent or _widest(shape.head_dim) > _widest(shape.v_head_dim)
     if decodes:
         return "mla_decode" if shape.latent else "decode"
@@ -205,12 +240,3 @@ def engines() -> tuple[str, ...]:
     True
     """
     return (*ENGINES, IDEAL)
-
-
-def described(engine: str, kernel: str) -> str:
-    """An engine and its kernel in words.
-
-    >>> described("vllm", "flash-attention-3")
-    'vLLM, flash-attention-3'
-    """
-    return f"{TITLES.get(engine, engine)}, {kernel}"

@@ -74,6 +74,11 @@ class Times(Struct, frozen=True):
         """Kernel and launch."""
         return self.kernel_s + self.launch_s
 
+    def or_faster(self, other: Times) -> Times:
+        """Row by row, the one whose kernel takes less time."""
+        faster = other.kernel_s < self.kernel_s
+        return Times(*(where(faster, getattr(other, f), getattr(self, f)) for f in Times.__struct_fields__))
+
     @property
     def units(self) -> dict[str, Number]:
         """How long each unit is busy, seconds."""
@@ -168,12 +173,21 @@ def prefill(
     """Many new tokens per sequence; `writes`: a pass stores them into the cache, `rotates`: and turns queries and keys.
 
     `warm`: what fits into the L2 is there from the last run.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> k, _ = built_in().of("flash-attention-3", "vllm", "prefill")
+    >>> shape = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> t = prefill(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], k, False, True, False)
+    >>> t.blocks, 600e-6 < t.kernel_s < 1.2e-3
+    (2048.0, True)
     """
     ways = [_prefill(s, m, kernel, k, warm, c) for c in cuts or cut(s, m, kernel, False)]
     best = ways[0]
     for other in ways[1:]:
-        faster = other.kernel_s < best.kernel_s
-        best = Times(*(where(faster, getattr(other, f), getattr(best, f)) for f in Times.__struct_fields__))
+        best = best.or_faster(other)
     return replace(best, kernel_s=best.kernel_s + _stored(s, m, k, warm, rotates)) if writes else best
 
 
@@ -186,7 +200,7 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     unit = _one_tile(s, m, kernel, k, c, False)
     cycles = unit.pair(overlap) + k["tile_cycles"]
     longest = k["block_cycles"] + ceil_div(c.most, c.splits) * cycles
-    longest = longest + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k) * m.clock_hz
+    longest = longest + (c.splits > 1) * k["combine_us"] * US * launch_share(m, k) * m.clock_hz
     mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
     unsplit = c.grids * c.query_tiles
     waves = unsplit / (m.processors * c.resident)
@@ -195,10 +209,10 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     busy = c.grids * (c.query_tiles * k["block_cycles"] + c.visits * cycles) / m.processors
     compute_s = maximum(busy + tail, longest * where(unsplit <= m.processors, 1.0, c.resident)) / m.clock_hz
     outer, inner = _outer(s), _inner(s)
-    hbm_s, l2_s = _moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
-    apart_s = maximum(*_moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
+    hbm_s, l2_s = moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + k["exposed"] * minimum(compute_s, apart_s)
-    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
     return replace(times, blocks=c.blocks, splits=c.splits, waves=waves, rows=c.rows, keys=c.keys)
 
 
@@ -206,7 +220,7 @@ def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Nu
     """The pass that writes new keys and values into the cache, and turns queries and keys if the engine does it there."""
     stored = s.batch * s.seq * s.kv_heads * s.cached * (2.0 + s.kv_bytes)
     stored = stored + (s.batch * s.seq * s.heads * s.head_dim * 4.0 if rotates else 0.0)
-    slow_s, near_s = _moved(stored, _outer(s) + _inner(s) + stored, m, k, k["write_efficiency"], warm)
+    slow_s, near_s = moved(stored, _outer(s) + _inner(s) + stored, m, k, k["write_efficiency"], warm)
     return maximum(slow_s, near_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
 
 
@@ -222,7 +236,17 @@ def _inner(s: Shape) -> Number:
 
 
 def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts: tuple[Cut, ...] = ()) -> Times:
-    """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few."""
+    """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> k, _ = built_in().of("flash-attention-3", "vllm", "decode")
+    >>> shape = Shape(1.0, 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> decode(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], k, False).splits
+    16.0
+    """
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
     cycles = maximum(unit.pair(k["overlap"]), c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"])
@@ -230,13 +254,13 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     turns = maximum(ceil_div(c.blocks, m.processors), 1.0)
     compute_s = turns * (prologue + ceil_div(c.most, c.splits) * cycles) / m.clock_hz
     outer = 2.0 * s.batch * s.seq * s.heads * (s.head_dim + s.v_head_dim)
-    moved = _inner(s) + outer
-    hbm_s, l2_s = _moved(moved, moved, m, k, k["hbm_efficiency"], warm)
-    apart_s = maximum(*_moved(outer, moved, m, k, k["hbm_efficiency"], warm))
+    streamed = _inner(s) + outer
+    hbm_s, l2_s = moved(streamed, streamed, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*moved(outer, streamed, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + minimum(compute_s, apart_s)
-    kernel_s = kernel_s + (c.splits > 1) * k["combine_us"] * US * _launch_share(m, k)
+    kernel_s = kernel_s + (c.splits > 1) * k["combine_us"] * US * launch_share(m, k)
     kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
-    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
     return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
 
 
@@ -343,18 +367,32 @@ def _power_of_two(rows: Number) -> Number:
     return where(rows <= 16, 16.0, where(rows <= 32, 32.0, 64.0))
 
 
-def _moved(
-    moved: Number, footprint: Number, m: Machine, k: Constants, efficiency: float, warm: bool
+def moved(
+    size: Number, footprint: Number, m: Machine, k: Constants, efficiency: float, warm: bool
 ) -> tuple[Number, Number]:
-    """Seconds at the memory's rate for what the L2 does not hold from the last run, and at the L2's rate for all."""
+    """Seconds at the memory's rate for what the L2 does not hold from the last run, and at the L2's rate for all.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.machine import machine
+    >>> slow_s, near_s = moved(3.35e9, 3.35e9, machine(get("h100-sxm")), built_in().shared, 1.0, True)
+    >>> slow_s, near_s < slow_s
+    (0.001, True)
+    """
     missed = 1.0
     if warm:
         share = footprint * m.l2_partitions / m.l2_bytes  # each half keeps its own copy of what its processors read
         missed = minimum(maximum((share - k["l2_kept"]) / (k["l2_gone"] - k["l2_kept"]), 0.0), 1.0)
-    hbm_s = moved / (m.hbm_bytes_per_s * efficiency) * missed
-    return hbm_s, moved / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
+    hbm_s = size / (m.hbm_bytes_per_s * efficiency) * missed
+    return hbm_s, size / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
 
 
-def _launch_share(m: Machine, k: Constants) -> float:
-    """Half of a launch is the same everywhere, half is cycles of the accelerator, stated at `reference_hz`."""
+def launch_share(m: Machine, k: Constants) -> float:
+    """Half of a launch is the same everywhere, half is cycles of the accelerator, stated at `reference_hz`.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> launch_share(machine(get("h100-sxm")), {"reference_hz": 1.98e9})
+    1.0
+    """
     return 0.5 + 0.5 * k["reference_hz"] / m.clock_hz
