@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layers import arrays, maskable
 from oracle import PARTS, sees
 
 import attnmath as am
@@ -17,8 +18,12 @@ from attnmath.errors import InputError, LanguageError, NoClosedForm, NoSchedule
 from attnmath.keys import KEYS, Reading
 from attnmath.language import tiles as tiling
 from attnmath.language.masks import build_text
+from attnmath.language.ops import OPS
 from attnmath.language.tiles import Grid, floor_sum
+from attnmath.readings import streams
 from attnmath.readings import traffic as moving
+from attnmath.readings.count import count, total
+from attnmath.readings.evaluate import run
 from attnmath.readings.memory import Core
 from attnmath.readings.schedules import SCHEDULES, bound, misfit, named, on_chip, parse, region
 from attnmath.readings.traffic import Traffic
@@ -411,6 +416,162 @@ def test_sympy_reads_the_same(schedule, seq, context):
         return
     at = {str(x): c.readings[0].sizes.get(str(x), {"h": 8}.get(str(x))) for x in f.free_symbols}
     assert f.subs({x: at[str(x)] for x in f.free_symbols}) == c.hbm_bytes.fused
+
+
+# -- streams: the same values, block of keys by block
+
+STREAMED = {
+    "gqa": [[], ["sink", "rope"], ["dropout:rate=0.5", "sink:logit=0"], ["softcap:cap=5", "gate"]],
+    "mha": [["alibi"], ["t5-bias:side=decoder,buckets=4,far=5"], ["score-bias:axes=t+n"]],
+}
+BLOCKS = [
+    "flash-1:n=4",
+    "flash-2:n=3",
+    "flash-3",
+    "memory-efficient:n=5",
+    "paged:n=2",
+    "ring:z=3,n=2",
+    "split-kv:z=2,n=2",
+]
+BLOCKS += ["split-kv:z=5,n=2", "flash-2-packed:n=1", "unfused"]
+MASKED = [
+    "causal",
+    "full",
+    "before",
+    "window(2)",
+    "prefix:3",
+    "chunked:2",
+    "documents(2, 1) | first(1)",
+    "causal & dilated(2)",
+]
+
+
+def streamable():
+    """Every form of every variant whose core streams, with the modifiers worth trying."""
+    for name in variants.names():
+        for form, page in variants.get(name).forms.items():
+            try:
+                if region(page).key is not None:
+                    yield from ((name, form, uses) for uses in STREAMED.get(name, [[]]))
+            except NoSchedule:
+                continue
+
+
+def both_ways(name, form, uses, mask, schedule, t, n, louder=8):
+    """The page's result and its stream's, on inputs loud enough to need the running maximum."""
+    page = layers.build(name, uses, mask).form(form)
+    given_ = {"b": 2, "t": t, "n": n, "h": 4, "g": 2, "d": 4, "e": 4, "m": 4, "l": 3, "q": 3, "p": 4, "x": 3, "w": 3}
+    given_ |= {"v": 2, "group": 2, "kept": 0}
+    layer = layers.build(name, uses, mask)
+    sizes, _ = layer.sizes({k: v for k, v in given_.items() if k in layer.names or k in ("h", "g")}, page=page)
+    inputs, past = arrays(page, sizes)
+    inputs = {k: louder * x for k, x in inputs.items()}
+    past = {k: louder * x for k, (_, x) in past.items()}
+    walk = parse(schedule)
+    rewritten = streams.stream(page, walk)
+    more = streams.blocks(walk, sizes)
+    got = run(rewritten, {**sizes, **more}, inputs, {**past, **streams.start(rewritten, {**sizes, **more})})
+    return run(page, sizes, inputs, past)[page.output], got[page.output]
+
+
+@pytest.mark.parametrize(("name", "form", "uses"), list(streamable()))
+@pytest.mark.parametrize("schedule", BLOCKS)
+def test_every_schedule_computes_the_same(name, form, uses, schedule):
+    masks = MASKED if maskable(name) else [None]
+    for mask, (t, n) in itertools.product(masks, [(7, 7), (1, 7), (3, 8)]):
+        want, got = both_ways(name, form, uses, mask, schedule, t, n)
+        assert np.isfinite(want).all()
+        assert np.abs(got - want).max() <= 1e-10 * max(1, np.abs(want).max()), (mask, t, n)
+
+
+def test_all_that_streams_is_tried():
+    assert {name for name, *_ in streamable()} >= {
+        "gqa",
+        "mha",
+        "mqa",
+        "mla",
+        "cross",
+        "sliding-window",
+        "shared-window",
+    }
+    assert ("mla", "absorbed", []) in list(streamable())
+    assert ("linear-attention", "quadratic", []) in list(streamable())
+
+
+def test_the_running_maximum_is_needed_and_scores_below_zero_are_no_trouble():
+    """Scores of plus and minus a thousand, and first blocks that a query sees nothing of."""
+    q = np.full((1, 6, 1, 4), 20.0)
+    k, v = np.linspace(-30, 30, 24).reshape(1, 6, 1, 4), np.arange(24.0).reshape(1, 6, 1, 4)
+    for keys in (k, -k, k - 60):
+        for mask in ("causal", "window(2)", "full"):
+            want = am.evaluate("mha", {"Q": q, "K": keys, "V": v}, mask=mask)["O"]
+            got = am.evaluate("mha", {"Q": q, "K": keys, "V": v}, mask=mask, schedule="flash-2:n=2")["O"]
+            assert np.abs(got - want).max() < 1e-10
+            split = am.evaluate("mha", {"Q": q, "K": keys, "V": v}, mask=mask, schedule="split-kv:z=3,n=1")["O"]
+            assert np.abs(split - want).max() < 1e-10
+
+
+STREAM_FAULTS = {
+    "what was summed does not shrink": lambda m: m.setattr(
+        streams._Stream,
+        "running",
+        lambda s, run_, more: streams.Equation(run_, (streams.Op("+", (streams._before(run_), more)),)),
+    ),
+    "a block that nobody sees counts as zeros": lambda m: m.setitem(OPS, "only", replaced("only", lambda np, a: 0 * a)),
+    "the last block is whole": lambda m: m.setattr(streams, "both", lambda a, b: a),
+    "a sink joins every block": lambda m: m.setattr(
+        streams._Stream, "whole", lambda s, total, top: streams.Op("+", (total, total))
+    ),
+    "the first maximum is zero": lambda m: m.setattr(streams, "LOWEST", 0.0),
+}
+
+
+def replaced(name, f):
+    row = OPS[name]
+    return type(row)(**{n: f if n == "run" else getattr(row, n) for n in row.__struct_fields__})
+
+
+@pytest.mark.parametrize("fault", STREAM_FAULTS)
+def test_a_wrong_stream_is_caught(fault, monkeypatch):
+    def agree():
+        cases = [
+            ("gqa", None, ["sink"], "full", 3, 7),
+            ("gqa", None, [], "window(2)", 7, 7),
+            ("gqa", None, [], "full", 3, 8),
+        ]
+        for (name, form, uses, mask, t, n), louder in itertools.product(cases, (1, 40)):
+            want, got = both_ways(name, form, uses, mask, "flash-2:n=3", t, n, louder)
+            if not np.abs(got - want).max() <= 1e-10 * np.abs(want).max():
+                return False
+        return True
+
+    assert agree()
+    STREAM_FAULTS[fault](monkeypatch)
+    assert not agree()
+
+
+def test_streaming_costs_a_little_more_and_says_so():
+    """Counted by the same counter: the shrinking, one more exponential for each query, head and block."""
+    page = variants.get("gqa").program
+    sizes = layers.build("gqa").sizes({"t": 4096, "h": 32, "g": 8})[0]
+    more = streams.blocks(named("flash-2"), sizes)
+    plain, streamed = count(page, sizes), count(streams.stream(page, named("flash-2")), {**sizes, **more})
+    assert total(plain).matmul == total(streamed).matmul
+    assert 0 < total(streamed).total / total(plain).total - 1 < 0.02
+    assert sum(s.exps for s in streamed) == sum(s.exps for s in plain) + 32 * 4096 * (4096 // 64)
+
+
+def test_what_does_not_stream_says_why():
+    for name, form, why in [
+        ("dsa", None, "data choose"),
+        ("hca", None, "two kinds"),
+        ("kda", "recurrent", "recursion"),
+    ]:
+        with pytest.raises(NoSchedule, match=why):
+            streams.stream(layers.build(name).form(form), named("flash-2") if form is None else named("recurrent"))
+    with pytest.raises(InputError, match="mask array"):
+        one = np.ones((1, 2, 1, 4))
+        am.evaluate("mha", {"Q": one, "K": one, "V": one}, mask=np.ones((2, 2), bool), schedule="flash-2")
 
 
 # -- what users write

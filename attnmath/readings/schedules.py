@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from attnmath.errors import InputError, NoSchedule, Unknown, nearest, printable, together
 from attnmath.language.syntax import Cat, Equation, Group, Index, Program, Ref, letters, ops, refs
-from attnmath.readings.count import core, recursive
+from attnmath.readings.count import core, recursive, tables
 from attnmath.readings.memory import BITS
 
 MAX_TEXT = 200  # characters of a schedule
@@ -281,7 +281,8 @@ def region(page: Program) -> Region:
     if not inside:
         raise NoSchedule("no query meets a key here: there is nothing to walk")
     found = [r for e in inside for x in (e.out, *e.alts) for r in refs(x)]
-    if any(map(_chosen, (i for r in found for i in r.index))):
+    free = tables(page)
+    if any(_chosen(i, free) for r in found for i in r.index):
         raise NoSchedule("the data choose which keys are read: which of them share a tile is not known")
     if any(_joined(i) for r in found for i in r.index):
         raise NoSchedule("keys of two kinds in one softmax: no schedule here walks both")
@@ -300,9 +301,10 @@ def region(page: Program) -> Region:
     return Region(inside, keys[0] if keys else None, soft[0] if soft else None)
 
 
-def _chosen(i: Index) -> bool:
+def _chosen(i: Index, free: frozenset[str]) -> bool:
+    """Whether an index reads where data say; where a table of positions says is known beforehand."""
     parts = i.parts if isinstance(i, (Group, Cat)) else (i,)
-    return any(isinstance(p, Ref) for p in parts)
+    return any(isinstance(p, Ref) and p.name not in free for p in parts)
 
 
 def _joined(i: Index) -> bool:
