@@ -15,10 +15,12 @@ from oracle import PARTS, sees
 import attnmath as am
 from attnmath import layers, variants
 from attnmath.errors import InputError, LanguageError, NoClosedForm, NoSchedule
+from attnmath.hardware.tiles import tile_count
 from attnmath.keys import KEYS, Reading
 from attnmath.language import tiles as tiling
 from attnmath.language.masks import build_text
 from attnmath.language.ops import OPS
+from attnmath.language.parse import program
 from attnmath.language.tiles import Grid, floor_sum
 from attnmath.readings import streams
 from attnmath.readings import traffic as moving
@@ -140,6 +142,21 @@ def test_without_a_closed_form_arrays_are_refused_and_integers_counted():
             Grid(t, t, 0 * t, 16, 16).tiles(build_text(mask))
         found = [x.any() for x in cut(allowed(mask, 100, 100, 0), 16, 16)]
         assert Grid(100, 100, 0, 16, 16).tiles(build_text(mask)) == sum(found)
+
+
+@given(
+    st.integers(1, 999),
+    st.integers(0, 999),
+    st.integers(1, 8),
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.integers(0, 300),
+)
+def test_the_time_models_tiles_are_these(t, past, packed, rows, cols, window):
+    """Two derivations of the same number, which share no code: that one knows causal masks and windows."""
+    mask = build_text(f"window({window})" if window else "causal")
+    visits = tile_count(float(t), float(t + past), float(packed), float(rows), float(cols), True, float(window)).visits
+    assert Grid(t, t + past, past, rows, cols, packed).tiles(mask) == visits
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))
@@ -303,6 +320,16 @@ def test_wrong_traffic_is_caught(fault, monkeypatch):
     assert not agree()
 
 
+@pytest.mark.parametrize("fault", ["holds everything", "holds nothing"])
+def test_a_wrong_cache_is_caught(fault, monkeypatch):
+    sizes = {**SIZES, "t": 32, "n": 32, "d": 8, "e": 8}
+    found = {lru: Walked("b g r t/4 n/4", sizes, "full", lru).total for lru in (256, 4096)}
+    agree = lambda: all(read("b g r t/4 n/4", sizes, "full", lru).total == want for lru, want in found.items())
+    assert agree()
+    monkeypatch.setattr(Traffic, "_touched", lambda self, at: 0 if fault == "holds everything" else 10**9)
+    assert not agree()
+
+
 @pytest.mark.parametrize("sides", [(4, 4), (4, 2), (2, 4)])
 @pytest.mark.parametrize("mask", ["full", "causal"])
 def test_a_cache_that_holds_one_turn_saves_its_rereads(sides, mask):
@@ -365,6 +392,31 @@ def test_no_schedule_moves_less_than_it_must(name, schedule):
         assert c.memory_bytes.fused >= c.readings[0].core.fused
         assert c.intensity.fused == c.flops.matmul / c.hbm_bytes.fused
         assert c.inputs["schedule"].startswith(schedule)
+
+
+def test_a_recursion_reads_what_it_needs_once_for_each_head_that_needs_it():
+    """Mamba-2's B and C serve all heads of a group: heads walked one by one read them once each; all else once."""
+    for schedule, form in (("recurrent", "recurrent"), ("chunked", "chunked")):
+        c = am.cost("mamba2", seq=256, heads=4, head_dim=16, form=form, schedule=schedule)
+        shared = 2 * 256 * 16 * 2
+        assert c.hbm_bytes.fused == c.hbm_bytes.compulsory + (4 - 1) * shared
+    assert am.cost("lightning-attention", seq=256, heads=4, form="recurrent").hbm_bytes.fused == (
+        am.cost("lightning-attention", seq=256, heads=4, form="recurrent").hbm_bytes.compulsory
+    )
+
+
+def test_arrays_of_sizes_are_read_at_once():
+    """float64 arrays, as a sweep has them, against integers one by one."""
+    page = variants.get("gqa").program
+    lengths = [200, 1000, 8192]
+    sizes = {**SIZES, "t": np.array(lengths, float), "n": np.array(lengths, float), "past": np.zeros(3)}
+    for schedule in ("flash-2", "flash-1:n=96", "ring:z=2", "split-kv"):
+        got = Traffic(Core(page, sizes, "bf16", "bf16"), parse(schedule)).total
+        want = [Traffic(Core(page, {**SIZES, "t": x, "n": x}, "bf16", "bf16"), parse(schedule)).total for x in lengths]
+        assert np.asarray(got).tolist() == want
+    mixed = {**sizes, "t": np.array([1.0, 200.0, 300.0])}
+    with pytest.raises(NoClosedForm, match="split it"):
+        _ = Traffic(Core(page, mixed, "bf16", "bf16"), named("flash-1")).total
 
 
 # -- formulas
@@ -559,6 +611,13 @@ def test_streaming_costs_a_little_more_and_says_so():
     assert total(plain).matmul == total(streamed).matmul
     assert 0 < total(streamed).total / total(plain).total - 1 < 0.02
     assert sum(s.exps for s in streamed) == sum(s.exps for s in plain) + 32 * 4096 * (4096 // 64)
+
+
+def test_what_is_not_linear_in_the_softmax_does_not_stream():
+    text = "S[b h t n] = Q[b t h d] * K[b n h d]\nA[b h t n] = softmax_n(S[b h t n])\n"
+    for last in ("O[b t h e] = A[b h t n] * A[b h t n] * V[b n h e]", "O[b t h e] = exp(A[b h t n]) * V[b n h e]"):
+        with pytest.raises(NoSchedule, match="not linear in the softmax"):
+            streams.stream(program(f"{text}{last}\nt sees n: causal"), named("flash-2"))
 
 
 def test_what_does_not_stream_says_why():

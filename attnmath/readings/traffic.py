@@ -122,7 +122,7 @@ class Traffic:
 
     def _more(self, length: Number, tile: int) -> bool:
         if hasattr(length, "free_symbols"):
-            if not self._at:
+            if not {str(x) for x in length.free_symbols} <= set(self._at):
                 return True
             length = int(length.subs({x: self._at[str(x)] for x in length.free_symbols}))
         if hasattr(length, "all"):
@@ -138,9 +138,8 @@ class Traffic:
         length = self._length(loop)
         if not hasattr(length, "covered"):
             return 0
-        if self._moves(loop):
-            return maximum(length, (1 if loop.index == (PARTS,) else loop.tile) + 1) - length
-        return minimum(length, loop.tile) - length
+        one = 1 if loop.index == (PARTS,) else loop.tile
+        return maximum(length, one + 1) - length if self._moves(loop) else minimum(length, one) - length
 
     def _steps(self, loop: Loop, index: Iterable[str]) -> bool:
         """Whether a loop indexes a tensor; z does if the keys do."""
@@ -260,9 +259,11 @@ class Traffic:
 
     def _around(self, name: str) -> tuple[tuple[Loop, ...], Number]:
         """The path of a result; all loops where results leave the chip at each tile."""
-        if self.schedule.spills:
-            return self.schedule.loops, 0
-        return self._path(self._index(name))
+        path, noted = (self.schedule.loops, 0) if self.schedule.spills else self._path(self._index(name))
+        for x in path:
+            if set(x.index) & {self.key, PARTS}:
+                noted = noted + self._noted(x)
+        return path, noted
 
     def _by_keys(self, name: str) -> list[Loop]:
         path, _ = self._around(name)
