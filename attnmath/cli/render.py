@@ -227,12 +227,12 @@ def _markdown_rows(c: Cost) -> list[Row]:
     ]
 
 
-def assumptions(found: list[Cost]) -> None:
-    """What was not given and filled in, to stderr."""
+def assumptions(found: list[Cost], walked: bool = True) -> None:
+    """What was not given and filled in, to stderr; without `walked`, but for the schedule, which bounds do not ask for."""
     values: dict[str, dict[str, dict[str, None]]] = {}  # option -> value -> the variants that have it
     for c in found:
         for k, v in c.assumed.items():
-            if k != "context" or len(found) == 1:
+            if (k != "context" or len(found) == 1) and (walked or k != "schedule"):
                 values.setdefault(k, {}).setdefault(exact(v), {})[c.variant] = None
     shown = [
         f"{k.replace('_', '-')} "
@@ -241,7 +241,7 @@ def assumptions(found: list[Cost]) -> None:
     ]
     if shown:
         note("assumed: " + ("; " if any(len(by) > 1 for by in values.values()) else ", ").join(shown))
-    for key, why in dict.fromkeys(item for c in found for item in c.refused.items()):
+    for key, why in dict.fromkeys(item for c in found for item in c.refused.items() if walked):
         note(f"no {key}: {why}")
     for left_out in dict.fromkeys(
         f"form {k} left out: {v}"
