@@ -63,8 +63,8 @@ def keys(cost: Cost) -> list[str]:
 
 def _read(cost: Cost, key: str) -> Explanation:
     row = KEYS[key]
-    if row.read is None:
-        return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
+    if cost[key] is None:
+        return Explanation(key, None, row.unit, row.meaning, "", cost.refused.get(key, ""), (), (), row.source)
     numbers, symbols = cost.readings
     try:
         formula = row.read(symbols)
@@ -80,6 +80,9 @@ def _read(cost: Cost, key: str) -> Explanation:
 
 def _convention(key: str, cost: Cost) -> str:
     """Where a key's number comes from; of a cache in blocks, how they are stored."""
+    if key == "hbm_bytes.fused":
+        walk = cost.readings[0].traffic.schedule
+        return "; ".join(filter(None, (KEYS[key].source, walk.label, walk.meaning, walk.source)))
     stored = blocks(str(cost.inputs.get("kv_dtype"))) if key.startswith("kv_cache") else None
     if not stored:
         return KEYS[key].source
@@ -90,8 +93,8 @@ def _convention(key: str, cost: Cost) -> str:
 def _over_layers(cost: Cost, key: str) -> Explanation:
     """A model's number: each run of equal layers with its own formula and count."""
     row = KEYS[key]
-    if row.read is None:
-        return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
+    if cost[key] is None:
+        return Explanation(key, None, row.unit, row.meaning, "", cost.refused.get(key, ""), (), (), row.source)
     layers = [run for _, run in kinds(cost.layers)]
     one = [_read(run.cost, key) for run in layers]
     most = key.startswith("memory")
@@ -147,6 +150,8 @@ def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
                 for c, part, known in r.core.state_parts
             ),
         ]
+    if name == "fused":
+        return r.traffic.parts
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
 
 
@@ -281,6 +286,7 @@ SETTINGS = {
     "inputs.mask": "which key a query sees",
     "inputs.dtype": "how activations are stored and multiplied",
     "inputs.kv_dtype": "how the cache is stored",
+    "inputs.schedule": "in which order and tiles the core is walked: loops from the outermost, an index and its tile each",
     "inputs.layers": "attention layers of the model",
     "variant": "the attention variant",
     "with": "the modifiers on it, in order",

@@ -11,24 +11,43 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, NoSchedule
 from attnmath.language.arith import Number, minimum
 from attnmath.language.order import ordered
 from attnmath.language.syntax import Program, ops
 from attnmath.layers import Layer
 from attnmath.readings.count import Flops, Space, Step, core, count, parameters, recursive, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes, state_bits
+from attnmath.readings.schedules import Schedule, usual
+from attnmath.readings.traffic import Traffic
 
 
 class Reading:
-    """One page at given sizes and dtypes; what is asked for is read off it once."""
+    """One page at given sizes and dtypes, walked by a schedule (the usual one if none is given); what is asked for is read
+    off it once. `at`: plain sizes, where those that are read are SymPy's.
+    """
 
-    def __init__(self, page: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
+    def __init__(
+        self,
+        page: Program,
+        sizes: Mapping[str, Number],
+        dtype: str,
+        kv_dtype: str,
+        schedule: Schedule | None = None,
+        at: Mapping[str, int] | None = None,
+    ) -> None:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
+        self.asked, self.at = schedule, at
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The schedule that was asked for, or the usual one."""
+        new = (self.at or self.sizes).get("t", 0)
+        return self.asked or usual(self.page, getattr(new, "value", new))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reading) and all(
-            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype")
+            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype", "schedule")
         )
 
     @cached_property
@@ -71,6 +90,31 @@ class Reading:
     @cached_property
     def core(self) -> Core:
         return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What the schedule moves; NoSchedule where it cannot walk this core."""
+        return Traffic(self.core, self.schedule, self.at)
+
+    @property
+    def walked(self) -> bool:
+        """Whether there is a schedule for this core."""
+        try:
+            return bool(self.traffic)
+        except NoSchedule:
+            return False
+
+    @property
+    def fused_bytes(self) -> Number | None:
+        """What the schedule's loops move; None if none walks this core."""
+        return self.traffic.total if self.walked else None
+
+    @property
+    def fused_memory(self) -> Number:
+        """Inputs, outputs, and what the schedule puts into memory beside them; unfused, every tensor while it lives."""
+        if not self.schedule.loops:
+            return self.core.peak
+        return self.core.fused + self.traffic.extra_bytes if self.walked else self.core.fused
 
     def cache_parts(self, per_token: bool, beyond: bool = False) -> list[tuple[Cached, Number]]:
         """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch; `beyond`:
@@ -150,11 +194,11 @@ def _is_zero(x: Number) -> bool:
 
 
 class Key(Struct, frozen=True):
-    """One number of `cost`; `read` None: the reading does not exist yet, the number is null."""
+    """One number of `cost`; `read` gives None where there is none for this page, and the number is null."""
 
     unit: str
     meaning: str
-    read: Callable[[Reading], Number] | None
+    read: Callable[[Reading], Number | None]
     source: str = "read off the variant's equations"
     sums: tuple[str, ...] = ()  # the keys it is the sum of
 
@@ -240,7 +284,9 @@ KEYS: dict[str, Key] = {
         lambda r: r.core.peak,
     ),
     "memory_bytes.fused": Key(
-        "bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused
+        "bytes",
+        "peak of live tensors of the core under the schedule: inputs, outputs, and results that come and go",
+        lambda r: r.fused_memory,
     ),
     "hbm_bytes.compulsory": Key(
         "bytes",
@@ -248,7 +294,10 @@ KEYS: dict[str, Key] = {
         lambda r: r.core.compulsory,
     ),
     "hbm_bytes.fused": Key(
-        "bytes", "what the schedule's loops move with no cache behind them", None, "not read yet: schedules come later"
+        "bytes",
+        "what the schedule's loops move with no cache behind them",
+        lambda r: r.fused_bytes,
+        "a block is loaded once per turn of all loops down to the innermost that indexes it, over the mask's tiles",
     ),
     "hbm_bytes.unfused": Key(
         "bytes",

@@ -141,6 +141,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     layers: list[LayerRun] = field(default_factory=list)
     formulas: dict[str, str] = field(default_factory=dict)
     regime: dict[str, list[str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # keys without a number, and why
     upper_bounds: list[str] = field(default_factory=list)  # keys whose number the data can only make smaller
     source: str = ""
     l2: str = "cold"

@@ -211,6 +211,23 @@ class Masks(Struct):
     masks: list[NamedMask]
 
 
+class NamedSchedule(Struct):
+    """A schedule: its loops from the outermost to the innermost, and what its tiles keep on the chip."""
+
+    name: str
+    loops: str
+    meaning: str
+    on_chip: str
+    source: str
+
+
+class Schedules(Struct):
+    """`attnmath schedules --json`."""
+
+    schema: Literal["attnmath.schedules/1"]
+    schedules: list[NamedSchedule]
+
+
 class Figure(Struct):
     """A figure; `measured` says that programs reach it, and not that the vendor states it."""
 
@@ -300,6 +317,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "variants": (Variants,),
     "modifiers": (Modifiers,),
     "masks": (Masks,),
+    "schedules": (Schedules,),
     "model": (ModelDocument, ModelRows),
     "models": (Presets,),
     "plan": (),

@@ -103,6 +103,10 @@ def test_json_is_what_the_contract_says(call):
         ("variants --json", "variants"),
         ("modifiers --json", "modifiers"),
         ("masks --json", "masks"),
+        ("schedules --json", "schedules"),
+        ("schedules flash-2 --variant mla --json", "schedules"),
+        (f"{GQA} --json --schedule split-kv:z=4", "cost"),
+        ("cost --variant nsa --seq 8k --heads 32 --json", "cost"),
         ("gpus --json", "gpus"),
     ],
 )
@@ -327,7 +331,7 @@ def test_listings_show_one(call):
     assert "form absorbed" in call("variants mla")[1]
     assert "layout=half" in call("modifiers rope")[1]
     assert "nvidia" in call("gpus h100-sxm")[1].lower()
-    for verb in ("variants", "modifiers", "masks", "gpus"):
+    for verb in ("variants", "modifiers", "masks", "schedules", "gpus"):
         for format_ in ("csv", "markdown"):
             code, out, _ = call(f"{verb} --format {format_}")
             assert code == 0

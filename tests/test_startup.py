@@ -46,6 +46,7 @@ LIGHT = [
     ["modifiers"],
     ["masks"],
     ["masks", "window:4"],
+    ["schedules", "flash-2", "--variant", "gqa"],
     ["gpus"],
     ["equations", "gqa"],
     ["schema", "cost"],

@@ -22,6 +22,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",
     "masks": "Which keys a query may see.",
+    "schedules": "In which order and tiles a core is walked.",
     "model": "What a whole model weighs, caches and computes, from its config.json.",
     "models": "The models that are known by name.",
     "plan": "Whether a deployment fits, and what to change if not.",

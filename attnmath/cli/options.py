@@ -146,6 +146,16 @@ def layer_options(f: F) -> F:
     )(f)
 
 
+def schedule_option(f: F) -> F:
+    """In which order and tiles the core is walked."""
+    return click.option(
+        "--schedule",
+        metavar="NAME|LOOPS",
+        help="How the core is walked: flash-1, flash-2:t=64,n=64, split-kv:z=16, paged, ring, memory-efficient, unfused, "
+        "or loops like 'b heads t/64 n/64' [flash-2].",
+    )(f)
+
+
 def dtype_options(f: F) -> F:
     """How elements are stored, and on what they are computed."""
     f = click.option(

@@ -163,14 +163,15 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
     ("memory_bytes.fused", "core memory, fused"),
     ("memory_bytes.unfused", "core memory, unfused"),
     ("hbm_bytes.compulsory", "core traffic, compulsory"),
+    ("hbm_bytes.fused", "core traffic, fused"),
     ("hbm_bytes.unfused", "core traffic, unfused"),
 )
 MEASURED = ("measured.time_s", "measured.share_of_bound", "measured.mfu", "measured.hbm_bytes_per_s")
 FLAT = (
     *(key for key, _ in SHOWN),
     "flops_by_convention.exact",
-    "hbm_bytes.fused",
     "intensity.compulsory",
+    "intensity.fused",
     "intensity.unfused",
     "ridge",
     "time_bound_s.fused",
@@ -241,6 +242,8 @@ def assumptions(found: list[Cost], but: tuple[str, ...] = ()) -> None:
     ]
     if shown:
         note("assumed: " + ("; " if any(len(by) > 1 for by in values.values()) else ", ").join(shown))
+    for key, why in dict.fromkeys(item for c in found for item in c.refused.items() if "schedule" not in but):
+        note(f"no {key}: {why}")
     for left_out in dict.fromkeys(
         f"form {k} left out: {v}"
         for c in found

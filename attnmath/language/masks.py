@@ -336,7 +336,9 @@ def _covered(spans: Sequence[Span]) -> Number:
         return any(isinstance(x, int) and isinstance(y, int) and y <= x for x, y in (a[:2], a[2:]))
 
     total: Number = 0
-    for sign, (lo, hi, _, _) in _overlapping(list(dict.fromkeys(spans)), join, empty):
+    hashable = all(x.__hash__ for span in spans for x in span)  # arrays are not
+    distinct = list(dict.fromkeys(spans)) if hashable else spans
+    for sign, (lo, hi, _, _) in _overlapping(distinct, join, empty):
         total = total + sign * maximum(hi - lo, 0)
     return total
 

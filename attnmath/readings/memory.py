@@ -258,7 +258,7 @@ class Core:
     """The fused region's tensors at given sizes and dtypes; every answer is in bytes."""
 
     def __init__(self, program: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
-        self.space, self.equations = Space(program, sizes), core(program)
+        self.space, self.equations, self.dtype = Space(program, sizes), core(program), dtype
         self.bits = {n: bits(kv_dtype if n in from_cache(program) else dtype) for n in program.tensors}
         self.index = program.tensors
         made = {e.out.name for e in self.equations}
