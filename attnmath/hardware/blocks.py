@@ -182,8 +182,6 @@ def need(rules: Rules, limits: Limits, s: Sizes) -> Need:
     >>> [need(RULES["wgmma"], h100, Sizes(128, keys, 256, 256)).misfits for keys in (80, 96)]
     [(), ('shared memory: 262,144 bytes, a block may use 232,448',)]
     """
-    if s.rows % rules.rows:
-        raise InputError(f"{s.rows} query rows: {rules.instruction} takes multiples of {rules.rows}")
     found = {"mma.sync": _of_warps, "wgmma": _of_warpgroups, "tcgen05": _in_tensor_memory}[rules.instruction](
         rules, limits, s
     )
@@ -203,10 +201,11 @@ def need(rules: Rules, limits: Limits, s: Sizes) -> Need:
 def _of_warps(rules: Rules, limits: Limits, s: Sizes) -> Need:
     """Warps of 32 rows where a tile has 128 and registers hold them, else of 16; weights take their scores' place."""
     wide = 32 if s.rows >= 128 and s.rows % 32 == 0 else 16
+    whole = replace(s, rows=-(-s.rows // rules.rows) * rules.rows)
     threads = registers = 0
     for warp_rows in dict.fromkeys((wide, 16)):
-        threads = s.rows // warp_rows * WARP
-        registers = thread_registers(s, threads) + rules.other_registers
+        threads = whole.rows // warp_rows * WARP
+        registers = thread_registers(whole, threads) + rules.other_registers
         if registers <= THREAD_REGISTERS:
             break
     resident = limits.registers // (threads * -(-registers // 8) * 8)
@@ -219,12 +218,13 @@ def _of_warpgroups(rules: Rules, limits: Limits, s: Sizes) -> Need:
     Weights wait in registers beside the next scores if these hold them, else in shared memory. One block takes all
     registers: those that compute have what the one that loads gives back (setmaxnreg).
     """
-    groups = s.rows // rules.rows * -(-s.v_head_dim // WIDE)
+    whole = replace(s, rows=-(-s.rows // rules.rows) * rules.rows)
+    groups = whole.rows // rules.rows * -(-s.v_head_dim // WIDE)
     threads = groups * WARPGROUP
     limit = min(THREAD_REGISTERS, (limits.registers // WARPGROUP - rules.producer_registers) // groups // 8 * 8)
     registers, kept = 0, True
     for kept in (True, False):
-        registers = thread_registers(s, threads, kept) + rules.other_registers
+        registers = thread_registers(whole, threads, kept) + rules.other_registers
         if registers <= limit:
             break
     home = "registers" if kept else "shared memory"
@@ -232,7 +232,7 @@ def _of_warpgroups(rules: Rules, limits: Limits, s: Sizes) -> Need:
 
 
 def _in_tensor_memory(rules: Rules, limits: Limits, s: Sizes) -> Need:
-    """Scores and results in tensor memory, weights in their scores' place.
+    """Scores and results in tensor memory, weights in their scores' place; of few rows the operands swap.
 
     A warpgroup of softmax for each tile of 128 rows, one that rescales, one that loads and issues. A thread takes its row
     of scores piece by piece: registers set no limit.

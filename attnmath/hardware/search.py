@@ -147,12 +147,9 @@ class _Bench:
 
     def need(self, rows: int, keys: int) -> tuple[float, Need]:
         """(stages, what a block needs): with the most stages that leave as many blocks resident as the fewest do."""
-        s, rules = self.shape, self.rules
-        rows = -(-rows // rules.rows) * rules.rows
-        sizes = (rows, keys, int(s.head_dim), int(s.v_head_dim))
         kept: tuple[float, Need] | None = None
-        for stages in rules.stages:
-            made = need(rules, self.limits, Sizes(*sizes, stages, s.q_bytes, s.kv_bytes, s.latent))
+        for stages in self.rules.stages:
+            made = need(self.rules, self.limits, sizes_of(self.shape, rows, keys, stages))
             if kept is None or (made.resident and self._held(made) == self._held(kept[1])):
                 kept = (stages, made)
         assert kept is not None
@@ -204,6 +201,15 @@ class _Bench:
         place = 1 + sum(c.time_s < own.time_s for c in found)
         ratios = own.time_s / found[0].time_s, own.loaded_bytes / least.loaded_bytes
         return Shipped(name, own.rows, own.keys, None, own, place, *ratios)
+
+
+def sizes_of(s: Shape, rows: int, keys: int, stages: float) -> Sizes:
+    """A shape's tile as a block holds it.
+
+    >>> sizes_of(Shape(1.0, 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0), 64, 128, 2).v_head_dim
+    128
+    """
+    return Sizes(rows, keys, int(s.head_dim), int(s.v_head_dim), stages, s.q_bytes, s.kv_bytes, s.latent)
 
 
 def slowest(t: Times) -> str:
