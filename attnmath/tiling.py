@@ -51,7 +51,10 @@ class Grid(Struct, frozen=True):
 
 
 class Footprint(Struct, frozen=True):
-    """What one block needs by the rules of its instruction, and what it may use: bytes, registers per thread."""
+    """What one block needs by the rules of its instruction, and what it may use: bytes, registers per thread.
+
+    `misfits`: what a tile lacks by these rules though a kernel runs it: then the kernel does something else.
+    """
 
     instruction: str
     stages: float
@@ -62,6 +65,7 @@ class Footprint(Struct, frozen=True):
     register_limit: int
     tensor_memory_bytes: int
     weights_in: str
+    misfits: list[str]
 
 
 class Line(Struct, frozen=True):
@@ -205,12 +209,16 @@ def _grid(work: Job, own: Cut, compulsory: int) -> Grid:
 
 
 def _footprint(work: Job, own: Cut) -> Footprint:
+    """Of the kernel's own tile, with the stages that kernels take, or with the fewest if these do not fit."""
     rules, limits = rules_of(work.gpu, KERNELS[work.kernel].asynchronous), limits_of(work.gpu)
-    sizes = sizes_of(work.shape, int(own.rows), int(own.keys), rules.stages[0])
-    n = need(rules, limits, sizes)
+    ways = [
+        (stages, need(rules, limits, sizes_of(work.shape, int(own.rows), int(own.keys), stages)))
+        for stages in dict.fromkeys((rules.usual_stages, rules.stages[0]))
+    ]
+    stages, n = next((way for way in ways if not way[1].misfits), ways[-1])
     return Footprint(
         rules.instruction,
-        sizes.stages,
+        stages,
         n.threads,
         n.smem_bytes,
         limits.smem_block_bytes,
@@ -218,6 +226,7 @@ def _footprint(work: Job, own: Cut) -> Footprint:
         n.register_limit,
         n.tensor_memory_bytes,
         n.weights_in,
+        list(n.misfits),
     )
 
 

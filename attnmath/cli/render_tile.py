@@ -131,6 +131,7 @@ def _cut(t: Tiling) -> list[Row]:
             rows.append(
                 ("  registers", exact(n.registers), f"of {n.register_limit} a thread; weights wait in {n.weights_in}")
             )
+        rows += [("  does not fit", "", f"{why}: the kernel must do otherwise there") for why in n.misfits]
     return rows
 
 

@@ -16,7 +16,6 @@ from attnmath.errors import InputError
 from attnmath.hardware import Gpu
 
 THREAD_REGISTERS = 255  # that one thread may have (CUDA C++ Programming Guide, technical specifications)
-RESERVED_BYTES = 1024  # of shared memory, which the system takes of each block (the same place, 8.0 and later)
 TENSOR_MEMORY = 512 * 128  # 32-bit cells of a processor: columns by lanes (PTX ISA; FlashAttention-4, arXiv:2603.05451)
 WARP, WARPGROUP = 32, 128  # threads
 WIDE = 256  # columns of results that one warpgroup holds
@@ -25,14 +24,15 @@ WIDE = 256  # columns of results that one warpgroup holds
 class Rules(Struct, frozen=True):
     """What an instruction asks of a tile.
 
-    `rows`: it takes so many query rows at once; `stages`: pairs of key and value tiles in shared memory that let loads run
-    beside arithmetic, at least and as offered; `other_registers`: a thread's registers that hold no tile (addresses,
-    row maxima and sums), an assumption; `producer_registers`: of each thread of the warpgroup that only loads.
+    `rows`: it takes so many query rows at once; `stages`: pairs of key and value tiles in shared memory, from the fewest
+    that let loads run beside arithmetic; `usual_stages`: what kernels take; `other_registers`: of a thread, for addresses,
+    row maxima and sums, an assumption that all tiles of FlashAttention-3 agree with; `producer_registers`: of each thread of the warpgroup that only loads.
     """
 
     instruction: str
     rows: int
     stages: tuple[float, ...]
+    usual_stages: float
     other_registers: int
     producer_registers: int = 0
     source: str = ""
@@ -45,6 +45,7 @@ RULES: dict[str, Rules] = {
             "mma.sync",
             16,
             (1, 2, 3, 4),
+            1,
             24,
             source="flash-attention, csrc/flash_attn/src/flash_fwd_launch_template.h: warps of 16 or 32 rows, one stage",
         ),
@@ -52,6 +53,7 @@ RULES: dict[str, Rules] = {
             "wgmma",
             64,
             (2, 3, 4),
+            2,
             24,
             32,
             source="flash-attention, hopper/flash_fwd_kernel_sm90.h: warpgroups of 64 rows, one that loads, two stages",
@@ -59,7 +61,8 @@ RULES: dict[str, Rules] = {
         Rules(
             "tcgen05",
             128,
-            (1.5, 2, 3, 4),
+            (1, 1.5, 2, 3, 4),
+            1.5,
             24,
             source="flash-attention, flash_attn/cute/flash_fwd_sm100.py: tiles of 128 rows, keys and values take turns on "
             "three buffers",
@@ -79,6 +82,11 @@ class Limits(Struct, frozen=True):
     smem_bytes: int
     smem_block_bytes: int
     registers: int
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of shared memory, what the system takes for each block: what one block may not use."""
+        return self.smem_bytes - self.smem_block_bytes
 
 
 class Sizes(Struct, frozen=True):
@@ -194,7 +202,7 @@ def need(rules: Rules, limits: Limits, s: Sizes) -> Need:
         why.append(f"registers: {found.registers} per thread of {found.threads}, a processor has {limits.registers:,}")
     if found.tensor_memory_bytes > 4 * TENSOR_MEMORY:
         why.append(f"tensor memory: {found.tensor_memory_bytes:,} bytes, {4 * TENSOR_MEMORY:,} there are")
-    by_smem = limits.smem_bytes // (found.smem_bytes + RESERVED_BYTES)
+    by_smem = limits.smem_bytes // (found.smem_bytes + limits.reserved_bytes)
     return replace(found, misfits=tuple(why), resident=0 if why else min(by_smem, found.resident))
 
 

@@ -66,9 +66,9 @@ class Times(Struct, frozen=True):
     blocks: Any = 0.0
     splits: Any = 1.0
     waves: Any = 1.0
-    tail_s: Any = 0.0  # of the last wave; 0 for one new token, whose turns are whole
     rows: Any = 0.0
     keys: Any = 0.0
+    tail_s: Any = 0.0  # of the last wave; 0 for one new token, whose turns are whole
 
     @property
     def time_s(self) -> Number:
