@@ -26,7 +26,8 @@ class Rules(Struct, frozen=True):
 
     `rows`: it takes so many query rows at once; `stages`: pairs of key and value tiles in shared memory, from the fewest
     that let loads run beside arithmetic; `usual_stages`: what kernels take; `other_registers`: of a thread, for addresses,
-    row maxima and sums, an assumption that all tiles of FlashAttention-3 agree with; `producer_registers`: of each thread of the warpgroup that only loads.
+    row maxima and sums, an assumption that all tiles of FlashAttention-3 agree with; `producer_registers`: of each thread
+    of the warpgroup that only loads.
     """
 
     instruction: str
