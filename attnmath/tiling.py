@@ -203,7 +203,7 @@ def _grid(work: Job, own: Cut, compulsory: int) -> Grid:
         resident=int(own.resident),
         waves=waves,
         wave_loss=ceil(waves) / waves,
-        loaded_bytes=int(loaded_bytes(s, own)),
+        loaded_bytes=int(loaded_bytes(s, own, work.decodes)),
         compulsory_bytes=compulsory,
     )
 
@@ -245,12 +245,13 @@ def _trace(work: Job, own: Cut, g: Grid, n: Footprint | None, t: Times) -> Itera
     )
     yield Line("blocks", "groups * query tiles * splits", f"{g.groups} * {g.query_tiles} * {g.splits}", g.blocks)
     yield Line("waves", "blocks / (processors * resident)", f"{g.blocks} / ({g.processors} * {g.resident})", g.waves)
-    streams = f"{g.groups} * {g.visits} * {g.keys} * {int(s.cached)} * {s.kv_bytes:g}"
-    rest = g.loaded_bytes - int(own.grids * own.visits * own.keys * s.cached * s.kv_bytes)
+    width = int(s.cached)
+    streams = f"{g.groups} * {g.visits} * {g.keys} * {width} * {s.kv_bytes:g}"
+    rest = g.loaded_bytes - int(own.grids * own.visits * own.keys * width * s.kv_bytes)
     parts = " + parts of splits" * (g.splits > 1)
     yield Line(
         "loaded",
-        f"groups * visits * keys * cached width * bytes + queries and results{parts}",
+        f"groups * visits * keys * cached width * bytes + queries and results{parts} - places behind the last key",
         f"{streams} + {rest}",
         g.loaded_bytes,
         "bytes",

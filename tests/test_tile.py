@@ -119,10 +119,12 @@ def test_loads_are_what_a_walk_over_the_tiles_loads(seq, past, group, rows, keys
     )
     kernel = replace(KERNELS["flash-attention-3"], split_prefill=False)
     c = cut_into(s, machine(get("h100-sxm")), kernel, False, Block(float(rows), float(keys)))
-    loaded = 0
-    for _ in range(batch * owners):
-        loaded += seq * group * (d * 2 + 2 * d * 2)
-        loaded += sum(visits * keys * (d + 2 * d) for visits in walked(seq, past, group, rows, keys, causal, window))
+    loaded = batch * owners * seq * group * (d * 2 + 2 * d * 2)
+    seen = np.repeat(allowed(seq, past, causal, window), group, axis=0)
+    for r in range(0, len(seen), rows):
+        visited = {int(k) // keys for k in np.flatnonzero(seen[r : r + rows].any(axis=0))}
+        places = sum(len(range(past + seq)[t * keys : (t + 1) * keys]) for t in visited)
+        loaded += batch * owners * places * (d + 2 * d)
     assert search.loaded_bytes(s, c) == loaded
 
 
@@ -131,8 +133,12 @@ def test_parts_of_split_keys_are_written_and_read():
     c = cut(s, machine(get("h100-sxm")), KERNELS["flash-attention-3"], True)[0]
     assert c.splits > 1
     parts = c.splits * 32 * (128 + 1) * 4
-    once = search.loaded_bytes(s, replace(c, splits=1.0))
-    assert search.loaded_bytes(s, c) == once + 2 * parts
+    once = 8 * 8192 * 256 * 2 + 2 * 32 * 128 * 2
+    assert search.loaded_bytes(s, c, True) == once + 2 * parts
+    for context, window, seen in ((8200.0, 0.0, 8200), (8192.0, 1000.0, 1000)):
+        s = replace(LAYER, seq=1.0, batch=16.0, context=context, window=window)
+        c = cut(s, machine(get("h100-sxm")), KERNELS["flash-attention-3"], True)[0]
+        assert search.loaded_bytes(s, replace(c, splits=1.0), True) == 16 * (8 * seen * 256 * 2 + 2 * 32 * 128 * 2)
 
 
 # -- waves: blocks put on processors one by one

@@ -16,7 +16,7 @@ from attnmath.hardware.blocks import Need, Sizes, limits_of, need, rules_of
 from attnmath.hardware.estimates import Job
 from attnmath.hardware.kernels import IDEAL, KERNELS, Kernel
 from attnmath.hardware.timing import Block, Cut, Shape, Times, cut, cut_into
-from attnmath.language.arith import Number, maximum, minimum, where
+from attnmath.language.arith import Number, ceil_div, floor_div, maximum, minimum, where
 
 STEP, MOST = 16, 256  # of query rows and of keys that are tried
 SHIPPED = {  # phase: kernel whose tile stands beside the best
@@ -184,7 +184,7 @@ class _Bench:
             waves=waves,
             wave_loss=ceil(waves) / waves,
             tile_efficiency=efficiency(s, c),
-            loaded_bytes=int(loaded_bytes(s, c)),
+            loaded_bytes=int(loaded_bytes(s, c, self.job.decodes)),
             kernel_time_s=t.kernel_s,
             time_s=t.time_s,
             binds=slowest(t),
@@ -257,10 +257,11 @@ def efficiency(s: Shape, c: Cut) -> Number:
     return s.batch * s.heads * pairs(s) / (c.grids * c.visits * c.rows * c.keys)
 
 
-def loaded_bytes(s: Shape, c: Cut) -> Number:
+def loaded_bytes(s: Shape, c: Cut, decodes: bool = False) -> Number:
     """Bytes that blocks load and store with no cache: keys and values at each visit, queries and results once.
 
-    Where keys are split, each part's results and sums are written in fp32 and read again.
+    The last tile of keys ends where the keys do. Where keys are split, each part's results and sums are written in fp32
+    and read again.
 
     >>> from attnmath.hardware import get
     >>> from attnmath.hardware.machine import machine
@@ -269,7 +270,17 @@ def loaded_bytes(s: Shape, c: Cut) -> Number:
     >>> loaded_bytes(s, c) == 3 * 128 * 256 * 2 + 2 * 256 * 128 * 2
     True
     """
-    streams = c.grids * c.visits * c.keys * s.cached * s.kv_bytes
+    streams = c.grids * (c.visits * c.keys - _beyond(s, c, decodes)) * s.cached * s.kv_bytes
     queries = s.batch * s.seq * s.heads * s.head_dim * s.q_bytes
     results = s.batch * s.seq * s.heads * s.v_head_dim
     return streams + queries + results * 2 + (c.splits > 1) * c.splits * 2 * 4 * (results + s.batch * s.seq * s.heads)
+
+
+def _beyond(s: Shape, c: Cut, decodes: bool) -> Number:
+    """Places behind the last key in all tiles that a group's query tiles visit: of those that reach the last tile."""
+    if decodes or not s.causal:
+        seen = minimum(s.context, where(decodes and s.window > 0, s.window + s.seq - 1, s.context))
+        return c.query_tiles * (ceil_div(seen, c.keys) * c.keys - seen)
+    past, tiles = s.context - s.seq, ceil_div(s.context, c.keys)
+    short = floor_div(maximum((tiles - 1) * c.keys - past, 0.0) * c.group, c.rows)  # that end before it
+    return (c.query_tiles - minimum(short, c.query_tiles - 1)) * (tiles * c.keys - s.context)
