@@ -14,6 +14,7 @@ from attnmath.plans.logs import Explanation
 from attnmath.plans.solving import Solution
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
+from attnmath.tiling import Tiling
 
 
 class CostDocument(Cost, frozen=True, kw_only=True):
@@ -40,6 +41,19 @@ class RooflineDocument(Roofline, frozen=True, kw_only=True):
     """`attnmath roofline --json`: an accelerator's roofs in FLOP/s and bytes/s, and the points under them."""
 
     schema: Literal["attnmath.roofline/1"]
+
+
+class TileDocument(Tiling, frozen=True, kw_only=True):
+    """`attnmath tile --json`: how a core is cut up, in tiles and bytes, and what it takes, in seconds."""
+
+    schema: Literal["attnmath.tile/1"]
+
+
+class TileRows(Struct):
+    """`attnmath tile --json` with several sizes: a row each."""
+
+    schema: Literal["attnmath.tile/1"]
+    rows: list[Tiling]
 
 
 class ModelDocument(ModelCost, frozen=True, kw_only=True, rename={"class_": "class"}):
@@ -312,6 +326,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "cost": (CostDocument, CostRows),
     "compare": (Compare,),
     "roofline": (RooflineDocument,),
+    "tile": (TileDocument, TileRows),
     "explain": (Explain,),
     "equations": (Equations,),
     "variants": (Variants,),

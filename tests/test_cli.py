@@ -98,6 +98,7 @@ def test_json_is_what_the_contract_says(call):
         ("compare mha gqa --seq 8k --heads 32 --json", "compare"),
         ("roofline mha gqa kda --seq 1k,8k --heads 32 --phase prefill,decode --gpu h100-sxm --json", "roofline"),
         ("roofline gqa --seq 8k --heads 32 --gpu mi300x --measured 1.2ms --with packed --json", "roofline"),
+        ("tile gqa --seq 1k,8k --heads 32 --gpu h100-sxm --json", "tile"),
         (f"{GQA} --explain flops.matmul --json", "explain"),
         ("equations mla --with rope --json", "equations"),
         ("variants --json", "variants"),

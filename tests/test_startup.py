@@ -42,6 +42,8 @@ LIGHT = [
     ["compare", "mha", "gqa", "--seq", "8192", "--heads", "32"],
     ["roofline", "mha", "gqa", "--seq", "1k,8k", "--heads", "32", "--phase", "prefill,decode", "--gpu", "h100-sxm"],
     ["roofline", "mha", "--seq", "8k", "--heads", "32", "--gpu", "h100-sxm", "--measured", "1ms", "--json"],
+    ["tile", "gqa", "--seq", "8k", "--heads", "32", "--gpu", "h100-sxm", "--verbose"],
+    ["tile", "mla", "--seq", "8k", "--heads", "128", "--gpu", "h200-sxm", "--phase", "decode", "--json"],
     ["variants"],
     ["modifiers"],
     ["masks"],

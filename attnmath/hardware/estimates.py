@@ -7,6 +7,7 @@ there is no estimate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -16,9 +17,9 @@ from attnmath.errors import InputError
 from attnmath.hardware import Gpu
 from attnmath.hardware.calibrate import run
 from attnmath.hardware.constants import Band, Book, built_in
-from attnmath.hardware.kernels import ENGINES, IDEAL, kernel_of
-from attnmath.hardware.machine import machine
-from attnmath.hardware.timing import Shape, Times
+from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, kernel_of
+from attnmath.hardware.machine import Machine, machine
+from attnmath.hardware.timing import Cut, Shape, Times, cut
 from attnmath.keys import Reading
 from attnmath.language.arith import Number, prod
 from attnmath.language.masks import Piece
@@ -70,18 +71,66 @@ def estimate(
     >>> e.kernel, e.binds, 500e-6 < e.time_s < 1e-3
     ('flash-attention-3', 'tensor', True)
     """
-    shape = kernel_shape(reading)
+    book = book or built_in()
+    found = job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm, book)
+    band = book.band(found.kernel, found.phase, gpu.name) if engine != IDEAL else None
+    here = band is not None and gpu.name in band.gpus
+    return _made(found.times(), bound_s, engine, found.kernel, band, here, found.assumed)
+
+
+class Job(Struct, frozen=True):
+    """An attention core as an engine would run it: which kernel, at which rates and constants; `warm`: the L2 is."""
+
+    shape: Shape
+    gpu: Gpu
+    engine: str
+    phase: str
+    kernel: str
+    rates: Machine
+    constants: Mapping[str, float]
+    warm: bool = False
+    assumed: tuple[str, ...] = ()
+
+    def times(self, *cuts: Cut) -> Times:
+        """How long it takes, cut up so, or as the kernel cuts it."""
+        return run(self.phase, self.engine, self.kernel, self.rates, self.shape, self.constants, self.warm, cuts)
+
+    def cut(self) -> Cut:
+        """How the kernel cuts it up; of several ways the fastest."""
+        return min(
+            cut(self.shape, self.rates, KERNELS[self.kernel], self.decodes), key=lambda c: self.times(c).kernel_s
+        )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there are one or a few new tokens a sequence."""
+        return self.phase.endswith("decode")
+
+
+def job(
+    shape: Shape,
+    gpu: Gpu,
+    engine: str = DEFAULT_ENGINE,
+    dtype: str = "bf16",
+    decodes: bool = False,
+    warm: bool = False,
+    book: Book | None = None,
+) -> Job:
+    """Which kernel an engine runs for a shape, and all that its time depends on; raises as `estimate` does.
+
+    >>> from attnmath.hardware import get
+    >>> found = job(Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), get("b200-sxm"))
+    >>> found.kernel, found.cut().rows
+    ('trtllm-gen', 256.0)
+    """
     book = book or built_in()
     phase = phase_of(shape, decodes)
-    rates = machine(gpu, reading.dtype)
+    rates = machine(gpu, dtype)
     if engine == IDEAL:
         rates = replace(rates, sustained=1.0, assumed=())
     kernel = kernel_of(engine, phase, gpu.architecture, shape.kv_bytes, _widest(shape.head_dim))
     constants, assumed = book.of(kernel, engine, phase)
-    times = run(phase, engine, kernel, rates, shape, constants, warm)
-    band = book.band(kernel, phase, gpu.name) if engine != IDEAL else None
-    here = band is not None and gpu.name in band.gpus
-    return _made(times, bound_s, engine, kernel, band, here, (*rates.assumed, *assumed))
+    return Job(shape, gpu, engine, phase, kernel, rates, constants, warm, (*rates.assumed, *assumed))
 
 
 def _made(

@@ -68,6 +68,7 @@ class Times(Struct, frozen=True):
     waves: Any = 1.0
     rows: Any = 0.0
     keys: Any = 0.0
+    tail_s: Any = 0.0  # of the last wave; 0 for one new token, whose turns are whole
 
     @property
     def time_s(self) -> Number:
@@ -88,13 +89,23 @@ class Times(Struct, frozen=True):
 UNITS = ("tensor", "exp", "fp32", "smem", "l2", "hbm")
 
 
+class Block(Struct, frozen=True):
+    """What one thread block takes: a tile of `rows` by `keys`; the rest as in `Cut`."""
+
+    rows: Any
+    keys: Any
+    resident: Any = 1.0
+    warp_rows: Any = 16.0
+    paired: bool = False
+
+
 class Cut(Struct, frozen=True):
     """How a kernel cuts a shape up; nothing here depends on a constant.
 
     `rows` by `keys`: a tile, of heads padded to `head_dim` and `v_head_dim`; `grids`: how many heads, or groups of heads,
     of how many sequences are cut alike; `query_tiles`, `visits`, `most`, `first`: of one of them, as in `TileCount`;
     `blocks`: thread blocks in all; `splits`: parts that the keys of one are cut into; `resident`: blocks that a
-    processor holds at once; `paired`: two row tiles take turns.
+    processor holds at once; `paired`: two row tiles take turns; `warp_rows`: of a warp, where each reads keys by itself.
     """
 
     rows: Any
@@ -111,6 +122,7 @@ class Cut(Struct, frozen=True):
     resident: Any
     group: Any
     paired: bool = False
+    warp_rows: Any = 16.0
 
 
 def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
@@ -125,31 +137,60 @@ def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
     (128.0, 128.0, 2048.0)
     """
     if decodes:
-        return (_cut_decode(s, m, kernel),)
-    return tuple(_cut_prefill(s, m, kernel, pair) for pair in ((1, 2) if kernel.paired_rows else (1,)))
+        return (_cut_decode(s, m, kernel, _decode_block(s, kernel)),)
+    pairs = (1, 2) if kernel.paired_rows else (1,)
+    return tuple(_cut_prefill(s, m, kernel, _prefill_block(s, m, kernel, pair)) for pair in pairs)
 
 
-def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Cut:
-    rows, keys = _tile(kernel, s, bool(s.causal))
-    rows = rows * pair
+def cut_into(s: Shape, m: Machine, kernel: Kernel, decodes: bool, block: Block) -> Cut:
+    """How the kernel would cut a shape up if its tiles were these.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> c = cut_into(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], False, Block(64.0, 256.0))
+    >>> c.blocks, c.visits
+    (4096.0, 8448.0)
+    """
+    return (_cut_decode if decodes else _cut_prefill)(s, m, kernel, block)
+
+
+def _prefill_block(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Block:
+    rows, keys = tile_of(kernel, s, bool(s.causal))
+    d = _padded(kernel, s.head_dim)
+    return Block(
+        rows * pair,
+        keys,
+        _resident(kernel, m, rows * pair, keys, d, s.q_bytes),
+        where(rows >= 128, 32.0, 16.0),
+        pair == 2,
+    )
+
+
+def _decode_block(s: Shape, kernel: Kernel) -> Block:
+    rows, keys = tile_of(kernel, s, True)
+    packed = _decode_groups(kernel, s)[0] * s.seq  # rows that share the keys
+    return Block(rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed), keys)
+
+
+def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
+    rows, keys, resident = block.rows, block.keys, block.resident
     d, dv = _padded(kernel, s.head_dim), _padded(kernel, s.v_head_dim)
     group, owners = (s.heads / s.kv_heads, s.kv_heads) if kernel.packed else (1.0, s.heads)
     tiles = tile_count(s.seq, s.context, group, rows, keys, bool(s.causal), s.window)
-    resident = _resident(kernel, m, rows, keys, d, s.q_bytes)
     grids = s.batch * owners
     blocks = grids * tiles.query_tiles
     splits = _prefill_splits(kernel, m, blocks, resident, tiles.most * keys)
     return Cut(
         rows, keys, d, dv, grids, tiles.query_tiles, tiles.visits, tiles.most, tiles.first, blocks * splits, splits,
-        resident, group, pair == 2,
+        resident, group, block.paired, block.warp_rows,
     )  # fmt: skip
 
 
-def _cut_decode(s: Shape, m: Machine, kernel: Kernel) -> Cut:
+def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     group, owners = _decode_groups(kernel, s)
-    packed = group * s.seq  # rows that share the keys
-    rows, keys = _tile(kernel, s, True)
-    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
+    rows, keys, packed = block.rows, block.keys, group * s.seq
     context = where(s.window > 0, minimum(s.window + s.seq - 1, s.context), s.context)
     query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
     grids = s.batch * owners
@@ -198,22 +239,59 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     elif kernel.resident > 1:
         overlap = k["overlap"] * (c.resident > 1)
     unit = _one_tile(s, m, kernel, k, c, False)
+    combine = (c.splits > 1) * k["combine_us"] * US * launch_share(m, k) * m.clock_hz
     cycles = unit.pair(overlap) + k["tile_cycles"]
-    longest = k["block_cycles"] + ceil_div(c.most, c.splits) * cycles
-    longest = longest + (c.splits > 1) * k["combine_us"] * US * launch_share(m, k) * m.clock_hz
-    mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
-    unsplit = c.grids * c.query_tiles
-    waves = unsplit / (m.processors * c.resident)
-    left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
-    tail = left * (k["block_cycles"] + c.first * cycles if kernel.longest_first else 0.5 * (mean + longest))
-    busy = c.grids * (c.query_tiles * k["block_cycles"] + c.visits * cycles) / m.processors
-    compute_s = maximum(busy + tail, longest * where(unsplit <= m.processors, 1.0, c.resident)) / m.clock_hz
+    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
+    compute_s = work.cycles / m.clock_hz
     outer, inner = _outer(s), _inner(s)
     hbm_s, l2_s = moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
     apart_s = maximum(*moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + k["exposed"] * minimum(compute_s, apart_s)
     times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
-    return replace(times, blocks=c.blocks, splits=c.splits, waves=waves, rows=c.rows, keys=c.keys)
+    return replace(
+        times,
+        blocks=c.blocks,
+        splits=c.splits,
+        waves=work.waves,
+        tail_s=work.tail / m.clock_hz,
+        rows=c.rows,
+        keys=c.keys,
+    )
+
+
+class Spread(Struct, frozen=True):
+    """Blocks over processors, in cycles: `busy` if they shared the work evenly, `tail` what the last wave adds to it,
+    `longest` one block alone; `waves` of blocks, not rounded.
+    """
+
+    busy: Any
+    tail: Any
+    longest: Any
+    waves: Any
+
+    @property
+    def cycles(self) -> Number:
+        """From the start of the first block to the end of the last."""
+        return maximum(self.busy + self.tail, self.longest)
+
+
+def spread(
+    c: Cut, processors: Number, longest_first: bool, cycles: Number, prologue: Number, combine: Number = 0.0
+) -> Spread:
+    """How long blocks take on so many processors: `cycles` for each pair of tiles, and a `prologue` for each block.
+
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
+    >>> spread(c, 1.0, True, 100.0, 10.0).cycles
+    630.0
+    """
+    longest = prologue + ceil_div(c.most, c.splits) * cycles + combine
+    mean = prologue + c.visits / c.query_tiles * cycles
+    unsplit = c.grids * c.query_tiles
+    waves = unsplit / (processors * c.resident)
+    left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
+    tail = left * (prologue + c.first * cycles if longest_first else 0.5 * (mean + longest))
+    busy = c.grids * (c.query_tiles * prologue + c.visits * cycles) / processors
+    return Spread(busy, tail, longest * where(unsplit <= processors, 1.0, c.resident), waves)
 
 
 def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Number:
@@ -288,21 +366,51 @@ class _Unit(Struct, frozen=True):
 
 
 def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
-    peak = m.flop_per_clock * (1.0 if kernel.asynchronous else m.mma_sync)
+    at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
+    fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
+    matrix = fed / m.sustained / k["mma_efficiency"]
+    fp32 = c.rows * c.keys * k["fp32_per_score"] / m.fp32_lanes
+    return _Unit(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
+
+
+class TileCycles(Struct, frozen=True):
+    """Clock cycles of one pair of tiles on one processor, of each unit at its data sheet's rate."""
+
+    tensor: Any
+    smem: Any
+    exp: Any
+
+
+def tile_cycles(m: Machine, c: Cut, element_bytes: float, asynchronous: bool) -> TileCycles:
+    """What a pair of tiles costs the matrix unit, shared memory and the exponentials (FlashAttention-4's count).
+
+    An asynchronous instruction takes `mma_rows` rows: it reads queries and keys, then values, from shared memory, and
+    results and weights from elsewhere. Without it every warp reads all keys and values for its own rows.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    >>> t = tile_cycles(machine(get("b200-sxm")), c, 2.0, True)
+    >>> t.smem, t.exp
+    (768.0, 1024.0)
+    """
     width = c.head_dim + c.v_head_dim
-    tensor = 2 * c.rows * c.keys * width / peak
-    smem = 0.0 * tensor
-    if not kernel.asynchronous and not decodes:
-        warp_rows = where(c.rows >= 128, 32.0, 16.0)  # every warp reads all keys and values for its own rows
-        smem = c.rows / warp_rows * c.keys * width * s.q_bytes / m.smem_bytes_per_clock
-    matrix = maximum(tensor, smem) / m.sustained / k["mma_efficiency"]
-    scores = c.rows * c.keys
-    exp, fp32 = scores / m.exp_per_clock, scores * k["fp32_per_score"] / m.fp32_lanes
-    return _Unit(matrix, exp + fp32, tensor / m.sustained, exp, fp32, smem, m.processors * m.clock_hz)
+    tensor = 2 * c.rows * c.keys * width / (m.flop_per_clock * (1.0 if asynchronous else m.mma_sync))
+    if asynchronous:
+        turns = ceil_div(c.rows, m.mma_rows) if m.mma_rows else 0.0
+        read = (c.rows * c.head_dim + turns * c.keys * width) * (m.mma_rows > 0)
+    else:
+        read = c.rows / c.warp_rows * c.keys * width
+    return TileCycles(tensor, read * element_bytes / m.smem_bytes_per_clock, c.rows * c.keys / m.exp_per_clock)
 
 
-def _tile(kernel: Kernel, s: Shape, causal: bool) -> tuple[Number, Number]:
-    """The kernel's (rows, keys) for the head widths, each of which may be an array."""
+def tile_of(kernel: Kernel, s: Shape, causal: bool) -> tuple[Number, Number]:
+    """The kernel's (rows, keys) for the head widths, each of which may be an array.
+
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> tile_of(KERNELS["flash-attention-3"], Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), False)
+    (128.0, 176.0)
+    """
     table = kernel.tiles8 if kernel.tiles8 and s.q_bytes < 2 else kernel.tiles
     rows, keys = (_of(table[-1], causal)[i] + 0.0 * s.head_dim for i in (0, 1))
     for row in reversed(table[:-1]):
