@@ -70,9 +70,10 @@ def reports() -> None:
 
 
 def bench() -> None:
-    """How fast it starts, and whether its bounds are bounds."""
+    """How fast it starts, whether its bounds are bounds, and how right its estimates are."""
     run(PYTHON, "benchmarks/startup.py")
     run(PYTHON, "benchmarks/bounds.py")
+    run(PYTHON, "benchmarks/latency/run.py")
 
 
 JOBS = {"demo": demo, "test": test, "thorough": thorough, "reports": reports, "bench": bench}

@@ -84,7 +84,8 @@ def test_reports_do_not_drift():
         path = ROOT / "reports" / name
         assert path.exists(), f"{name} is missing: run `python3 dev.py reports` and commit what it writes"
         assert path.read_text() == text, f"{name}: run `python3 dev.py reports`"
-    assert {p.name for p in (ROOT / "reports").glob("*.md")} == set(make.documents())
+    measured = {"time-model.md"}  # from data that are not here: tests/test_latency.py
+    assert {p.name for p in (ROOT / "reports").glob("*.md")} == set(make.documents()) | measured
 
 
 def test_architecture_names_what_exists():

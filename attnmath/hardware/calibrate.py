@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -106,6 +106,7 @@ START = {
     "exposed": 0.5,
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
+    "part_cycles": 200.0,
     "launch_us": 9.0,
     "write_efficiency": 0.9,
     "token_cycles": 60.0,
@@ -117,11 +118,16 @@ START = {
 }
 
 
-def fit(cases: Sequence[Case], book: Book, rounds: int = 15) -> Book:
+def fit(
+    cases: Sequence[Case],
+    book: Book,
+    rounds: int = 15,
+    estimate: Callable[[Case, Book, tuple[Cut, ...]], Any] = estimate,
+) -> Book:
     """The constants that explain these cases best; every case weighs the same.
 
     Least squares of log(estimate / measured) with a soft loss (scipy's soft_l1), each constant inside its range. What the
-    cases say nothing about keeps its value in `book`.
+    cases say nothing about keeps its value in `book`. `estimate`: another model's times of a case, to compare with.
 
     >>> import numpy as np
     >>> from attnmath.hardware import get

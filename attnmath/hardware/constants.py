@@ -37,7 +37,8 @@ KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
     "tile_cycles": Meaning("cycles", "barriers and bookkeeping of one pair of tiles", 0.0, 3_000.0),
     "exposed": Meaning("1", "part of the queries' and results' transfer that arithmetic does not hide", 0.0, 1.0),
     "hbm_efficiency": Meaning("of the data sheet", "bandwidth that a stream of keys and values reaches", 0.4, 1.0),
-    "combine_us": Meaning("us", "joining the parts of split keys", 0.0, 30.0),
+    "combine_us": Meaning("us", "starting to join the parts of split keys", 0.0, 30.0),
+    "part_cycles": Meaning("cycles", "reading one part of split keys more", 0.0, 800.0),
     "launch_us": LAUNCH,
     "stage_bytes_per_clock": Meaning(
         "bytes/clock", "what a block of a matrix product loads into shared memory", 16, 128
@@ -62,6 +63,7 @@ SHARED: dict[str, Meaning] = {  # the same for all
     "l2_bytes_per_clock": Meaning("bytes/clock", "what a processor gets from the L2", 20.0, 64.0),
     "l2_kept": Meaning("of the L2", "footprint up to which a replay finds everything there", 0.3, 1.0),
     "l2_gone": Meaning("of the L2", "footprint from which it finds nothing", 1.0, 2.0),
+    "small_us": Meaning("us", "one small kernel more in a captured graph", 0.5, 5.0),
     "reference_hz": Meaning("Hz", "clock that launch times are stated at", 1.0e9, 3.0e9),
 }
 OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kernel's constants, engine's constants)
@@ -70,7 +72,7 @@ OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kern
         ("launch_us", "write_efficiency", "token_cycles"),
     ),
     "decode": (
-        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us"),
+        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
         ("launch_us", "token_cycles"),
     ),
     "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
@@ -84,6 +86,7 @@ OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"
 FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
+    "part_cycles": 200.0,
     "write_efficiency": 0.9,
     "token_cycles": 0.0,
 }
@@ -95,9 +98,11 @@ WITHOUT_OVERHEAD: dict[str, float] = {
     "exposed": 0.0,
     "hbm_efficiency": 1.0,
     "combine_us": 0.0,
+    "part_cycles": 0.0,
     "launch_us": 0.0,
     "write_efficiency": 1.0,
     "token_cycles": 0.0,
+    "small_us": 0.0,
     "load_bytes_per_clock": 1e9,
     "l2_bytes_per_clock": 1e9,
 }

@@ -54,6 +54,7 @@ class Kernel(Struct, frozen=True):
     unsplit_blocks: int = 0  # a sequence of at most so many key tiles is not split
     unpacked_decode: tuple[str, ...] = ()  # where a decode step takes every query head on its own: window, mha, wide
     light_groups: int = 0  # groups below it run on a kernel without the matrix unit, several blocks to a processor
+    reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
     pads: tuple[int, ...] = ()
     latent: bool = False  # attends to one cached latent per token, whose first part is the value, too
 
@@ -68,6 +69,7 @@ KERNELS: dict[str, Kernel] = {
         asynchronous=False,
         slots=2,
         unpacked_decode=("window", "mha"),
+        reorders=True,
         pads=(32, 64, 96, 128, 192, 256),
     ),
     "flash-attention-2-dense": Kernel(

@@ -195,9 +195,10 @@ def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
+    resident = where(group < kernel.light_groups, LIGHT, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
     return Cut(
         rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
-        grids * query_tiles * splits, splits, 1.0, group,
+        grids * query_tiles * splits, splits, resident, group,
     )  # fmt: skip
 
 
@@ -239,7 +240,7 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     elif kernel.resident > 1:
         overlap = k["overlap"] * (c.resident > 1)
     unit = _one_tile(s, m, kernel, k, c, False)
-    combine = (c.splits > 1) * k["combine_us"] * US * launch_share(m, k) * m.clock_hz
+    combine = _combine_s(m, k, c.splits) * m.clock_hz
     cycles = unit.pair(overlap) + k["tile_cycles"]
     work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
     compute_s = work.cycles / m.clock_hz
@@ -327,22 +328,29 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     """
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
-    cycles = maximum(unit.pair(k["overlap"]), c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"])
-    prologue = k["block_cycles"] * where(c.group < kernel.light_groups, LIGHT, 1.0)
-    turns = maximum(ceil_div(c.blocks, m.processors), 1.0)
-    compute_s = turns * (prologue + ceil_div(c.most, c.splits) * cycles) / m.clock_hz
+    alone, pair = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"], unit.pair(k["overlap"])
+    steps, slots = ceil_div(c.most, c.splits), m.processors * c.resident
+    full = floor_div(c.blocks, slots)
+    last = ceil_div(c.blocks - full * slots, m.processors)  # blocks to a processor in the last wave
+    waves = full * (k["block_cycles"] + steps * maximum(alone, c.resident * pair))
+    waves = waves + (last > 0) * (k["block_cycles"] + steps * maximum(alone, last * pair))
+    compute_s = waves / m.clock_hz
     outer = 2.0 * s.batch * s.seq * s.heads * (s.head_dim + s.v_head_dim)
     streamed = _inner(s) + outer
     hbm_s, l2_s = moved(streamed, streamed, m, k, k["hbm_efficiency"], warm)
     apart_s = maximum(*moved(outer, streamed, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + minimum(compute_s, apart_s)
-    kernel_s = kernel_s + (c.splits > 1) * k["combine_us"] * US * launch_share(m, k)
+    kernel_s = kernel_s + _combine_s(m, k, c.splits)
+    if kernel.reorders:
+        copied = (c.group > 1) & (s.kv_heads > 1)
+        copy_s = maximum(*moved(4.0 * outer, streamed + outer, m, k, k["hbm_efficiency"], warm))
+        kernel_s = kernel_s + copied * (copy_s + 4.0 * k["small_us"] * US * launch_share(m, k))
     kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
     times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
     return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
 
 
-LIGHT = 0.25  # a kernel without the matrix unit keeps four blocks on a processor, which hide each other's prologue
+LIGHT = 4.0  # blocks on a processor of a kernel without the matrix unit
 
 
 class _Unit(Struct, frozen=True):
@@ -493,6 +501,11 @@ def moved(
         missed = minimum(maximum((share - k["l2_kept"]) / (k["l2_gone"] - k["l2_kept"]), 0.0), 1.0)
     hbm_s = size / (m.hbm_bytes_per_s * efficiency) * missed
     return hbm_s, size / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
+
+
+def _combine_s(m: Machine, k: Constants, splits: Number) -> Number:
+    """Joining the parts of split keys: a launch or a barrier, and a loop that reads one part after the other."""
+    return (splits > 1) * (k["combine_us"] * US * launch_share(m, k) + splits * k["part_cycles"] / m.clock_hz)
 
 
 def launch_share(m: Machine, k: Constants) -> float:

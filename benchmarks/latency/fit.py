@@ -9,6 +9,10 @@ not, by phase.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small solves: threads only wait for each other
+
 import sys
 from collections.abc import Iterable
 from pathlib import Path

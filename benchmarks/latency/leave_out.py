@@ -55,6 +55,14 @@ def _sets(c: Case, folds: int) -> np.ndarray:
     return np.array([zlib.crc32(repr(row.tolist()).encode()) % folds for row in heads])
 
 
+def thinned(cases: Iterable[Case], most: int) -> list[Case]:
+    """Cases of at most so many rows each, drawn with a fixed seed."""
+    draw = np.random.default_rng(0)
+    return [
+        part(c, np.sort(draw.permutation(len(c.measured_s))[:most])) if len(c.measured_s) > most else c for c in cases
+    ]
+
+
 def part(c: Case, rows: np.ndarray) -> Case:
     """The chosen rows of a case."""
     fields = ((f, getattr(c.shape, f)) for f in c.shape.__struct_fields__)
