@@ -96,15 +96,6 @@ def where(condition: Any, yes: Number, no: Number) -> Number:
     return yes if condition else no
 
 
-def any_true(condition: Any) -> bool:
-    """Whether it holds anywhere.
-
-    >>> any_true(3 > 2)
-    True
-    """
-    return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
-
-
 def prod(xs: Iterable[Number]) -> Number:
     """The product, 1 for none.
 
