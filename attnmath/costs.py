@@ -277,8 +277,8 @@ def _estimated(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str
 
     engine = settings["engine"] or DEFAULT_ENGINE
     found = []
+    book = of_gpu(settings["gpu_file"])
     try:
-        book = of_gpu(settings["gpu_file"])
         for times, part in ((run.count, run.cost) for _, run in kinds(parts)):
             least = part.time_bound_s.fused or (out.time_bound_s.fused if len(parts) == 1 else 0.0) or 0.0
             one = estimate(part.readings[0], gpu, engine, out.phase == "decode", out.l2 == "warm", least, book)
