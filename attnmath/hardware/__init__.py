@@ -161,6 +161,7 @@ def get(name: str) -> Gpu:
     path, _, inside = name.partition("#")
     if not path.endswith(".toml"):
         wanted = name.lower().replace("_", "-")
+        wanted = SHORT.get(wanted, wanted)
         if wanted not in names():
             raise Unknown("GPU", name, names(), "GPUs")
         return _read(wanted, {**_built_in("sources"), **_built_in(wanted)}, GPUS)
@@ -177,6 +178,12 @@ def get(name: str) -> Gpu:
 
 
 SHARED = "architectures."
+SHORT = {  # names without the memory's size, for the larger one
+    "a100-sxm": "a100-sxm-80g",
+    "a100-pcie": "a100-pcie-80g",
+    "v100-sxm": "v100-sxm-32g",
+    "gh200": "gh200-96g",
+}
 CONSTANTS = (
     "shared",
     "kernels",
