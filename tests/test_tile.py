@@ -21,7 +21,7 @@ import attnmath as am
 from attnmath import tiling as tilings
 from attnmath.cli import run
 from attnmath.errors import AttnmathError, InputError
-from attnmath.hardware import blocks, estimates, get, search, tiles, timing
+from attnmath.hardware import blocks, get, search, tiles, timing
 from attnmath.hardware.blocks import RULES, Sizes, limits_of, need, rules_of
 from attnmath.hardware.estimates import job
 from attnmath.hardware.kernels import ENGINES, KERNELS, kernel_of
@@ -496,12 +496,13 @@ GQA = "tile gqa --seq 8k --heads 32 --gpu h100-sxm"
 
 def test_a_tiling_agrees_with_the_estimate():
     c = am.cost("gqa", seq=8192, heads=32, kv_heads=8, gpu="h100-sxm")
-    t, e = tiling(c), estimates.estimate(c.readings[0], get("h100-sxm"), bound_s=c.time_bound_s.fused)
-    assert (t.time_s, t.kernel_time_s, t.busy, t.binds, t.band) == (e.time_s, e.kernel_time_s, e.busy, e.binds, e.band)
+    t = tiling(c)
+    assert (t.time_s, t.busy, t.binds, t.time_error_band) == (c.time_s, c.estimate.busy, c.bound, c.time_error_band)
+    assert t.kernel_time_s + t.launch_time_s == pytest.approx(t.time_s)
+    assert t.kernel == c.estimate.kernels[0]
     assert t.time_s >= t.time_bound_s == c.time_bound_s.fused
     assert t.grid.compulsory_bytes == c.hbm_bytes.compulsory <= t.grid.loaded_bytes
     assert t.grid.pairs == 8192 * 8193 // 2
-    assert t.grid.blocks == e.times.blocks
 
 
 def value_of(numbers: str) -> float:
@@ -548,7 +549,7 @@ def test_the_text_says_what_the_document_holds(call):
     assert f"{t['grid']['blocks']:,}" in shown["blocks"]
     assert f"{100 * t['grid']['tile_efficiency']:.3g} %" in shown["tile efficiency"]
     assert "binds" in shown[t["binds"]]
-    assert f"{100 * t['band']['median']:.3g} % in the median" in shown["together"]
+    assert f"{100 * t['time_error_band']['median']:.3g} % in the median" in shown["together"]
     best = t["search"]["candidates"][0]
     table = lines[next(k for k, x in enumerate(lines) if x.startswith("tile  ")) + 1]
     assert table.startswith(f"{best['rows']} x {best['keys']}")
@@ -648,9 +649,16 @@ def test_a_tiling_wants_an_accelerator_and_a_layer():
 )
 def test_no_shape_breaks_it(seq, heads, d, name, decodes):
     c = am.cost(
-        "gqa", seq=seq, heads=heads, head_dim=d, gpu=name, dtype="fp16", phase="decode" if decodes else "prefill"
+        "gqa",
+        seq=seq,
+        heads=heads,
+        head_dim=d,
+        gpu=name,
+        engine="ideal",
+        dtype="fp16",
+        phase="decode" if decodes else "prefill",
     )
-    t = tiling(c, "ideal")
+    t = tiling(c)
     assert t.time_s >= t.time_bound_s
     assert t.search is not None or "no tile fits" in t.absent
     for x in t.search.candidates if t.search else ():

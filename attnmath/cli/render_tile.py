@@ -145,17 +145,18 @@ def _time(t: Tiling) -> list[Row]:
     rows.append(("  together", scaled(t.time_s, "s"), "", _band(t)))
     if t.time_bound_s:
         ratio = f"the estimate is {t.time_s / t.time_bound_s:.3g} times that"
-        rows.append(("  bound", scaled(t.time_bound_s, "s"), "", f"{t.bound}; {ratio}"))
+        rows.append(("  bound", scaled(t.time_bound_s, "s"), "", f"{t.time_bound_by}; {ratio}"))
     return rows
 
 
 def _band(t: Tiling) -> str:
-    if t.band is None:
+    band = t.time_error_band
+    if band is None:
         return "nobody measured it" if t.engine != "ideal" else "what no kernel reaches"
-    where = "here" if t.measured_here else "elsewhere"
+    where = "here" if band.here else "elsewhere"
     return (
-        f"off by {percent(t.band.median)} in the median, {percent(t.band.p90)} at the 90th percentile, "
-        f"of {t.band.kernels:,} kernels measured {where}"
+        f"off by {percent(band.median)} in the median, {percent(band.p90)} at the 90th percentile, "
+        f"of {band.kernels:,} kernels measured {where}"
     )
 
 
