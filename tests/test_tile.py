@@ -21,13 +21,14 @@ import attnmath as am
 from attnmath import tiling as tilings
 from attnmath.cli import run
 from attnmath.errors import AttnmathError, InputError
-from attnmath.hardware import blocks, get, search, tiles, timing
+from attnmath.hardware import blocks, estimates, get, search, tiles, timing
 from attnmath.hardware.blocks import RULES, Sizes, limits_of, need, rules_of
 from attnmath.hardware.estimates import job
 from attnmath.hardware.kernels import ENGINES, KERNELS, kernel_of
 from attnmath.hardware.machine import machine
 from attnmath.hardware.search import pairs
 from attnmath.hardware.timing import Block, Cut, Shape, Spread, cut, cut_into, spread, tile_cycles
+from attnmath.readings import schedules
 from attnmath.schemas import json_schema
 from attnmath.tiling import tiling
 
@@ -126,6 +127,33 @@ def test_loads_are_what_a_walk_over_the_tiles_loads(seq, past, group, rows, keys
         places = sum(len(range(past + seq)[t * keys : (t + 1) * keys]) for t in visited)
         loaded += batch * owners * places * (d + 2 * d)
     assert search.loaded_bytes(s, c) == loaded
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"seq": 8192},
+        {"seq": 8000},
+        {"seq": 1000, "context": 5000, "window": 700},
+        {"seq": 777, "context": 3001, "batch": 2, "head_dim": 64},
+    ],
+)
+@pytest.mark.parametrize(("rows", "keys"), [(64, 176), (128, 128), (192, 80)])
+def test_loads_are_those_of_the_schedule(sizes, rows, keys):
+    """The schedule that packs the heads of a group into one tile, counted by its loops over the page's own tensors."""
+    c = am.cost("gqa", heads=32, kv_heads=8, schedule=f"b kv (t shared)/{rows} n/{keys}", **sizes)
+    s = estimates.kernel_shape(c.readings[0])
+    kernel = replace(KERNELS["flash-attention-3"], split_prefill=False)
+    own = cut_into(s, machine(get("h100-sxm")), kernel, False, Block(float(rows), float(keys)))
+    assert search.loaded_bytes(s, own) == c.hbm_bytes.fused
+
+
+@pytest.mark.parametrize(("rows", "keys", "d", "dv", "stages"), [(128, 64, 128, 128, 1), (128, 112, 192, 128, 2)])
+def test_shared_memory_is_that_of_the_schedule(rows, keys, d, dv, stages):
+    held = schedules.on_chip(schedules.named("flash-3"), rows, keys, d, dv, stages=stages)
+    sizes = Sizes(rows, keys, d, dv, stages)
+    assert blocks.smem_bytes(sizes) == held.smem_bytes
+    assert 4 * 32 * blocks.thread_registers(sizes, 32) + 4 * 2 * rows == held.accumulator_bytes
 
 
 def test_parts_of_split_keys_are_written_and_read():

@@ -137,7 +137,7 @@ def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
     (128.0, 128.0, 2048.0)
     """
     if decodes:
-        return (_cut_decode(s, m, kernel, _decode_block(s, kernel)),)
+        return (_cut_decode(s, m, kernel, _decode_block(s, m, kernel)),)
     pairs = (1, 2) if kernel.paired_rows else (1,)
     return tuple(_cut_prefill(s, m, kernel, _prefill_block(s, m, kernel, pair)) for pair in pairs)
 
@@ -168,10 +168,11 @@ def _prefill_block(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Block:
     )
 
 
-def _decode_block(s: Shape, kernel: Kernel) -> Block:
+def _decode_block(s: Shape, m: Machine, kernel: Kernel) -> Block:
     rows, keys = tile_of(kernel, s, True)
     packed = _decode_groups(kernel, s)[0] * s.seq  # rows that share the keys
-    return Block(rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed), keys)
+    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
+    return Block(rows, keys, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
 
 
 def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
@@ -195,7 +196,7 @@ def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
-    resident = where(group < kernel.light_groups, LIGHT, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
+    resident = where(group < kernel.light_groups, LIGHT, block.resident)
     return Cut(
         rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
         grids * query_tiles * splits, splits, resident, group,
