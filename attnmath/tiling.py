@@ -15,7 +15,7 @@ from attnmath.hardware.constants import of_gpu
 from attnmath.hardware.estimates import Job, job, kernel_shape
 from attnmath.hardware.kernels import IDEAL, KERNELS, TITLES
 from attnmath.hardware.search import Search, efficiency, loaded_bytes, pairs, search, sizes_of, waves_of
-from attnmath.hardware.timing import Cut, Times, tile_cycles
+from attnmath.hardware.timing import Cut, Times, overlapped, tile_cycles
 from attnmath.results import Cost, ErrorBand, document
 
 SCHEMA = "attnmath.tile/1"
@@ -328,6 +328,42 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
     )  # fmt: skip
     moved = t.l2_s * g.processors * l2 * m.clock_hz
     yield Line("l2", "bytes / bytes per clock / (processors * clock)", f"{moved:.6g} / {l2:.6g} / {at}", t.l2_s, "s")
+    yield from _kernel_time(work, own, t)
+
+
+def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
+    """How the units' times make the kernel's."""
+    m, k, kernel = work.rates, work.constants, KERNELS[work.kernel]
+    at = tile_cycles(m, own, work.shape.q_bytes, kernel.asynchronous)
+    fed = at.tensor if work.decodes else max(at.tensor, at.smem)
+    matrix = fed / m.sustained / k["mma_efficiency"]
+    scalar = at.exp + own.rows * own.keys * k["fp32_per_score"] / m.fp32_lanes
+    overlap = k["overlap"] if work.decodes else overlapped(kernel, k, own)
+    yield Line(
+        "pair of tiles",
+        "max(matrix, scalar) + (1 - overlap) * min(matrix, scalar), "
+        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} as far as sustained, scalar = exp + fp32",
+        f"max({matrix:.6g}, {scalar:.6g}) + (1 - {overlap:.6g}) * min({matrix:.6g}, {scalar:.6g})",
+        max(matrix, scalar) + (1 - overlap) * min(matrix, scalar),
+        "cycles",
+    )
+    if work.decodes:
+        compute = "waves * (prologue + tiles of a part * max(their load, pairs of those that share a processor))"
+        rest = "what queries and results alone take, joining parts, tokens"
+    else:
+        compute = (
+            "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping)"
+        )
+        rest = "exposed * what queries and results alone take, the pass that writes the cache"
+    yield Line("compute", compute, f"{t.compute_s:.6g}", t.compute_s, "s")
+    most = max(t.compute_s, t.hbm_s, t.l2_s)
+    yield Line(
+        "kernel time",
+        f"max(compute, hbm, l2) + what nothing hides: {rest}",
+        f"max({t.compute_s:.6g}, {t.hbm_s:.6g}, {t.l2_s:.6g}) + {t.kernel_s - most:.6g}",
+        t.kernel_s,
+        "s",
+    )
 
 
 def engine_title(engine: str) -> str:

@@ -566,6 +566,16 @@ def test_equations_come_to_the_numbers_beside_them(line, call):
     assert all(share <= 1 + 1e-9 for share in t["busy"].values())
 
 
+@pytest.mark.parametrize(("name", "decodes"), [("h100-sxm", False), ("a100-sxm-80g", False), ("b200-sxm", True)])
+def test_the_pair_of_tiles_is_the_time_models(name, decodes):
+    c = am.cost("gqa", seq=8192, heads=32, gpu=name, phase="decode" if decodes else "prefill")
+    shown = {x.name: x.value for x in tiling(c).trace}["pair of tiles"]
+    work = job(estimates.kernel_shape(c.readings[0]), get(name), decodes=decodes)
+    own, kernel, k = work.cut(), KERNELS[work.kernel], work.constants
+    unit = timing._one_tile(work.shape, work.rates, kernel, k, own, decodes)
+    assert shown == pytest.approx(unit.pair(k["overlap"] if decodes else timing.overlapped(kernel, k, own)))
+
+
 def test_the_text_says_what_the_document_holds(call):
     code, out, err = call(GQA)
     assert code == 0
@@ -602,6 +612,16 @@ def test_documents_keep_the_schema(line, call):
     assert code == 0
     jsonschema.validate(json.loads(out), json_schema("tile"))
     assert call(line)[0] == 0
+
+
+def test_a_tile_that_breaks_the_rules_is_said(call):
+    line = "tile gqa --seq 8k --heads 32 --head-dim 256 --gpu b200-sxm"
+    out = call(line)[1]
+    t = json.loads(call(f"{line} --json")[1])
+    assert (t["grid"]["rows"], t["footprint"]["misfits"][-1].partition(":")[0]) == (256, "tensor memory")
+    assert "does not fit" in out
+    assert not json.loads(call(f"{GQA} --json")[1])["footprint"]["misfits"]
+    assert "does not fit" not in call(GQA)[1]
 
 
 def test_lists_are_rows(call):

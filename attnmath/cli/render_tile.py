@@ -88,8 +88,9 @@ def _text(t: Tiling, top: int, verbose: bool) -> list[str]:
     if verbose:
         lines += ["", "equations"]
         for x in t.trace:
-            shown = scaled(x.value, x.unit) if x.unit == "s" else exact(x.value)
-            lines += [f"  {x.name} = {x.equation}", f"    = {x.numbers} = {shown}"]
+            shown = scaled(x.value, "s") if x.unit == "s" else f"{exact(x.value)} {x.unit}".rstrip()
+            worked = f"{x.numbers} = " if " " in x.numbers else ""
+            lines += [f"  {x.name} = {x.equation}", f"    = {worked}{shown}"]
         lines += [f"  kernel: {t.source}"]
     lines += [""]
     if t.search is None:
