@@ -11,12 +11,12 @@ from msgspec import Struct
 from attnmath.errors import InputError
 from attnmath.hardware import get
 from attnmath.hardware.blocks import limits_of, need, rules_of
-from attnmath.hardware.constants import Band
-from attnmath.hardware.estimates import DEFAULT_ENGINE, Job, estimate, job, kernel_shape
+from attnmath.hardware.constants import of_gpu
+from attnmath.hardware.estimates import Job, job, kernel_shape
 from attnmath.hardware.kernels import IDEAL, KERNELS, TITLES
 from attnmath.hardware.search import Search, efficiency, loaded_bytes, pairs, search, sizes_of, waves_of
-from attnmath.hardware.timing import Cut, Times, tile_cycles
-from attnmath.results import Cost, document
+from attnmath.hardware.timing import Cut, Times, overlapped, tile_cycles
+from attnmath.results import Cost, ErrorBand, document
 
 SCHEMA = "attnmath.tile/1"
 
@@ -82,7 +82,7 @@ class Tiling(Struct, frozen=True, rename={"with_": "with"}):
     """A core on an accelerator as an engine's kernel runs it; times in seconds, estimates but for `time_bound_s`.
 
     `busy`: the part of the kernel's time that each unit works; `binds`: the one that works longest, or launch; `tail_s`: what
-    the last wave adds; `band`: how far off such estimates were on measured kernels. `footprint`, `search` None: why
+    the last wave adds. `footprint`, `search` None: why
     stands in `absent`.
     """
 
@@ -107,10 +107,9 @@ class Tiling(Struct, frozen=True, rename={"with_": "with"}):
     kernel_time_s: float
     launch_time_s: float
     time_s: float
+    time_error_band: ErrorBand | None
     time_bound_s: float | None
-    bound: str | None
-    band: Band | None
-    measured_here: bool
+    time_bound_by: str | None
     estimated_with: list[str]
     trace: list[Line]
     search: Search | None
@@ -121,8 +120,8 @@ class Tiling(Struct, frozen=True, rename={"with_": "with"}):
         return {"schema": SCHEMA, **document(self)}
 
 
-def tiling(c: Cost, engine: str = DEFAULT_ENGINE) -> Tiling:
-    """How an engine's kernel runs a core on the accelerator of its cost.
+def tiling(c: Cost) -> Tiling:
+    """How an engine's kernel runs a core, both as its cost names them.
 
     Raises InputError, saying why, without an accelerator, for a core that no modelled kernel runs, and where a figure of the
     accelerator is absent.
@@ -136,12 +135,12 @@ def tiling(c: Cost, engine: str = DEFAULT_ENGINE) -> Tiling:
         raise InputError("tiles are an accelerator's: give a --gpu; `attnmath gpus` lists them")
     if c.model is not None:
         raise InputError("a tiling is of one layer: name a variant")
-    reading, gpu = c.readings[0], get(c.gpu_file or c.gpu)
+    if c.estimate is None or c.time_s is None:
+        raise InputError(c.time_note)
+    reading, gpu, engine = c.readings[0], get(c.gpu_file or c.gpu), c.estimate.engine
     decodes, warm = c.phase == "decode", c.l2 == "warm"
-    least = c.time_bound_s.fused or 0.0
-    work = job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm)
-    found = estimate(reading, gpu, engine, decodes, warm, least)
-    own = work.cut()
+    work = job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm, of_gpu(c.gpu_file))
+    own, times = work.cut(), work.times()
     grid = _grid(work, own, int(c.hbm_bytes.compulsory or 0))
     kernel = KERNELS[work.kernel]
     tiles, why, needed = None, None, None
@@ -165,19 +164,18 @@ def tiling(c: Cost, engine: str = DEFAULT_ENGINE) -> Tiling:
         source=kernel.source,
         grid=grid,
         footprint=needed,
-        unit_s=found.times.units,
-        busy=found.busy,
-        binds=found.binds,
-        tail_s=found.times.tail_s,
-        kernel_time_s=found.kernel_time_s,
-        launch_time_s=found.launch_time_s,
-        time_s=found.time_s,
+        unit_s=times.units,
+        busy=c.estimate.busy,
+        binds=c.estimate.binds,
+        tail_s=times.tail_s,
+        kernel_time_s=c.estimate.kernel_time_s,
+        launch_time_s=c.estimate.launch_time_s,
+        time_s=c.time_s,
+        time_error_band=c.time_error_band,
         time_bound_s=c.time_bound_s.fused,
-        bound=c.bound,
-        band=found.band,
-        measured_here=found.measured_here,
-        estimated_with=list(found.assumed),
-        trace=list(_trace(work, own, grid, needed, found.times)),
+        time_bound_by=c.time_bound_by,
+        estimated_with=c.estimate.assumed,
+        trace=list(_trace(work, own, grid, needed, times)),
         search=tiles,
         absent=why,
     )
@@ -330,6 +328,42 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
     )  # fmt: skip
     moved = t.l2_s * g.processors * l2 * m.clock_hz
     yield Line("l2", "bytes / bytes per clock / (processors * clock)", f"{moved:.6g} / {l2:.6g} / {at}", t.l2_s, "s")
+    yield from _kernel_time(work, own, t)
+
+
+def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
+    """How the units' times make the kernel's."""
+    m, k, kernel = work.rates, work.constants, KERNELS[work.kernel]
+    at = tile_cycles(m, own, work.shape.q_bytes, kernel.asynchronous)
+    fed = at.tensor if work.decodes else max(at.tensor, at.smem)
+    matrix = fed / m.sustained / k["mma_efficiency"]
+    scalar = at.exp + own.rows * own.keys * k["fp32_per_score"] / m.fp32_lanes
+    overlap = k["overlap"] if work.decodes else overlapped(kernel, k, own)
+    yield Line(
+        "pair of tiles",
+        "max(matrix, scalar) + (1 - overlap) * min(matrix, scalar), "
+        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} as far as sustained, scalar = exp + fp32",
+        f"max({matrix:.6g}, {scalar:.6g}) + (1 - {overlap:.6g}) * min({matrix:.6g}, {scalar:.6g})",
+        max(matrix, scalar) + (1 - overlap) * min(matrix, scalar),
+        "cycles",
+    )
+    if work.decodes:
+        compute = "waves * (prologue + tiles of a part * max(their load, pairs of those that share a processor))"
+        rest = "what queries and results alone take, joining parts, tokens"
+    else:
+        compute = (
+            "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping)"
+        )
+        rest = "exposed * what queries and results alone take, the pass that writes the cache"
+    yield Line("compute", compute, f"{t.compute_s:.6g}", t.compute_s, "s")
+    most = max(t.compute_s, t.hbm_s, t.l2_s)
+    yield Line(
+        "kernel time",
+        f"max(compute, hbm, l2) + what nothing hides: {rest}",
+        f"max({t.compute_s:.6g}, {t.hbm_s:.6g}, {t.l2_s:.6g}) + {t.kernel_s - most:.6g}",
+        t.kernel_s,
+        "s",
+    )
 
 
 def engine_title(engine: str) -> str:

@@ -28,6 +28,7 @@ from attnmath.hardware.kernels import ENGINES, KERNELS, kernel_of
 from attnmath.hardware.machine import machine
 from attnmath.hardware.search import pairs
 from attnmath.hardware.timing import Block, Cut, Shape, Spread, cut, cut_into, spread, tile_cycles
+from attnmath.readings import schedules
 from attnmath.schemas import json_schema
 from attnmath.tiling import tiling
 
@@ -126,6 +127,33 @@ def test_loads_are_what_a_walk_over_the_tiles_loads(seq, past, group, rows, keys
         places = sum(len(range(past + seq)[t * keys : (t + 1) * keys]) for t in visited)
         loaded += batch * owners * places * (d + 2 * d)
     assert search.loaded_bytes(s, c) == loaded
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"seq": 8192},
+        {"seq": 8000},
+        {"seq": 1000, "context": 5000, "window": 700},
+        {"seq": 777, "context": 3001, "batch": 2, "head_dim": 64},
+    ],
+)
+@pytest.mark.parametrize(("rows", "keys"), [(64, 176), (128, 128), (192, 80)])
+def test_loads_are_those_of_the_schedule(sizes, rows, keys):
+    """The schedule that packs the heads of a group into one tile, counted by its loops over the page's own tensors."""
+    c = am.cost("gqa", heads=32, kv_heads=8, schedule=f"b kv (t shared)/{rows} n/{keys}", **sizes)
+    s = estimates.kernel_shape(c.readings[0])
+    kernel = replace(KERNELS["flash-attention-3"], split_prefill=False)
+    own = cut_into(s, machine(get("h100-sxm")), kernel, False, Block(float(rows), float(keys)))
+    assert search.loaded_bytes(s, own) == c.hbm_bytes.fused
+
+
+@pytest.mark.parametrize(("rows", "keys", "d", "dv", "stages"), [(128, 64, 128, 128, 1), (128, 112, 192, 128, 2)])
+def test_shared_memory_is_that_of_the_schedule(rows, keys, d, dv, stages):
+    held = schedules.on_chip(schedules.named("flash-3"), rows, keys, d, dv, stages=stages)
+    sizes = Sizes(rows, keys, d, dv, stages)
+    assert blocks.smem_bytes(sizes) == held.smem_bytes
+    assert 4 * 32 * blocks.thread_registers(sizes, 32) + 4 * 2 * rows == held.accumulator_bytes
 
 
 def test_parts_of_split_keys_are_written_and_read():
@@ -496,12 +524,13 @@ GQA = "tile gqa --seq 8k --heads 32 --gpu h100-sxm"
 
 def test_a_tiling_agrees_with_the_estimate():
     c = am.cost("gqa", seq=8192, heads=32, kv_heads=8, gpu="h100-sxm")
-    t, e = tiling(c), estimates.estimate(c.readings[0], get("h100-sxm"), bound_s=c.time_bound_s.fused)
-    assert (t.time_s, t.kernel_time_s, t.busy, t.binds, t.band) == (e.time_s, e.kernel_time_s, e.busy, e.binds, e.band)
+    t = tiling(c)
+    assert (t.time_s, t.busy, t.binds, t.time_error_band) == (c.time_s, c.estimate.busy, c.bound, c.time_error_band)
+    assert t.kernel_time_s + t.launch_time_s == pytest.approx(t.time_s)
+    assert t.kernel == c.estimate.kernels[0]
     assert t.time_s >= t.time_bound_s == c.time_bound_s.fused
     assert t.grid.compulsory_bytes == c.hbm_bytes.compulsory <= t.grid.loaded_bytes
     assert t.grid.pairs == 8192 * 8193 // 2
-    assert t.grid.blocks == e.times.blocks
 
 
 def value_of(numbers: str) -> float:
@@ -537,6 +566,16 @@ def test_equations_come_to_the_numbers_beside_them(line, call):
     assert all(share <= 1 + 1e-9 for share in t["busy"].values())
 
 
+@pytest.mark.parametrize(("name", "decodes"), [("h100-sxm", False), ("a100-sxm-80g", False), ("b200-sxm", True)])
+def test_the_pair_of_tiles_is_the_time_models(name, decodes):
+    c = am.cost("gqa", seq=8192, heads=32, gpu=name, phase="decode" if decodes else "prefill")
+    shown = {x.name: x.value for x in tiling(c).trace}["pair of tiles"]
+    work = job(estimates.kernel_shape(c.readings[0]), get(name), decodes=decodes)
+    own, kernel, k = work.cut(), KERNELS[work.kernel], work.constants
+    unit = timing._one_tile(work.shape, work.rates, kernel, k, own, decodes)
+    assert shown == pytest.approx(unit.pair(k["overlap"] if decodes else timing.overlapped(kernel, k, own)))
+
+
 def test_the_text_says_what_the_document_holds(call):
     code, out, err = call(GQA)
     assert code == 0
@@ -548,7 +587,7 @@ def test_the_text_says_what_the_document_holds(call):
     assert f"{t['grid']['blocks']:,}" in shown["blocks"]
     assert f"{100 * t['grid']['tile_efficiency']:.3g} %" in shown["tile efficiency"]
     assert "binds" in shown[t["binds"]]
-    assert f"{100 * t['band']['median']:.3g} % in the median" in shown["together"]
+    assert f"{100 * t['time_error_band']['median']:.3g} % in the median" in shown["together"]
     best = t["search"]["candidates"][0]
     table = lines[next(k for k, x in enumerate(lines) if x.startswith("tile  ")) + 1]
     assert table.startswith(f"{best['rows']} x {best['keys']}")
@@ -573,6 +612,16 @@ def test_documents_keep_the_schema(line, call):
     assert code == 0
     jsonschema.validate(json.loads(out), json_schema("tile"))
     assert call(line)[0] == 0
+
+
+def test_a_tile_that_breaks_the_rules_is_said(call):
+    line = "tile gqa --seq 8k --heads 32 --head-dim 256 --gpu b200-sxm"
+    out = call(line)[1]
+    t = json.loads(call(f"{line} --json")[1])
+    assert (t["grid"]["rows"], t["footprint"]["misfits"][-1].partition(":")[0]) == (256, "tensor memory")
+    assert "does not fit" in out
+    assert not json.loads(call(f"{GQA} --json")[1])["footprint"]["misfits"]
+    assert "does not fit" not in call(GQA)[1]
 
 
 def test_lists_are_rows(call):
@@ -648,9 +697,16 @@ def test_a_tiling_wants_an_accelerator_and_a_layer():
 )
 def test_no_shape_breaks_it(seq, heads, d, name, decodes):
     c = am.cost(
-        "gqa", seq=seq, heads=heads, head_dim=d, gpu=name, dtype="fp16", phase="decode" if decodes else "prefill"
+        "gqa",
+        seq=seq,
+        heads=heads,
+        head_dim=d,
+        gpu=name,
+        engine="ideal",
+        dtype="fp16",
+        phase="decode" if decodes else "prefill",
     )
-    t = tiling(c, "ideal")
+    t = tiling(c)
     assert t.time_s >= t.time_bound_s
     assert t.search is not None or "no tile fits" in t.absent
     for x in t.search.candidates if t.search else ():

@@ -88,8 +88,9 @@ def _text(t: Tiling, top: int, verbose: bool) -> list[str]:
     if verbose:
         lines += ["", "equations"]
         for x in t.trace:
-            shown = scaled(x.value, x.unit) if x.unit == "s" else exact(x.value)
-            lines += [f"  {x.name} = {x.equation}", f"    = {x.numbers} = {shown}"]
+            shown = scaled(x.value, "s") if x.unit == "s" else f"{exact(x.value)} {x.unit}".rstrip()
+            worked = f"{x.numbers} = " if " " in x.numbers else ""
+            lines += [f"  {x.name} = {x.equation}", f"    = {worked}{shown}"]
         lines += [f"  kernel: {t.source}"]
     lines += [""]
     if t.search is None:
@@ -145,17 +146,18 @@ def _time(t: Tiling) -> list[Row]:
     rows.append(("  together", scaled(t.time_s, "s"), "", _band(t)))
     if t.time_bound_s:
         ratio = f"the estimate is {t.time_s / t.time_bound_s:.3g} times that"
-        rows.append(("  bound", scaled(t.time_bound_s, "s"), "", f"{t.bound}; {ratio}"))
+        rows.append(("  bound", scaled(t.time_bound_s, "s"), "", f"{t.time_bound_by}; {ratio}"))
     return rows
 
 
 def _band(t: Tiling) -> str:
-    if t.band is None:
+    band = t.time_error_band
+    if band is None:
         return "nobody measured it" if t.engine != "ideal" else "what no kernel reaches"
-    where = "here" if t.measured_here else "elsewhere"
+    where = "here" if band.here else "elsewhere"
     return (
-        f"off by {percent(t.band.median)} in the median, {percent(t.band.p90)} at the 90th percentile, "
-        f"of {t.band.kernels:,} kernels measured {where}"
+        f"off by {percent(band.median)} in the median, {percent(band.p90)} at the 90th percentile, "
+        f"of {band.kernels:,} kernels measured {where}"
     )
 
 

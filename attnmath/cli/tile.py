@@ -16,7 +16,6 @@ TOP = 8
 @click.command("tile", short_help="How a kernel cuts a core up on a GPU, and which tiles there are.")
 @click.argument("name", required=False, metavar="VARIANT")
 @click.option("--variant", metavar="NAME|FILE.attn", help="The same as the argument.")
-@click.option("--engine", metavar="NAME", default="vllm", help="Whose kernel: vllm, sglang, trtllm, or ideal [vllm].")
 @click.option(
     "--top", metavar="N", default=str(TOP), help=f"Of the tiles that fit, so many are shown, the fastest first [{TOP}]."
 )
@@ -29,7 +28,6 @@ TOP = 8
 def command(
     name: str | None,
     variant: str | None,
-    engine: str,
     top: str,
     verbose: bool,
     format_: str,
@@ -59,6 +57,6 @@ def command(
         raise InputError(f"--top {top}: at least 1")
     rows = list(options.each_row({**values, "variant": name if name is not None else variant}))
     costs = [cost(**row, formulas=False) for row in rows]
-    render_tile.show([tiling(c, engine) for c in costs], options.chosen(format_, as_json), shown, verbose)
+    render_tile.show([tiling(c) for c in costs], options.chosen(format_, as_json), shown, verbose)
     if options.chosen(format_, as_json) == "text":
         render.assumptions(costs)

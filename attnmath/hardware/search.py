@@ -164,9 +164,8 @@ class _Bench:
         if n.misfits:
             return n
         s, k = self.shape, self.kernel
-        resident = self._held(n)
         paired = k.paired_rows and rows > self.rules.rows
-        block = Block(float(rows), float(keys), float(resident), float(n.warp_rows), paired)
+        block = Block(float(rows), float(keys), float(self._held(n)), float(n.warp_rows), paired)
         c = cut_into(s, self.job.rates, k, self.job.decodes, block)
         t = self.job.times(c)
         waves = waves_of(c, self.job.rates.processors)
@@ -178,7 +177,7 @@ class _Bench:
             smem_bytes=n.smem_bytes,
             registers=n.registers,
             weights_in=n.weights_in,
-            resident=resident,
+            resident=int(c.resident),
             blocks=int(c.blocks),
             splits=int(c.splits),
             waves=waves,

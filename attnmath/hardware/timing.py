@@ -69,6 +69,7 @@ class Times(Struct, frozen=True):
     rows: Any = 0.0
     keys: Any = 0.0
     tail_s: Any = 0.0  # of the last wave; 0 for one new token, whose turns are whole
+    compute_s: Any = 0.0  # from the first block's start to the last one's end, if memory never binds
 
     @property
     def time_s(self) -> Number:
@@ -137,7 +138,7 @@ def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
     (128.0, 128.0, 2048.0)
     """
     if decodes:
-        return (_cut_decode(s, m, kernel, _decode_block(s, kernel)),)
+        return (_cut_decode(s, m, kernel, _decode_block(s, m, kernel)),)
     pairs = (1, 2) if kernel.paired_rows else (1,)
     return tuple(_cut_prefill(s, m, kernel, _prefill_block(s, m, kernel, pair)) for pair in pairs)
 
@@ -168,10 +169,11 @@ def _prefill_block(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Block:
     )
 
 
-def _decode_block(s: Shape, kernel: Kernel) -> Block:
+def _decode_block(s: Shape, m: Machine, kernel: Kernel) -> Block:
     rows, keys = tile_of(kernel, s, True)
     packed = _decode_groups(kernel, s)[0] * s.seq  # rows that share the keys
-    return Block(rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed), keys)
+    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
+    return Block(rows, keys, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
 
 
 def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
@@ -195,7 +197,7 @@ def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
-    resident = where(group < kernel.light_groups, LIGHT, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
+    resident = where(group < kernel.light_groups, LIGHT, block.resident)
     return Cut(
         rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
         grids * query_tiles * splits, splits, resident, group,
@@ -234,14 +236,9 @@ def prefill(
 
 
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
-    overlap = k["overlap"]
-    if kernel.paired_rows and not c.paired:
-        overlap = 0.0  # one row tile has nobody to take turns with
-    elif kernel.resident > 1:
-        overlap = k["overlap"] * (c.resident > 1)
     unit = _one_tile(s, m, kernel, k, c, False)
     combine = _combine_s(m, k, c.splits) * m.clock_hz
-    cycles = unit.pair(overlap) + k["tile_cycles"]
+    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"]
     work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
     compute_s = work.cycles / m.clock_hz
     outer, inner = _outer(s), _inner(s)
@@ -255,9 +252,23 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
         splits=c.splits,
         waves=work.waves,
         tail_s=work.tail / m.clock_hz,
+        compute_s=compute_s,
         rows=c.rows,
         keys=c.keys,
     )
+
+
+def overlapped(kernel: Kernel, k: Constants, c: Cut) -> Number:
+    """The part of the shorter of matrix and scalar work that a prefill hides: none with nobody to take turns with.
+
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
+    >>> overlapped(KERNELS["flash-attention-4"], {"overlap": 0.5}, c)
+    0.0
+    """
+    if kernel.paired_rows and not c.paired:
+        return 0.0
+    return k["overlap"] * (c.resident > 1) if kernel.resident > 1 else k["overlap"]
 
 
 class Spread(Struct, frozen=True):
@@ -347,7 +358,15 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
         kernel_s = kernel_s + copied * (copy_s + 4.0 * k["small_us"] * US * launch_share(m, k))
     kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
     times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
-    return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
+    return replace(
+        times,
+        blocks=c.blocks,
+        splits=c.splits,
+        waves=c.blocks / m.processors,
+        rows=c.rows,
+        keys=c.keys,
+        compute_s=compute_s,
+    )
 
 
 LIGHT = 4.0  # blocks on a processor of a kernel without the matrix unit
