@@ -10,18 +10,20 @@ from msgspec.structs import replace
 
 from attnmath import layers
 from attnmath import modifiers as mods
-from attnmath.errors import InputError, NoClosedForm
+from attnmath.errors import InputError, NoClosedForm, NoSchedule
 from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
 from attnmath.readings.count import recursive
 from attnmath.readings.memory import caches_tokens, state_bits
+from attnmath.readings.schedules import parse as schedule_of
 from attnmath.request import by_letter, check, check_texts, check_useful, plain
 from attnmath.results import Conventions, Cost, FlopCounts, Fusion, LayerRun, StepCost, Traffic
 
 if TYPE_CHECKING:
     from attnmath.hardware import Gpu
 
+SCHEDULED = ("hbm_bytes.fused", "memory_bytes.fused")  # what a mask's tiles have to be counted for
 ROUNDED = "each tensor's bytes are rounded up to whole ones"
 
 
@@ -36,7 +38,9 @@ def cost(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     form: str | None = None,
+    schedule: str | None = None,
     gpu: str | None = None,
+    engine: str | None = None,
     l2: str = "cold",
     assume_ignored: Iterable[str] = (),
     formulas: bool = True,
@@ -46,7 +50,9 @@ def cost(
 
     `sizes`: the options of the variant under their names, `seq=8192, heads=32, kv_heads=8` (tokens, counts, elements);
     `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
-    `gpu`: a name or a TOML file, for a lower bound on time. The result is in FLOPs, bytes and seconds; what was not given
+    `schedule`: in which order and tiles the core is walked, a name (`flash-2`, `split-kv:z=16`) or loops (`b h t/64 n/64`);
+    `gpu`: a name or a TOML file, for a lower bound on time and an estimate of it; `engine`: whose kernels the estimate is
+    of (vllm, sglang, trtllm, or ideal). The result is in FLOPs, bytes and seconds; what was not given
     and had to be filled in stands in its `assumed`; `formulas` False leaves them out, for many rows. Raises InputError,
     naming the culprit, for anything that does not fit.
 
@@ -60,11 +66,14 @@ def cost(
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
     texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
+    texts |= {"schedule": schedule, "engine": engine}
     check_texts(texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": modifiers})
     if window is not None:
         given["window"] = plain(window)
-    settings = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
-    check(given, phase, dtype, kv_dtype, l2, gpu)
+    check(given, phase, dtype, kv_dtype, l2, gpu, engine)
+    settings: dict[str, Any] = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
+    settings |= {"engine": engine, "gpu_file": gpu}
+    settings["schedule"] = schedule_of(schedule) if schedule is not None else None
     accelerator = _gpu(gpu)
     if model is not None:
         if variant is not None or mask is not None or form is not None or list(modifiers):
@@ -111,8 +120,18 @@ def _layer_cost(
     layers.check_documents(layer.mask, values)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(asked, at.symbol, page)
-    numbers, formulas = Reading(page, values, dtype, kv_dtype), Reading(page, symbols, dtype, kv_dtype)
-    n: dict[str, Any] = {key: row.read(numbers) if row.read else None for key, row in KEYS.items()}
+    own = (dtype, kv_dtype, settings["schedule"])
+    numbers, formulas = Reading(page, values, *own), Reading(page, symbols, *own)
+    n: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    for key, row in KEYS.items():
+        try:
+            n[key] = row.read(numbers)
+        except NoClosedForm as error:
+            if key not in SCHEDULED:
+                raise
+            n[key], refused[key] = None, str(error)
+    schedule = _schedule(numbers, settings, refused)
 
     def pick(prefix: str, *names: str) -> list[Any]:
         return [n[f"{prefix}.{x}"] for x in names]
@@ -123,9 +142,11 @@ def _layer_cost(
         "mask": str(page.sees[layers.PAIR]) if masks == [layers.PAIR] else None,
         "dtype": dtype,
         "kv_dtype": kv_dtype,
+        "schedule": schedule,
     }
     assumed = {_json(x): values[x] for x in filled}
     assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
+    assumed |= {"schedule": schedule} if schedule and settings["schedule"] is None else {}
     assumed |= {"dtype": dtype} if settings["dtype"] is None else {}
     assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None else {}
     assumed |= {"state_dtype": "fp32"} if recursive(page) and state_bits(dtype) == 32 else {}
@@ -149,12 +170,24 @@ def _layer_cost(
         intensity=_intensity(n["flops.matmul"], Traffic(*pick("hbm_bytes", "compulsory", "fused", "unfused"))),
         form=chosen if len(layer.forms) > 1 else None,
         forms_left_out=misfits,
+        refused=refused,
         upper_bounds=list(numbers.upper_bounds),
         source=layer.variant.source,
         readings=(numbers, formulas),
         **(_formulas(formulas) if settings["formulas"] else {}),
     )
-    return _timed(out, [LayerRun(1, out)], gpu, dtype, l2) if gpu else out
+    return _timed(out, [LayerRun(1, out)], gpu, settings, l2) if gpu else out
+
+
+def _schedule(r: Reading, settings: Mapping[str, Any], refused: dict[str, str]) -> str | None:
+    """The loops in the page's own indices; None, and why, where none walk its core. A schedule that was asked for has to."""
+    try:
+        return r.traffic.schedule.label
+    except NoSchedule as error:
+        if settings["schedule"] is not None:
+            raise
+        refused["hbm_bytes.fused"] = str(error)
+        return None
 
 
 def _json(letter: str) -> str:
@@ -167,12 +200,17 @@ def _formulas(r: Reading) -> dict[str, Any]:
     regime: dict[str, list[str]] = {}
     for key, row in KEYS.items():
         try:
-            found |= {key: row.read(r)} if row.read else {}
+            found |= {} if (formula := row.read(r)) is None else {key: formula}
         except NoClosedForm as error:  # the number stands, its formula does not exist
             regime[key] = [f"no formula: {error}"]
     regime |= {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
     for key, f in found.items():
-        if KEYS[key].unit == "bytes" and _divides(f, by_letters=key.startswith("kv_cache_bytes_per_token")):
+        whole = key in SCHEDULED and all(isinstance(b, int) and b % 8 == 0 for b in r.core.bits.values())
+        if (
+            KEYS[key].unit == "bytes"
+            and not whole
+            and _divides(f, by_letters=key.startswith("kv_cache_bytes_per_token"))
+        ):
             regime.setdefault(key, []).append(ROUNDED)
     return {"formulas": {key: str(f) for key, f in found.items()}, "regime": regime}
 
@@ -189,8 +227,9 @@ def _intensity(flops: int, traffic: Traffic) -> Traffic:
     return Traffic(*(flops / b if b else None for b in (traffic.compulsory, traffic.fused, traffic.unfused)))
 
 
-def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> Cost:
-    """The bounds on time, a layer after the other; none for a page whose queries meet no keys."""
+def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any], l2: str) -> Cost:
+    """The bounds on time and the estimate, a layer after the other; none for a page whose queries meet no keys."""
+    dtype = settings["dtype"] or "bf16"
     if not all(part.cost.readings[0].core.equations for part in parts):
         return replace(out, gpu=gpu.name, l2=l2)
     from attnmath.hardware.roofline import bound, ridge
@@ -218,14 +257,37 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, dtype: str, l2: str) -> C
                         l2 == "warm",
                     ).time_s
                 )
-    return replace(
+    binds = max(by_unit, key=lambda u: by_unit[u])
+    timed = replace(
         out,
         gpu=gpu.name,
         l2=l2,
         time_bound_s=Fusion(unfused, fused),
-        bound=max(by_unit, key=lambda u: by_unit[u]),
+        time_bound_by=binds,
+        bound=binds,
         ridge=ridge(gpu, dtype),
     )
+    return _estimated(timed, parts, gpu, settings)
+
+
+def _estimated(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any]) -> Cost:
+    """The estimate of the time model, or why there is none."""
+    from attnmath.hardware.constants import of_gpu
+    from attnmath.hardware.estimates import DEFAULT_ENGINE, estimate, summed
+
+    engine = settings["engine"] or DEFAULT_ENGINE
+    found = []
+    book = of_gpu(settings["gpu_file"])
+    try:
+        for times, part in ((run.count, run.cost) for _, run in kinds(parts)):
+            least = part.time_bound_s.fused or (out.time_bound_s.fused if len(parts) == 1 else 0.0) or 0.0
+            one = estimate(part.readings[0], gpu, engine, out.phase == "decode", out.l2 == "warm", least, book)
+            found.append((times, one))
+    except InputError as error:
+        return replace(out, time_note=str(error))
+    time_s, band, made = summed(found)
+    assumed = out.assumed if settings["engine"] else {**out.assumed, "engine": engine}
+    return replace(out, time_s=time_s, time_error_band=band, estimate=made, bound=made.binds, assumed=assumed)
 
 
 def _all_regimes(runs: list[LayerRun]) -> dict[str, list[str]]:
@@ -299,12 +361,20 @@ def _model_cost(
     first = runs[0].cost
     traffic, flops = each(Traffic, "hbm_bytes"), each(FlopCounts, "flops")
     own = ("batch", "seq", "context", "dtype", "kv_dtype")
+    walks = list(dict.fromkeys(r.cost.inputs["schedule"] for r in runs))
     together_ = Cost(
         variant=" + ".join(dict.fromkeys(r.cost.variant for r in runs)),
         with_=list(dict.fromkeys(u for r in runs for u in r.cost.with_)),
         phase=first.phase,
-        inputs={"layers": sum(r.count for r in runs), **{k: first.inputs[k] for k in own}},
-        assumed={k: v for k, v in first.assumed.items() if k in own or k == "form"} | dict(described.assumed),
+        inputs={
+            "layers": sum(r.count for r in runs),
+            **{k: first.inputs[k] for k in own},
+            "schedule": walks[0] if len(walks) == 1 else None,
+        },
+        assumed={
+            k: v for k, v in first.assumed.items() if k in own or k == "form" or (k == "schedule" and len(walks) == 1)
+        }
+        | dict(described.assumed),
         steps=[],
         flops=flops,
         flops_by_convention=each(Conventions, "flops_by_convention"),
@@ -318,11 +388,16 @@ def _model_cost(
         hbm_bytes=traffic,
         intensity=_intensity(flops.matmul, traffic),
         regime=_all_regimes(runs),
+        refused={k: why for r in runs for k, why in r.cost.refused.items()},
         forms_left_out={k: why for r in runs for k, why in r.cost.forms_left_out.items()},
         upper_bounds=list(dict.fromkeys(k for r in runs for k in r.cost.upper_bounds)),
         model=described.name,
         layers=runs,
-        formulas={key: _over_layers(runs, key) for key in first.formulas if not key.startswith("memory")},
+        formulas={
+            key: _over_layers(runs, key)
+            for key in first.formulas
+            if not key.startswith("memory") and all(key in r.cost.formulas for r in runs)
+        },
         source=described.source,
     )
-    return _timed(together_, runs, gpu, settings["dtype"] or "bf16", l2) if gpu else together_
+    return _timed(together_, runs, gpu, settings, l2) if gpu else together_

@@ -21,6 +21,10 @@ class InputError(AttnmathError):
     """A size, name, option, array or file that was given and cannot be used."""
 
 
+class NoSchedule(InputError):
+    """A core that no loops over queries and keys walk, or not these."""
+
+
 class Unknown(InputError):
     """A name that is not in its registry; says which names are near."""
 

@@ -19,6 +19,8 @@ from attnmath.layers import PAIR, Layer, build, check_documents, check_maskable
 from attnmath.readings.count import recursive
 from attnmath.readings.evaluate import Named, run
 from attnmath.readings.memory import TIMES, counts_tokens, grows, reach_back
+from attnmath.readings.schedules import parse
+from attnmath.readings.streams import blocks, start, stream
 from attnmath.request import plain, size_error
 
 Array = Any
@@ -61,6 +63,7 @@ def evaluate(
     cache: Mapping[str, Array] | None = None,
     form: str | None = None,
     window: int | None = None,
+    schedule: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Compute what the given tensors suffice for: from X and the weights, or from Q, K and V, or from anywhere between.
@@ -68,8 +71,9 @@ def evaluate(
     `tensors`: arrays by the page's names, laid out as `variant(name).tensors` says (float64 or float32; a tensor that is
     given is not computed). `mask`: a mask's name, or booleans (True: the pair exists) of shape [t n], [b t n] or
     [b h t n], 1 where it repeats. `cache`: the `cache` of the call before; new tokens continue it. `options`: sizes that
-    no shape tells, as for `cost` (`block_size=64`, `layer=3`), and `eps`, what norms add under their root. A query that
-    sees no key gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
+    no shape tells, as for `cost` (`block_size=64`, `layer=3`), and `eps`, what norms add under their root. `schedule`: the
+    keys go by in its blocks (`flash-2:n=64`); the values are the same, scores come block by block. A query that sees no key
+    gives 0. Raises InputError for a shape or a name that does not fit, LanguageError for a page that does not.
 
     >>> import numpy as np
     >>> q, k, v = np.ones((1, 2, 1, 4)), np.ones((1, 2, 1, 4)), np.arange(8.0).reshape(1, 2, 1, 4)
@@ -100,7 +104,13 @@ def evaluate(
     masks = {} if mask is None or isinstance(mask, str) else {PAIR: _mask_array(mask, page, sizes)}
     if masks and (window is not None or any(u.modifier.name == "window" for u in layer.uses)):
         raise InputError("a mask array stands for the whole mask; work the window into it, or name the mask instead")
-    out = run(program, sizes, arrays, past, masks)
+    if schedule is not None:
+        if masks:
+            raise InputError("a mask array has no blocks of keys for a schedule; name the mask instead")
+        walk = parse(schedule)
+        program = stream(program, walk)
+        sizes |= blocks(walk, sizes)
+    out = run(program, sizes, arrays, {**past, **start(program, sizes)} if schedule is not None else past, masks)
     return Evaluation(out, _grown(page, out, past, sizes), missing)
 
 

@@ -63,8 +63,8 @@ def keys(cost: Cost) -> list[str]:
 
 def _read(cost: Cost, key: str) -> Explanation:
     row = KEYS[key]
-    if row.read is None:
-        return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
+    if cost[key] is None:
+        return Explanation(key, None, row.unit, row.meaning, "", cost.refused.get(key, ""), (), (), row.source)
     numbers, symbols = cost.readings
     try:
         formula = row.read(symbols)
@@ -80,6 +80,9 @@ def _read(cost: Cost, key: str) -> Explanation:
 
 def _convention(key: str, cost: Cost) -> str:
     """Where a key's number comes from; of a cache in blocks, how they are stored."""
+    if key == "hbm_bytes.fused":
+        walk = cost.readings[0].traffic.schedule
+        return "; ".join(filter(None, (KEYS[key].source, walk.label, walk.meaning, walk.source)))
     stored = blocks(str(cost.inputs.get("kv_dtype"))) if key.startswith("kv_cache") else None
     if not stored:
         return KEYS[key].source
@@ -90,8 +93,8 @@ def _convention(key: str, cost: Cost) -> str:
 def _over_layers(cost: Cost, key: str) -> Explanation:
     """A model's number: each run of equal layers with its own formula and count."""
     row = KEYS[key]
-    if row.read is None:
-        return Explanation(key, None, row.unit, row.meaning, "", "", (), (), row.source)
+    if cost[key] is None:
+        return Explanation(key, None, row.unit, row.meaning, "", cost.refused.get(key, ""), (), (), row.source)
     layers = [run for _, run in kinds(cost.layers)]
     one = [_read(run.cost, key) for run in layers]
     most = key.startswith("memory")
@@ -147,6 +150,8 @@ def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
                 for c, part, known in r.core.state_parts
             ),
         ]
+    if name == "fused":
+        return r.traffic.parts
     return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
 
 
@@ -206,12 +211,41 @@ def _derived(cost: Cost, key: str) -> Explanation:
     if key.startswith("measured"):
         shown, sources = _measured(cost, gpu, row.rule)
         return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), sources, row.source)
+    if key in ("time_s", "bound"):
+        return _estimated(cost, key)
     figures = _figures(cost, gpu)
     parts = tuple((f"{name} of {gpu.name}: {'; '.join(f.sources)}", f.value) for name, f in figures.items())
     rate, bandwidth, *_ = (f.value for f in figures.values())
     terms = " + ".join(f"{run.count} x {_terms(run.cost, gpu)}" for _, run in kinds(cost.layers)) or _terms(cost, gpu)
     shown = {"ridge": f"{rate} / {bandwidth}", "time_bound_s.unfused": ""}.get(key, terms)
     return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), parts, row.source)
+
+
+def _estimated(cost: Cost, key: str) -> Explanation:
+    """The estimate, or what binds it: the kernel and launches, and the constants that it stands on."""
+    row, value, e = DERIVED[key], cost[key], cost.estimate
+    if e is None:
+        shown = f"max of the bound's terms: {cost.time_bound_by}" if key == "bound" else f"null: {cost.time_note}"
+        return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), (), row.source)
+    if key == "bound":
+        busy = tuple((f"{unit}, part of the kernel's time", share) for unit, share in e.busy.items())
+        return Explanation(key, value, row.unit, row.meaning, row.rule, "", (), busy, row.source)
+    constants = tuple((f"{n} of {k}", v) for k in e.kernels for n, v in _constants(cost, k).items())
+    shown = f"{e.kernel_time_s!r} + {e.launch_time_s!r}"
+    return Explanation(key, value, row.unit, row.meaning, row.rule, shown, (), constants, row.source)
+
+
+def _constants(cost: Cost, kernel: str) -> dict[str, float]:
+    """The constants of a kernel that an estimate was made with, by name and unit."""
+    from attnmath.hardware.constants import ENGINE, KERNEL, SHARED, of_gpu
+    from attnmath.hardware.estimates import kernel_shape, phase_of
+
+    parts = [run.cost for run in cost.layers] or [cost]
+    assert cost.estimate is not None
+    phase = phase_of(kernel_shape(parts[0].readings[0]), cost.phase == "decode")
+    values, _ = of_gpu(cost.gpu_file).of(kernel, cost.estimate.engine, phase)
+    meanings = {**KERNEL, **ENGINE, **SHARED}
+    return {f"{k}, {meanings[k].unit}": v for k, v in values.items() if k in meanings}
 
 
 def _measured(cost: Cost, gpu: Gpu, rule: str) -> tuple[str, tuple[Part, ...]]:
@@ -252,6 +286,7 @@ SETTINGS = {
     "inputs.mask": "which key a query sees",
     "inputs.dtype": "how activations are stored and multiplied",
     "inputs.kv_dtype": "how the cache is stored",
+    "inputs.schedule": "in which order and tiles the core is walked: loops from the outermost, an index and its tile each",
     "inputs.layers": "attention layers of the model",
     "variant": "the attention variant",
     "with": "the modifiers on it, in order",

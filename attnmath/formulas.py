@@ -10,6 +10,7 @@ from attnmath.errors import InputError, Unknown
 from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.letters import LETTERS, needed
 from attnmath.readings import symbolic
+from attnmath.readings.schedules import parse
 from attnmath.request import by_letter, check, check_texts, check_useful, plain
 
 
@@ -23,14 +24,15 @@ def formula(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     form: str | None = None,
+    schedule: str | None = None,
     **sizes: int,
 ) -> symbolic.Expr:
     """One number of `cost` as a SymPy expression in the registry's letters (`attnmath variants NAME` shows whose they are).
 
     It takes the options of `cost`. A size whose default is an expression (d-model, v-head-dim, context) stands for that
     expression unless it is given. Where a window or a chunk asks for a minimum: with every size given it is resolved as
-    at these sizes, as in `cost`, whose `regime` names the conditions; otherwise Min and Max remain. Raises InputError for
-    an unknown key or an option without use.
+    at these sizes, as in `cost`, whose `regime` names the conditions; otherwise Min and Max remain, and each loop of the
+    schedule is taken to have several turns. Raises InputError for an unknown key or an option without use.
 
     >>> formula("gqa", "flops.matmul")
     2*b*d*h*t*(t + 1)
@@ -38,8 +40,9 @@ def formula(
     4*b*d*g*w
     """
     check_texts({"variant": variant, "key": key, "phase": phase, "mask": mask, "form": form})
-    if key not in KEYS or KEYS[key].read is None:
-        raise Unknown("key", key, [k for k, row in KEYS.items() if row.read])
+    check_texts({"schedule": schedule})
+    if key not in KEYS:
+        raise Unknown("key", key, KEYS)
     given = {k.replace("_", "-"): plain(v) for k, v in sizes.items()}
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
@@ -58,6 +61,8 @@ def formula(
     page = layer.form(chosen)
     symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
     values, _ = layer.sizes(asked, page=page) if known else ({}, {})
-    read = KEYS[key].read
-    assert read is not None
-    return symbolic.finished(read(Reading(page, symbols, store, kv_dtype or store)), values)
+    walk = parse(schedule) if schedule is not None else None
+    reading = Reading(page, symbols, store, kv_dtype or store, walk, values or None)
+    if key == "hbm_bytes.fused" or walk is not None:
+        _ = reading.traffic  # where no schedule walks this core, it says why
+    return symbolic.finished(KEYS[key].read(reading), values)

@@ -8,27 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from msgspec import Struct
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, NoSchedule
 from attnmath.language.arith import Number, minimum
 from attnmath.language.order import ordered
 from attnmath.language.syntax import Program, ops
 from attnmath.layers import Layer
 from attnmath.readings.count import Flops, Space, Step, core, count, parameters, recursive, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes, state_bits
+from attnmath.readings.schedules import Schedule, usual
+from attnmath.readings.traffic import Traffic
 
 
 class Reading:
-    """One page at given sizes and dtypes; what is asked for is read off it once."""
+    """One page at given sizes and dtypes, walked by a schedule (the usual one if none is given); what is asked for is read
+    off it once. `at`: plain sizes, where those that are read are SymPy's.
+    """
 
-    def __init__(self, page: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
+    def __init__(
+        self,
+        page: Program,
+        sizes: Mapping[str, Number],
+        dtype: str,
+        kv_dtype: str,
+        schedule: Schedule | None = None,
+        at: Mapping[str, int] | None = None,
+    ) -> None:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
+        self.asked, self.at = schedule, at
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The schedule that was asked for, or the usual one."""
+        new = (self.at or self.sizes).get("t", 0)
+        return self.asked or usual(self.page, getattr(new, "value", new))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reading) and all(
-            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype")
+            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype", "schedule")
         )
 
     @cached_property
@@ -71,6 +91,31 @@ class Reading:
     @cached_property
     def core(self) -> Core:
         return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What the schedule moves; NoSchedule where it cannot walk this core."""
+        return Traffic(self.core, self.schedule, self.at)
+
+    @property
+    def walked(self) -> bool:
+        """Whether there is a schedule for this core."""
+        try:
+            return bool(self.traffic)
+        except NoSchedule:
+            return False
+
+    @property
+    def fused_bytes(self) -> Number | None:
+        """What the schedule's loops move; None if none walks this core."""
+        return self.traffic.total if self.walked else None
+
+    @property
+    def fused_memory(self) -> Number:
+        """Inputs, outputs, and what the schedule puts into memory beside them; unfused, every tensor while it lives."""
+        if not self.schedule.loops:
+            return self.core.peak
+        return self.core.fused + self.traffic.extra_bytes if self.walked else self.core.fused
 
     def cache_parts(self, per_token: bool, beyond: bool = False) -> list[tuple[Cached, Number]]:
         """What grows with the context, in bytes by tensor: per token of one sequence, or all of it for the batch; `beyond`:
@@ -131,18 +176,36 @@ def usual_form(
     """
     if len(layer.forms) == 1:
         return None, {}
-    found: dict[str, tuple[bool, Number]] = {}
+    found, errors = fitting(layer, asked, dtype, kv_dtype)
+    weights = {name: (stepwise, reading.flops.total) for name, (reading, stepwise) in found.items()}
+    return min(weights, key=lambda name: weights[name]), {name: str(error) for name, error in errors.items()}
+
+
+def fitting(
+    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str
+) -> tuple[dict[str, tuple[Reading, Any]], dict[str, InputError]]:
+    """Every form that fits the sizes: (its reading, whether it steps through several new tokens one by one); and what is
+    wrong with the others. Raises InputError if no form fits. In arrays, what does not divide is NaN and no error.
+
+    >>> from attnmath import layers
+    >>> found, _ = fitting(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
+    >>> [(name, stepwise) for name, (_, stepwise) in found.items()]
+    [('expanded', False), ('absorbed', False)]
+    """
+    found: dict[str, tuple[Reading, Any]] = {}
     errors: dict[str, InputError] = {}
     for name, page in layer.forms.items():
         try:
             sizes, _ = layer.sizes(asked, page=page)
-            steps = sizes.get("t", 1) != 1 and any(loop and loop[0] == "t" for _, loop in ordered(page))
-            found[name] = steps, Reading(page, sizes, dtype, kv_dtype).flops.total
+            reading = Reading(page, sizes, dtype, kv_dtype)
+            _ = reading.flops
+            loops = any(loop and loop[0] == "t" for _, loop in ordered(page))
+            found[name] = reading, (sizes.get("t", 1) != 1) & loops
         except InputError as error:
             errors[name] = error
     if not found:
         raise next(iter(errors.values()))
-    return min(found, key=lambda name: found[name]), {name: str(error) for name, error in errors.items()}
+    return found, errors
 
 
 def _is_zero(x: Number) -> bool:
@@ -150,11 +213,11 @@ def _is_zero(x: Number) -> bool:
 
 
 class Key(Struct, frozen=True):
-    """One number of `cost`; `read` None: the reading does not exist yet, the number is null."""
+    """One number of `cost`; `read` gives None where there is none for this page, and the number is null."""
 
     unit: str
     meaning: str
-    read: Callable[[Reading], Number] | None
+    read: Callable[[Reading], Number | None]
     source: str = "read off the variant's equations"
     sums: tuple[str, ...] = ()  # the keys it is the sum of
 
@@ -240,7 +303,9 @@ KEYS: dict[str, Key] = {
         lambda r: r.core.peak,
     ),
     "memory_bytes.fused": Key(
-        "bytes", "peak of live tensors of the core if no intermediate leaves the chip", lambda r: r.core.fused
+        "bytes",
+        "peak of live tensors of the core under the schedule: inputs, outputs, and results that come and go",
+        lambda r: r.fused_memory,
     ),
     "hbm_bytes.compulsory": Key(
         "bytes",
@@ -248,7 +313,10 @@ KEYS: dict[str, Key] = {
         lambda r: r.core.compulsory,
     ),
     "hbm_bytes.fused": Key(
-        "bytes", "what the schedule's loops move with no cache behind them", None, "not read yet: schedules come later"
+        "bytes",
+        "what the schedule's loops move with no cache behind them",
+        lambda r: r.fused_bytes,
+        "a block is loaded once per turn of all loops down to the innermost that indexes it, over the mask's tiles",
     ),
     "hbm_bytes.unfused": Key(
         "bytes",
@@ -268,6 +336,7 @@ class Derived(Struct, frozen=True):
 
 
 ROOFLINE = "Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785"
+TIME_MODEL = "attnmath/hardware/timing.py, its constants fitted to NVIDIA aiconfigurator's measurements"
 DERIVED: dict[str, Derived] = {
     "intensity.compulsory": Derived(
         "FLOP/byte",
@@ -299,8 +368,19 @@ DERIVED: dict[str, Derived] = {
         "sum over the core's equations of max(their matmul / tensor_flop_per_s, exps / exp_rate, bytes / hbm_bytes_per_s)",
         ROOFLINE,
     ),
-    "time_s": Derived("s", "the time model's estimate", "not computed yet: null until there is a time model"),
-    "bound": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+    "time_bound_by": Derived("", "the unit that sets time_bound_s.fused", "the largest of its terms", ROOFLINE),
+    "time_s": Derived(
+        "s",
+        "estimate of the core's time as an engine's kernel runs it; never below the bound; with an error band",
+        "kernel_time_s + launch_time_s",
+        TIME_MODEL,
+    ),
+    "bound": Derived(
+        "",
+        "what binds the estimate: the busiest unit, or launch; where there is no estimate, the bound's unit",
+        "the largest of tensor, exp, fp32, smem, l2 and hbm; launch if that takes longer than the kernel",
+        TIME_MODEL,
+    ),
     "measured.time_s": Derived("s", "the measured time of the core alone, without projections", "given by --measured"),
     "measured.share_of_bound": Derived(
         "",

@@ -59,8 +59,8 @@ def doubt(cost: Cost) -> str:
     share = cost.measured.share_of_bound
     if share is None or share <= 1:
         return ""
-    warm = WARM if cost.bound == "hbm" and cost.l2 == "cold" else ""
+    warm = WARM if cost.time_bound_by == "hbm" and cost.l2 == "cold" else ""
     return (
-        f"{100 * share:.4g} % of the bound ({cost.bound} on {cost.gpu}): no kernel is that fast, so a count, a figure or "
-        f"the measurement is wrong; look for {SUSPECTS[cost.bound or 'hbm']}{warm}"
+        f"{100 * share:.4g} % of the bound ({cost.time_bound_by} on {cost.gpu}): no kernel is that fast, so a count, a figure or "
+        f"the measurement is wrong; look for {SUSPECTS[cost.time_bound_by or 'hbm']}{warm}"
     )

@@ -40,7 +40,13 @@ def check_texts(named: Mapping[str, Any]) -> None:
 
 
 def check(
-    given: Mapping[str, Any], phase: str, dtype: str | None, kv_dtype: str | None, l2: str, gpu: str | None = None
+    given: Mapping[str, Any],
+    phase: str,
+    dtype: str | None,
+    kv_dtype: str | None,
+    l2: str,
+    gpu: str | None = None,
+    engine: str | None = None,
 ) -> None:
     """Every complaint about single values at once.
 
@@ -64,6 +70,13 @@ def check(
     if kv_dtype is not None and kv_dtype not in BITS and not blocks(kv_dtype):
         known = [*BITS, *BLOCKS]
         errors.append(f"{Unknown('kv-dtype', kv_dtype, known)}; or a 16-bit scale per group of numbers, as int4/64")
+    if engine is not None:
+        from attnmath.hardware.kernels import ENGINES, IDEAL
+
+        if engine not in (*ENGINES, IDEAL):
+            errors.append(str(Unknown("engine", engine, [*ENGINES, IDEAL])))
+        if gpu is None:
+            errors.append("--engine has a use only with a --gpu")
     if l2 == "warm" and gpu is None:
         errors.append("--l2 warm has a use only with a --gpu")
     if l2 not in ("cold", "warm"):

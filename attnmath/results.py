@@ -70,6 +70,35 @@ class Measured(Struct, frozen=True):
     hbm_bytes_per_s: float | None = None
 
 
+class ErrorBand(Struct, frozen=True):
+    """How wrong the estimate was on measured kernels: median and 90th percentile of |estimate / measured - 1|.
+
+    `kernels`: how many were measured; `here`: on this accelerator, where otherwise the band is that of engines and
+    accelerators that the constants were not fitted to.
+    """
+
+    median: float
+    p90: float
+    kernels: int
+    here: bool
+
+
+class KernelTime(Struct, frozen=True):
+    """What an estimate is made of, seconds: `kernel_time_s` and `launch_time_s` add up to `time_s`.
+
+    `busy`: the part of the kernel's time that each unit works; `binds`: the busiest, or launch; `assumed`: what had to be
+    taken from elsewhere. Of a model's layers, their sums.
+    """
+
+    engine: str
+    kernels: list[str]
+    kernel_time_s: float
+    launch_time_s: float
+    binds: str
+    busy: dict[str, float]
+    assumed: list[str] = []
+
+
 class LayerRun(Struct, frozen=True):
     """A run of equal layers of a model: the numbers of one of them."""
 
@@ -100,7 +129,11 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     gpu: str | None = None
     time_bound_s: Fusion = Fusion(None, None)
     time_s: float | None = None
-    bound: str | None = None
+    time_error_band: ErrorBand | None = None
+    time_note: str = ""  # why there is no estimate
+    estimate: KernelTime | None = None
+    bound: str | None = None  # what binds the estimate, and where there is none, the bound
+    time_bound_by: str | None = None
     ridge: float | None = None
     form: str | None = None
     forms_left_out: dict[str, str] = field(default_factory=dict)  # forms that the sizes do not fit, and why
@@ -108,6 +141,7 @@ class Cost(Struct, frozen=True, rename={"with_": "with"}):
     layers: list[LayerRun] = field(default_factory=list)
     formulas: dict[str, str] = field(default_factory=dict)
     regime: dict[str, list[str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # keys without a number, and why
     upper_bounds: list[str] = field(default_factory=list)  # keys whose number the data can only make smaller
     source: str = ""
     l2: str = "cold"

@@ -108,7 +108,7 @@ def _point(c: Cost, gpu: Gpu) -> Point:
         with_=c.with_,
         phase=c.phase,
         inputs=c.inputs,
-        assumed=c.assumed,
+        assumed={k: v for k, v in c.assumed.items() if k != "engine"},
         flops_matmul=flops,
         exps=c.exps,
         hbm_bytes_compulsory=moved,

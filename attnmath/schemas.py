@@ -14,6 +14,7 @@ from attnmath.plans.logs import Explanation
 from attnmath.plans.solving import Solution
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
+from attnmath.tiling import Tiling
 
 
 class CostDocument(Cost, frozen=True, kw_only=True):
@@ -40,6 +41,19 @@ class RooflineDocument(Roofline, frozen=True, kw_only=True):
     """`attnmath roofline --json`: an accelerator's roofs in FLOP/s and bytes/s, and the points under them."""
 
     schema: Literal["attnmath.roofline/1"]
+
+
+class TileDocument(Tiling, frozen=True, kw_only=True):
+    """`attnmath tile --json`: how a core is cut up, in tiles and bytes, and what it takes, in seconds."""
+
+    schema: Literal["attnmath.tile/1"]
+
+
+class TileRows(Struct):
+    """`attnmath tile --json` with several sizes: a row each."""
+
+    schema: Literal["attnmath.tile/1"]
+    rows: list[Tiling]
 
 
 class ModelDocument(ModelCost, frozen=True, kw_only=True, rename={"class_": "class"}):
@@ -211,6 +225,23 @@ class Masks(Struct):
     masks: list[NamedMask]
 
 
+class NamedSchedule(Struct):
+    """A schedule: its loops from the outermost to the innermost, and what its tiles keep on the chip."""
+
+    name: str
+    loops: str
+    meaning: str
+    on_chip: str
+    source: str
+
+
+class Schedules(Struct):
+    """`attnmath schedules --json`."""
+
+    schema: Literal["attnmath.schedules/1"]
+    schedules: list[NamedSchedule]
+
+
 class Figure(Struct):
     """A figure; `measured` says that programs reach it, and not that the vendor states it."""
 
@@ -295,17 +326,20 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "cost": (CostDocument, CostRows),
     "compare": (Compare,),
     "roofline": (RooflineDocument,),
+    "tile": (TileDocument, TileRows),
     "explain": (Explain,),
     "equations": (Equations,),
     "variants": (Variants,),
     "modifiers": (Modifiers,),
     "masks": (Masks,),
+    "schedules": (Schedules,),
     "model": (ModelDocument, ModelRows),
     "models": (Presets,),
     "plan": (),
     "plan-check": (PlanCheck, PlanChecks),
     "plan-solve": (PlanSolve,),
     "plan-explain": (PlanExplain,),
+    "sweep": (),
     "gpus": (Gpus,),
     "gpu-file": (FileGpu, FileArchitecture),
 }
@@ -321,6 +355,8 @@ def json_schema(name: str) -> dict[str, Any]:
         raise Unknown("schema", name, SCHEMAS)
     if name == "plan":
         return plan_schema()
+    if name == "sweep":
+        return sweep_schema()
     parts = [schema(x) for x in SCHEMAS[name]]
     defs = {k: v for p in parts for k, v in p["$defs"].items()}
     for own in defs.values():
@@ -335,6 +371,26 @@ def json_schema(name: str) -> dict[str, Any]:
         return {"type": "object", "properties": own, "additionalProperties": gpu, "$defs": defs}
     either = parts[0] if len(parts) == 1 else {"anyOf": [{"$ref": p["$ref"]} for p in parts]}
     return {**either, "$defs": defs}
+
+
+def sweep_schema() -> dict[str, Any]:
+    """A row of a sweep's table: the columns that are read, which a table may lack, and those that are added.
+
+    >>> sweep_schema()["$defs"]["SweepRow"]["properties"]["time_s"]["type"]
+    ['number', 'null']
+    """
+    from attnmath.sweeping.columns import ADDED, COLUMNS, NAMES
+
+    rows: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        kinds = ["string", "null"] if name in NAMES else ["integer", "string", "null"]
+        default = f" [{column.default}]" if column.default else ""
+        rows[name] = {"type": kinds, "description": f"{column.meaning}{default}"}
+    for name, added in ADDED.items():
+        unit = f", {added.unit}" if added.unit else ""
+        rows[name] = {"type": [added.type, "null"], "description": f"added{unit}: {added.meaning}"}
+    row = {"type": "object", "properties": rows, "required": list(ADDED), "additionalProperties": True}
+    return {"$ref": "#/$defs/SweepRow", "$defs": {"SweepRow": {"title": "SweepRow", **row}}}
 
 
 KINDS: dict[str, dict[str, Any]] = {  # of a plan's keys

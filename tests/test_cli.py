@@ -79,8 +79,10 @@ def test_json_is_what_the_contract_says(call):
     assert f["core"] == f["matmul"] + f["softmax"]
     assert sum(s["flops"] for s in d["steps"]) == f["total"]
     assert d["flops_by_convention"]["exact"] == f["matmul"]
-    assert d["time_s"] is None
-    assert d["bound"] == "tensor"
+    assert d["time_s"] == pytest.approx(d["estimate"]["kernel_time_s"] + d["estimate"]["launch_time_s"])
+    assert d["time_s"] > d["time_bound_s"]["fused"]
+    assert {"median", "p90", "kernels", "here"} == set(d["time_error_band"])
+    assert d["bound"] == d["time_bound_by"] == "tensor"
     assert d["assumed"]["kv_heads"] == 8
     assert "heads" not in d["assumed"]
 
@@ -96,11 +98,16 @@ def test_json_is_what_the_contract_says(call):
         ("compare mha gqa --seq 8k --heads 32 --json", "compare"),
         ("roofline mha gqa kda --seq 1k,8k --heads 32 --phase prefill,decode --gpu h100-sxm --json", "roofline"),
         ("roofline gqa --seq 8k --heads 32 --gpu mi300x --measured 1.2ms --with packed --json", "roofline"),
+        ("tile gqa --seq 1k,8k --heads 32 --gpu h100-sxm --json", "tile"),
         (f"{GQA} --explain flops.matmul --json", "explain"),
         ("equations mla --with rope --json", "equations"),
         ("variants --json", "variants"),
         ("modifiers --json", "modifiers"),
         ("masks --json", "masks"),
+        ("schedules --json", "schedules"),
+        ("schedules flash-2 --variant mla --json", "schedules"),
+        (f"{GQA} --json --schedule split-kv:z=4", "cost"),
+        ("cost --variant nsa --seq 8k --heads 32 --json", "cost"),
         ("gpus --json", "gpus"),
     ],
 )
@@ -325,7 +332,7 @@ def test_listings_show_one(call):
     assert "form absorbed" in call("variants mla")[1]
     assert "layout=half" in call("modifiers rope")[1]
     assert "nvidia" in call("gpus h100-sxm")[1].lower()
-    for verb in ("variants", "modifiers", "masks", "gpus"):
+    for verb in ("variants", "modifiers", "masks", "schedules", "gpus"):
         for format_ in ("csv", "markdown"):
             code, out, _ = call(f"{verb} --format {format_}")
             assert code == 0

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import attnmath as am
 from attnmath.errors import InputError
-from attnmath.hardware import FIGURES, GPUS, Figure, Gpu, architectures, get, names
+from attnmath.hardware import FIGURES, GPUS, SHORT, Figure, Gpu, architectures, get, names
 from attnmath.hardware.roofline import bound, ridge
 
 
@@ -233,6 +233,12 @@ def test_exponentials_of_an_h100_are_as_published():
     h = get("h100-sxm")
     assert h.figure("processors") * h.figure("clock_hz") * h.figure("exp_per_clock") == pytest.approx(3.9e12, rel=0.01)
     assert h.exp_rate == 132 * 16 * 1_980_000_000, "the bound takes the highest clock"
+
+
+def test_short_names_are_of_accelerators_that_there_are():
+    assert set(SHORT.values()) <= set(names())
+    assert not set(SHORT) & set(names())
+    assert get("a100_sxm") == get("a100-sxm-80g")
 
 
 def test_units_of_memory_are_bytes():

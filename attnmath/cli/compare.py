@@ -13,6 +13,7 @@ from attnmath.cli import options, several
 @click.argument("names", nargs=-1, metavar="VARIANT...")
 @click.option("--variant", "more", metavar="NAME", multiple=True, help="The same as an argument; repeatable.")
 @options.layer_options
+@options.schedule_option
 @options.size_options
 @options.dtype_options
 @options.format_option("csv", "markdown")

@@ -21,6 +21,7 @@ from attnmath.costs import cost
     metavar="NAME",
     help="Which of the variant's equivalent sets of equations [the one that a kernel would take].",
 )
+@options.schedule_option
 @options.size_options
 @options.dtype_options
 @options.measured_option

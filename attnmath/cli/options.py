@@ -146,6 +146,16 @@ def layer_options(f: F) -> F:
     )(f)
 
 
+def schedule_option(f: F) -> F:
+    """In which order and tiles the core is walked."""
+    return click.option(
+        "--schedule",
+        metavar="NAME|LOOPS",
+        help="How the core is walked: flash-1, flash-2:t=64,n=64, split-kv:z=16, paged, ring, memory-efficient, unfused, "
+        "or loops like 'b heads t/64 n/64' [flash-2].",
+    )(f)
+
+
 def dtype_options(f: F) -> F:
     """How elements are stored, and on what they are computed."""
     f = click.option(
@@ -154,7 +164,12 @@ def dtype_options(f: F) -> F:
         default="cold",
         help="warm: what fits into the L2 is there from the last run.",
     )(f)
-    f = click.option("--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time.")(f)
+    f = click.option(
+        "--engine", metavar="vllm|sglang|trtllm|ideal", help="Whose kernels the estimate of time is of [vllm]."
+    )(f)
+    f = click.option(
+        "--gpu", metavar="NAME|FILE.toml", help="An accelerator, for a lower bound on time and an estimate."
+    )(f)
     f = click.option(
         "--kv-dtype",
         metavar="DTYPE",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from attnmath.results import Cost
+    from attnmath.results import Cost, ErrorBand
 
 Row = tuple[str, ...]
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -163,19 +163,21 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
     ("memory_bytes.fused", "core memory, fused"),
     ("memory_bytes.unfused", "core memory, unfused"),
     ("hbm_bytes.compulsory", "core traffic, compulsory"),
+    ("hbm_bytes.fused", "core traffic, fused"),
     ("hbm_bytes.unfused", "core traffic, unfused"),
 )
 MEASURED = ("measured.time_s", "measured.share_of_bound", "measured.mfu", "measured.hbm_bytes_per_s")
 FLAT = (
     *(key for key, _ in SHOWN),
     "flops_by_convention.exact",
-    "hbm_bytes.fused",
     "intensity.compulsory",
+    "intensity.fused",
     "intensity.unfused",
     "ridge",
     "time_bound_s.fused",
     "time_bound_s.unfused",
     "time_s",
+    "time_bound_by",
     "bound",
     *MEASURED,
 )
@@ -214,7 +216,7 @@ def _markdown_rows(c: Cost) -> list[Row]:
     from attnmath.keys import DERIVED, KEYS
 
     title = f"**{c.variant}**, " + ", ".join(f"{k} {exact(v)}" for k, v in c.inputs.items())
-    bound = (f"core, lower bound on {c.gpu}", exact(c.time_bound_s.fused), "s", f"bound by {c.bound}")
+    bound = (f"core, lower bound on {c.gpu}", exact(c.time_bound_s.fused), "s", f"bound by {c.time_bound_by}")
     return [
         (title, "", "", ""),
         *([bound] if c.time_bound_s.fused else []),
@@ -226,12 +228,12 @@ def _markdown_rows(c: Cost) -> list[Row]:
     ]
 
 
-def assumptions(found: list[Cost]) -> None:
-    """What was not given and filled in, to stderr."""
+def assumptions(found: list[Cost], but: tuple[str, ...] = ()) -> None:
+    """What was not given and filled in, to stderr, `but` what this output makes no use of."""
     values: dict[str, dict[str, dict[str, None]]] = {}  # option -> value -> the variants that have it
     for c in found:
         for k, v in c.assumed.items():
-            if k != "context" or len(found) == 1:
+            if k not in but and (k != "context" or len(found) == 1):
                 values.setdefault(k, {}).setdefault(exact(v), {})[c.variant] = None
     shown = [
         f"{k.replace('_', '-')} "
@@ -240,6 +242,8 @@ def assumptions(found: list[Cost]) -> None:
     ]
     if shown:
         note("assumed: " + ("; " if any(len(by) > 1 for by in values.values()) else ", ").join(shown))
+    for key, why in dict.fromkeys(item for c in found for item in c.refused.items() if "schedule" not in but):
+        note(f"no {key}: {why}")
     for left_out in dict.fromkeys(
         f"form {k} left out: {v}"
         for c in found
@@ -350,10 +354,11 @@ def _times(c: Cost) -> list[str]:
             (
                 f"core{f' ({c.form})' if c.form else ''}, lower bound on {c.gpu}",
                 scaled(c.time_bound_s.fused, "s"),
-                f"bound by {c.bound}: {DERIVED['time_bound_s.fused'].rule}",
+                f"bound by {c.time_bound_by}: {DERIVED['time_bound_s.fused'].rule}",
             )
         )
         rows.append(("  core step by step", scaled(c.time_bound_s.unfused, "s"), "the sum of each equation's bound"))
+    rows += _estimate(c)
     if c.intensity.compulsory is not None:
         rows.append(
             (
@@ -369,8 +374,54 @@ def _times(c: Cost) -> list[str]:
     known = "" if gpu.exp_rate else f"; {c.gpu} has no figure for exponentials, so that term is left out"
     return [
         *columns(rows),
-        f"a bound, no estimate: of the core only, without projections; real kernels are slower{known}",
+        f"a bound is no estimate: no kernel is faster. Both are of the core only, without projections{known}",
+        *([f"no estimate: {c.time_note}"] if c.time_note else []),
+        *(f"assumed in the estimate: {a}" for a in (c.estimate.assumed if c.estimate else ())),
     ]
+
+
+def _estimate(c: Cost) -> list[Row]:
+    """The estimate's rows: time with its error, launches apart, and how busy each unit is."""
+    if c.estimate is None or c.time_s is None:
+        return []
+    e = c.estimate
+    busy = ", ".join(f"{u} {percent(share)}" for u, share in e.busy.items() if share >= 0.005)
+    return [
+        (
+            f"core, estimated on {c.gpu}",
+            scaled(c.time_s, "s"),
+            f"{described(e.engine, e.kernels)}; {error_band(c.time_error_band)}",
+        ),
+        ("  of which launches", scaled(e.launch_time_s, "s"), "in a captured graph"),
+        (f"  bound by {e.binds}", "", f"busy in the kernel: {busy}"),
+    ]
+
+
+def error_band(band: ErrorBand | None) -> str:
+    """How wrong the estimate has been, in words.
+
+    >>> from attnmath.results import ErrorBand
+    >>> error_band(ErrorBand(0.053, 0.147, 9102, True))
+    'error 5 % in the median, within 15 % for 90 % of 9,102 kernels measured on it'
+    """
+    if band is None:
+        return "an ideal, not what a kernel was measured to take"
+    where = "measured on it" if band.here else "measured elsewhere, the constants fitted without them"
+    return (
+        f"error {100 * band.median:.0f} % in the median, within {100 * band.p90:.0f} % for 90 % of {band.kernels:,} "
+        f"kernels {where}"
+    )
+
+
+def described(engine: str, kernels: list[str]) -> str:
+    """An engine and its kernels in words.
+
+    >>> described("vllm", ["flash-attention-3"])
+    'vLLM, flash-attention-3'
+    """
+    from attnmath.hardware.kernels import TITLES
+
+    return f"{TITLES.get(engine, engine)}, {' and '.join(kernels)}" if engine in TITLES else "an ideal kernel"
 
 
 def percent(share: float | None) -> str:
@@ -475,5 +526,7 @@ def _comparison_rows(found: list[Cost]) -> list[Row]:
     if found[0].gpu:
         times = (scaled(c.time_bound_s.fused, "s") if c.time_bound_s.fused else "-" for c in found)
         rows.append((f"core, lower bound on {found[0].gpu}", *times, ""))
-        rows.append(("  bound by", *(exact(c.bound) for c in found), ""))
+        rows.append(("  bound by", *(exact(c.time_bound_by) for c in found), ""))
+        if any(c.time_s for c in found):
+            rows.append(("core, estimate", *(scaled(c.time_s, "s") if c.time_s else "-" for c in found), ""))
     return rows

@@ -73,7 +73,7 @@ def command(
         render.note(f"wrote {path}: {len(drawn):,} bytes")
     render_roofline.show(found_, options.chosen(format_, as_json))
     if options.chosen(format_, as_json) == "text":
-        render.assumptions(costs)
+        render.assumptions(costs, but=("engine", "schedule"))
 
 
 def _ending(path: str) -> str:

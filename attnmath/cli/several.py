@@ -8,8 +8,9 @@ from typing import Any
 from attnmath import layers, variants
 from attnmath.cli import options
 from attnmath.costs import cost
-from attnmath.errors import InputError
+from attnmath.errors import InputError, NoSchedule, together
 from attnmath.readings.memory import caches_tokens
+from attnmath.readings.schedules import bound, parse
 from attnmath.results import Cost
 
 
@@ -35,12 +36,33 @@ def costs(names: Sequence[str], values: Mapping[str, Any], formulas: bool = True
     formed = [n for n in names if form in variants.get(n).forms]
     if form is not None and not formed:
         raise InputError(f"--form {form} is a form of none of {', '.join(names)}")
-    unused = {n: {"form" if n not in formed else "", "kv_dtype" if n not in cached else ""} for n in names}
+    walked = _walked(values.get("schedule"), names, values["with_"])
+    fitting = {"form": formed, "kv_dtype": cached, "schedule": walked}
+    unused = {n: {option for option, fit in fitting.items() if n not in fit} for n in names}
 
     def own(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in row.items() if (k not in sizes or k in useful[name]) and k not in unused[name]}
 
     return [cost(n, **own(n, row), formulas=formulas) for row in rows for n in names]
+
+
+def _walked(schedule: str | None, names: Sequence[str], uses: Sequence[str]) -> list[str]:
+    """The variants that a schedule can walk, in some form; refused if there is none."""
+    if schedule is None:
+        return list(names)
+    found: list[str] = []
+    errors: dict[str, str] = {}
+    for n in names:
+        for page in layers.build(n, uses).forms.values():
+            try:
+                bound(parse(schedule), page)
+            except NoSchedule as error:
+                errors[n] = str(error)
+            else:
+                found.append(n)
+    if not found:
+        raise InputError(together((f"{n}: {why}" for n, why in errors.items()), f"--schedule {schedule[:80]}:"))
+    return found
 
 
 def _useful(name: str, values: Mapping[str, Any]) -> set[str]:

@@ -161,11 +161,12 @@ def get(name: str) -> Gpu:
     path, _, inside = name.partition("#")
     if not path.endswith(".toml"):
         wanted = name.lower().replace("_", "-")
+        wanted = SHORT.get(wanted, wanted)
         if wanted not in names():
             raise Unknown("GPU", name, names(), "GPUs")
         return _read(wanted, {**_built_in("sources"), **_built_in(wanted)}, GPUS)
     table = read_toml(path)
-    own = [n for n in table if n not in ("sources", "architectures")]
+    own = [n for n in table if n not in ("sources", "architectures", *CONSTANTS)]
     if not inside and len(own) != 1:
         raise InputError(
             f"{path} holds {len(own)} accelerators; name one: "
@@ -177,6 +178,19 @@ def get(name: str) -> Gpu:
 
 
 SHARED = "architectures."
+SHORT = {  # names without the memory's size, for the larger one
+    "a100-sxm": "a100-sxm-80g",
+    "a100-pcie": "a100-pcie-80g",
+    "v100-sxm": "v100-sxm-32g",
+    "gh200": "gh200-96g",
+}
+CONSTANTS = (
+    "shared",
+    "kernels",
+    "engines",
+    "bands",
+    "elsewhere",
+)  # of the time model, which a user's file may bring along
 
 
 @lru_cache

@@ -9,7 +9,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnmath.hardware import constants
+from attnmath.hardware.collectives import collective
 from attnmath.hardware.constants import Book
+from attnmath.hardware.gemm import gemm
 from attnmath.hardware.kernels import IDEAL, KERNELS
 from attnmath.hardware.machine import Machine
 from attnmath.hardware.timing import Cut, Shape, Times, cut, decode, prefill
@@ -26,7 +28,7 @@ class Case(Struct, frozen=True):
     engine: str
     kernel: str
     machine: Machine
-    shape: Shape
+    shape: Any  # a Shape, a Product, or the arguments of `collective`
     measured_s: Any
     warm: bool = True
 
@@ -39,12 +41,23 @@ def run(
     engine: str,
     kernel: str,
     machine: Machine,
-    shape: Shape,
+    shape: Any,
     k: Mapping[str, float],
     warm: bool,
     cuts: tuple[Cut, ...] = (),
 ) -> Times:
-    """The estimate of a kernel in a phase; `cuts`, if they are known."""
+    """The estimate of a kernel in a phase; `shape` is a Shape or a Product; `cuts`, if they are known.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> k, _ = constants.built_in().of("flash-attention-3", "vllm", "decode")
+    >>> shape = Shape(64.0, 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> t = run("decode", "vllm", "flash-attention-3", machine(get("h100-sxm")), shape, k, False)
+    >>> 640e-6 < t.time_s < 900e-6
+    True
+    """
+    if phase == "gemm":
+        return gemm(shape, machine, k, warm)
     row = KERNELS[kernel]
     if phase.endswith("decode"):
         return decode(shape, machine, row, k, warm, cuts)
@@ -54,13 +67,29 @@ def run(
 
 
 def estimate(case: Case, book: Book, cuts: tuple[Cut, ...] = ()) -> Any:
-    """The estimated times of a case, seconds."""
+    """The estimated times of a case, seconds.
+
+    >>> import numpy as np
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(np.array([1.0, 64.0]), 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> case = Case("decode", "h100-sxm", "vllm", "flash-attention-3", machine(get("h100-sxm")), shape, None)
+    >>> estimate(case, constants.built_in()).shape
+    (2,)
+    """
     k, _ = book.of(case.kernel, case.engine, case.phase)
+    if case.phase == "collective":
+        name, num_gpus, message_bytes, link_bytes_per_s = case.shape
+        return collective(name, case.kernel, num_gpus, message_bytes, link_bytes_per_s, k)[0]
     return run(case.phase, case.engine, case.kernel, case.machine, case.shape, k, case.warm, cuts).time_s
 
 
 def addresses(cases: Iterable[Case]) -> list[Address]:
-    """Every constant that these cases can say something about."""
+    """Every constant that these cases can say something about.
+
+    >>> addresses([])
+    []
+    """
     found: dict[Address, None] = {}
     for c in cases:
         own, around = constants.OF_PHASE[c.phase]
@@ -81,6 +110,11 @@ START = {
     "launch_us": 9.0,
     "write_bytes_per_clock": 20.0,
     "token_cycles": 60.0,
+    "stage_bytes_per_clock": 64.0,
+    "step_us": 0.8,
+    "latent_share": 0.2,
+    "bulk_us": 12.0,
+    "bulk_share": 0.75,
 }
 
 
@@ -94,6 +128,17 @@ def fit(
 
     Least squares of log(estimate / measured) with a soft loss (scipy's soft_l1), each constant inside its range. What the
     cases say nothing about keeps its value in `book`. `estimate`: another model's times of a case, to compare with.
+
+    >>> import numpy as np
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> book, sizes = constants.built_in(), 2.0 ** np.arange(4, 12)
+    >>> shape = Shape(sizes, 1.0, 4096.0, 32.0, 8.0, 128.0, 128.0)
+    >>> case = Case("decode", "h100-sxm", "vllm", "flash-attention-3", machine(get("h100-sxm")), shape, sizes)
+    >>> measured_s = estimate(case, book)
+    >>> found = fit([replace(case, measured_s=measured_s)], book)
+    >>> bool((abs(estimate(case, found) / measured_s - 1) < 0.02).all())
+    True
     """
     import numpy as np
     from scipy.optimize import least_squares
@@ -107,7 +152,7 @@ def fit(
     weight = [1 / np.sqrt(len(c.measured_s)) for c in cases]
     pull = PULL / np.sqrt(len(where))
 
-    cuts = [cut(c.shape, c.machine, KERNELS[c.kernel], c.phase.endswith("decode")) for c in cases]
+    cuts = [_cuts(c) for c in cases]
 
     def errors(at: Any, i: int) -> Any:
         estimated = estimate(cases[i], _with(book, where, low + (high - low) * at), cuts[i])
@@ -131,6 +176,13 @@ def fit(
     scale = SPREAD / np.sqrt(ends[-1] / len(cases))
     found = least_squares(all_errors, start, jac=slopes, bounds=(0, 1), loss="soft_l1", f_scale=scale, max_nfev=rounds)
     return _with(book, where, low + (high - low) * found.x)
+
+
+def _cuts(c: Case) -> tuple[Cut, ...]:
+    """What of a case does not depend on the constants."""
+    if not isinstance(c.shape, Shape):
+        return ()
+    return cut(c.shape, c.machine, KERNELS[c.kernel], c.phase.endswith("decode"))
 
 
 def _with(book: Book, where: Sequence[Address], values: Iterable[float]) -> Book:

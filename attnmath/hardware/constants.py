@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown, together
 from attnmath.files import parse_toml, read_text, read_toml
-from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, PHASES
+from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, LIBRARIES, PHASES
 
 BUILT_IN = os.path.join(os.path.dirname(__file__), "constants.toml")
 
@@ -40,6 +40,13 @@ KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
     "combine_us": Meaning("us", "starting to join the parts of split keys", 0.0, 30.0),
     "part_cycles": Meaning("cycles", "reading one part of split keys more", 0.0, 800.0),
     "launch_us": LAUNCH,
+    "stage_bytes_per_clock": Meaning(
+        "bytes/clock", "what a block of a matrix product loads into shared memory", 16, 128
+    ),
+    "step_us": Meaning("us", "one step of a ring in the low-latency protocols", 0.05, 5.0),
+    "latent_share": Meaning("of the links", "rate of the low-latency protocols", 0.02, 0.9),
+    "bulk_us": Meaning("us", "setting up the bulk protocol", 1.0, 80.0),
+    "bulk_share": Meaning("of the links", "rate of the bulk protocol", 0.1, 1.1),
 }
 ENGINE: dict[str, Meaning] = {  # one value per engine and phase: what runs around the attention kernel
     "launch_us": LAUNCH,
@@ -72,6 +79,11 @@ OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kern
     ),
     "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
 }
+OF_PHASE["gemm"] = (
+    ("mma_efficiency", "block_cycles", "tile_cycles", "combine_us", "exposed", "launch_us", "stage_bytes_per_clock"),
+    (),
+)
+OF_PHASE["collective"] = (("launch_us", "step_us", "latent_share", "bulk_us", "bulk_share"), ())
 OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"]}
 FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
     "overlap": 0.0,
@@ -196,9 +208,17 @@ def built_in() -> Book:
     return book(parse_toml(read_text(BUILT_IN), BUILT_IN), BUILT_IN)
 
 
-def read(path: str) -> Book:
-    """Constants from a file of one's own, as `gpus calibrate` writes them; InputError with all that is wrong at once."""
-    return book(read_toml(path), path)
+def of_gpu(path: str | None) -> Book:
+    """The constants that a user's own accelerator file brings along, else the built-in ones.
+
+    >>> of_gpu("h100-sxm") is built_in()
+    True
+    """
+    file = (path or "").partition("#")[0]
+    if not file.endswith(".toml"):
+        return built_in()
+    tables = read_toml(file)
+    return book(tables, file) if {"kernels", "engines", "shared"} & set(tables) else built_in()
 
 
 def book(tables: Mapping[str, Any], path: str) -> Book:
@@ -211,17 +231,36 @@ def book(tables: Mapping[str, Any], path: str) -> Book:
     """
     errors: list[str] = []
     shared = {k: v for k, v, _ in _values("shared", tables.get("shared", {}), SHARED, errors)}
-    kernels = _by_phase("kernels", tables.get("kernels", {}), KERNELS, KERNEL, errors)
+    kernels = _by_phase("kernels", tables.get("kernels", {}), {**KERNELS, **LIBRARIES}, KERNEL, errors)
     engines = _by_phase("engines", tables.get("engines", {}), ENGINES, ENGINE, errors)
-    bands = {kernel: {phase: _band(b) for phase, b in rows.items()} for kernel, rows in tables.get("bands", {}).items()}
+    bands: dict[str, Mapping[str, Band]] = {
+        kernel: {phase: _band(b) for phase, b in rows.items()} for kernel, rows in tables.get("bands", {}).items()
+    }
     elsewhere = {phase: _band(b) for phase, b in tables.get("elsewhere", {}).items()}
     if path != BUILT_IN:
         shared = {**built_in().shared, **shared}
+        kernels, engines = (_over(a, b) for a, b in ((built_in().kernels, kernels), (built_in().engines, engines)))
+        bands = {**built_in().bands, **bands}
+        elsewhere = {**built_in().elsewhere, **elsewhere}
     if errors:
         raise InputError(
             together(errors, f"{path}: {len(errors)} errors:") if len(errors) > 1 else f"{path}: {errors[0]}"
         )
     return Book(shared, kernels, engines, bands, elsewhere, path)
+
+
+Rows = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def _over(under: Rows, own: Rows) -> dict[str, dict[str, dict[str, float]]]:
+    """The rows of both; where both have one, its values over the other's."""
+    return {
+        name: {
+            phase: {**under.get(name, {}).get(phase, {}), **own.get(name, {}).get(phase, {})}
+            for phase in {**under.get(name, {}), **own.get(name, {})}
+        }
+        for name in {**under, **own}
+    }
 
 
 def _band(table: Mapping[str, Any]) -> Band:

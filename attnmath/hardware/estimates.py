@@ -7,6 +7,7 @@ there is no estimate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -16,15 +17,16 @@ from attnmath.errors import InputError
 from attnmath.hardware import Gpu
 from attnmath.hardware.calibrate import run
 from attnmath.hardware.constants import Band, Book, built_in
-from attnmath.hardware.kernels import ENGINES, IDEAL, TITLES, kernel_of
-from attnmath.hardware.machine import machine
-from attnmath.hardware.timing import Shape, Times
+from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, kernel_of
+from attnmath.hardware.machine import Machine, machine
+from attnmath.hardware.timing import Cut, Shape, Times, cut
 from attnmath.keys import Reading
-from attnmath.language.arith import Number, prod
+from attnmath.language.arith import Number, largest, maximum, prod, where
 from attnmath.language.masks import Piece
 from attnmath.language.syntax import Equation, Op, Program, Ref, ops, refs
 from attnmath.readings.count import learned
 from attnmath.readings.memory import bits
+from attnmath.results import ErrorBand, KernelTime
 
 DEFAULT_ENGINE = "vllm"
 
@@ -69,38 +71,127 @@ def estimate(
     >>> e.kernel, e.binds, 500e-6 < e.time_s < 1e-3
     ('flash-attention-3', 'tensor', True)
     """
-    shape = kernel_shape(reading)
+    book = book or built_in()
+    return of_job(job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm, book), bound_s, book)
+
+
+class Job(Struct, frozen=True):
+    """An attention core as an engine would run it: which kernel, at which rates and constants; `warm`: the L2 is."""
+
+    shape: Shape
+    gpu: Gpu
+    engine: str
+    phase: str
+    kernel: str
+    rates: Machine
+    constants: Mapping[str, float]
+    warm: bool = False
+    assumed: tuple[str, ...] = ()
+
+    def times(self, *cuts: Cut) -> Times:
+        """How long it takes, cut up so, or as the kernel cuts it."""
+        return run(self.phase, self.engine, self.kernel, self.rates, self.shape, self.constants, self.warm, cuts)
+
+    def cut(self) -> Cut:
+        """How the kernel cuts it up; of several ways the fastest."""
+        return min(
+            cut(self.shape, self.rates, KERNELS[self.kernel], self.decodes), key=lambda c: self.times(c).kernel_s
+        )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there are one or a few new tokens a sequence."""
+        return self.phase.endswith("decode")
+
+
+def job(
+    shape: Shape,
+    gpu: Gpu,
+    engine: str = DEFAULT_ENGINE,
+    dtype: str = "bf16",
+    decodes: bool = False,
+    warm: bool = False,
+    book: Book | None = None,
+) -> Job:
+    """Which kernel an engine runs for a shape, and all that its time depends on; raises as `estimate` does.
+
+    >>> from attnmath.hardware import get
+    >>> found = job(Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), get("b200-sxm"))
+    >>> found.kernel, found.cut().rows
+    ('trtllm-gen', 256.0)
+    """
     book = book or built_in()
     phase = phase_of(shape, decodes)
-    rates = machine(gpu, reading.dtype)
+    rates = machine(gpu, dtype)
     if engine == IDEAL:
         rates = replace(rates, sustained=1.0, assumed=())
     kernel = kernel_of(engine, phase, gpu.architecture, shape.kv_bytes, _widest(shape.head_dim))
     constants, assumed = book.of(kernel, engine, phase)
-    times = run(phase, engine, kernel, rates, shape, constants, warm)
-    band = book.band(kernel, phase, gpu.name) if engine != IDEAL else None
-    here = band is not None and gpu.name in band.gpus
-    return _made(times, bound_s, engine, kernel, band, here, (*rates.assumed, *assumed))
+    return Job(shape, gpu, engine, phase, kernel, rates, constants, warm, (*rates.assumed, *assumed))
 
 
-def _made(
-    times: Times, bound_s: Number, engine: str, kernel: str, band: Band | None, here: bool, assumed: tuple[str, ...]
-) -> Estimate:
-    from attnmath.language.arith import maximum
+def of_job(found: Job, bound_s: Number = 0.0, book: Book | None = None) -> Estimate:
+    """The estimate for a kernel at its sizes, numbers or arrays of float64; never below `bound_s`.
 
+    >>> from attnmath.hardware import get
+    >>> of_job(job(Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), get("h100-sxm"))).binds
+    'tensor'
+    """
+    band = (book or built_in()).band(found.kernel, found.phase, found.gpu.name) if found.engine != IDEAL else None
+    times = found.times()
     time_s = maximum(times.time_s, bound_s)
     kernel_s = time_s - times.launch_s
-    units = times.units
-    binds: Any = None
-    if isinstance(time_s, float):
-        binds = max(units, key=lambda u: units[u])
-        binds = "launch" if times.launch_s > kernel_s else binds
-    busy = {u: v / kernel_s for u, v in units.items()}
-    return Estimate(time_s, kernel_s, times.launch_s, engine, kernel, binds, busy, band, here, assumed, times)
+    return Estimate(
+        time_s,
+        kernel_s,
+        times.launch_s,
+        found.engine,
+        found.kernel,
+        where(times.launch_s > kernel_s, "launch", largest(times.units)),
+        {u: v / kernel_s for u, v in times.units.items()},
+        band,
+        band is not None and found.gpu.name in band.gpus,
+        found.assumed,
+        times,
+    )
+
+
+def summed(parts: list[tuple[int, Estimate]]) -> tuple[float, ErrorBand | None, KernelTime]:
+    """(time, error band, what it is made of) of several layers after each other: how often each, and its estimate.
+
+    >>> from attnmath import cost
+    >>> from attnmath.hardware import get
+    >>> one = estimate(cost("gqa", seq=8192, heads=32).readings[0], get("h100-sxm"))
+    >>> summed([(3, one)])[0] == 3 * one.time_s
+    True
+    """
+    time_s = float(sum(n * e.time_s for n, e in parts))
+    kernel_s, launch_s = (float(sum(n * getattr(e, f) for n, e in parts)) for f in ("kernel_time_s", "launch_time_s"))
+    units = {u: float(sum(n * e.times.units[u] for n, e in parts)) for u in parts[0][1].times.units}
+    most = max(units, key=lambda u: units[u])
+    bands = [(e.band, e.measured_here) for _, e in parts if e.band]
+    band = None
+    if bands and len(bands) == len(parts):
+        worst, here = max(bands, key=lambda b: b[0].p90)
+        band = ErrorBand(worst.median, worst.p90, worst.kernels, here)
+    made = KernelTime(
+        parts[0][1].engine,
+        list(dict.fromkeys(e.kernel for _, e in parts)),
+        kernel_s,
+        launch_s,
+        "launch" if launch_s > kernel_s else most,
+        {u: v / kernel_s if kernel_s else 0.0 for u, v in units.items()},
+        list(dict.fromkeys(a for _, e in parts for a in e.assumed)),
+    )
+    return time_s, band, made
 
 
 def phase_of(shape: Shape, decodes: bool) -> str:
-    """The phase whose kernel runs it: that of latent attention, of an encoder, of prefill or of decoding."""
+    """The phase whose kernel runs it: that of latent attention, of an encoder, of prefill or of decoding.
+
+    >>> phase_of(Shape(1.0, 64.0, 64.0, 16.0, 16.0, 192.0, 128.0), False)
+    'mla_prefill'
+    """
     latent = shape.latent or _widest(shape.head_dim) > _widest(shape.v_head_dim)
     if decodes:
         return "mla_decode" if shape.latent else "decode"
@@ -205,12 +296,3 @@ def engines() -> tuple[str, ...]:
     True
     """
     return (*ENGINES, IDEAL)
-
-
-def described(engine: str, kernel: str) -> str:
-    """An engine and its kernel in words.
-
-    >>> described("vllm", "flash-attention-3")
-    'vLLM, flash-attention-3'
-    """
-    return f"{TITLES.get(engine, engine)}, {kernel}"

@@ -192,6 +192,16 @@ PHASES = {
     "encoder": "every token against every token, no cache written",
     "mla_prefill": "prefill of latent attention, expanded or absorbed",
     "mla_decode": "decode of latent attention, absorbed",
+    "gemm": "a matrix product",
+    "collective": "all-reduce and its kin within a node",
+}
+LIBRARIES = {
+    "cublas-sync": "cuBLAS on Ampere and Ada, whose warps read shared memory for the matrix unit",
+    "cublas-async": "cuBLAS on Hopper and Blackwell, whose matrix unit reads shared memory by itself",
+    "nccl-nvlink-3": "NCCL over NVLink 3",
+    "nccl-nvlink-4": "NCCL over NVLink 4",
+    "nccl-nvlink-5": "NCCL over NVLink 5",
+    "nccl-pcie": "NCCL over PCIe, through the host",
 }
 
 _SYNC = ("ampere", "ampere-ga10x", "ada", "blackwell-rtx")
@@ -230,6 +240,15 @@ IDEAL = "ideal"
 EIGHT_BIT: Mapping[tuple[str, str], str] = {  # a cache in 8 bits goes elsewhere
     ("vllm", "flash-attention-2"): "flashinfer",
 }
+
+
+def library_of(architecture: str) -> str:
+    """Which of cuBLAS's kinds of kernels an architecture runs.
+
+    >>> library_of("hopper")
+    'cublas-async'
+    """
+    return "cublas-sync" if architecture in _SYNC else "cublas-async"
 
 
 def kernel_of(engine: str, phase: str, architecture: str, kv_bytes: float = 2.0, head_dim: int = 128) -> str:

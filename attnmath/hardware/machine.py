@@ -24,6 +24,7 @@ SUSTAINED = {
 }  # its measured kin
 ELSEWHERE = 0.75  # the median of those
 MMA_SYNC = {"hopper": 0.62, "blackwell": 0.22, "blackwell-ultra": 0.22}  # of the peak, reached by mma.sync
+MMA_ROWS = {"hopper": 64.0, "blackwell": 128.0, "blackwell-ultra": 128.0}  # of wgmma and tcgen05.mma (PTX ISA)
 
 
 class Machine(Struct, frozen=True):
@@ -41,6 +42,7 @@ class Machine(Struct, frozen=True):
     l2_bytes: float
     l2_partitions: float
     mma_sync: float = 1.0  # part of the peak that the synchronous instruction reaches
+    mma_rows: float = 0.0  # of an instruction that reads shared memory by itself; 0: there is none
     assumed: tuple[str, ...] = ()
 
 
@@ -73,6 +75,7 @@ def machine(gpu: Gpu, dtype: str = "bf16") -> Machine:
         l2_bytes=float(gpu.figure("l2_bytes")) if "l2_bytes" in gpu.figures else 1.0,
         l2_partitions=float(gpu.figure("l2_partitions")) if "l2_partitions" in gpu.figures else 1.0,
         mma_sync=MMA_SYNC.get(gpu.architecture, 1.0),
+        mma_rows=MMA_ROWS.get(gpu.architecture, 0.0),
         assumed=assumed,
     )
 

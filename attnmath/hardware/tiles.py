@@ -2,8 +2,7 @@
 
 Query tile i of r packed rows holds the rows r i .. r i + r - 1, `group` of which are one token, so that its last token stands
 at past + ceil(r (i + 1) / group) - 1; it sees the keys up to there, and from its first token's window on. Sums over tiles
-of rounded quotients are floor sums, which Euclid's algorithm counts (Graham, Knuth and Patashnik, Concrete Mathematics,
-section 3.5; the algorithm as in the AtCoder library's floor_sum).
+of rounded quotients are floor sums. `language/tiles.py` counts tiles under any mask; this is what kernels need of a causal one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnmath.language.arith import Number, any_true, ceil_div, floor_div, maximum, minimum, where
+from attnmath.language.arith import Number, ceil_div, maximum, minimum, where
+from attnmath.language.tiles import floor_sum
 
 
 class TileCount(Struct, frozen=True):
@@ -25,26 +25,6 @@ class TileCount(Struct, frozen=True):
     visits: Any
     most: Any
     first: Any
-
-
-def floor_sum(n: Number, m: Number, a: Number, b: Number) -> Number:
-    """The sum of floor((a i + b) / m) over i = 0 .. n-1; nothing is negative, m is not 0.
-
-    >>> floor_sum(4.0, 3.0, 2.0, 1.0) == sum((2 * i + 1) // 3 for i in range(4))
-    True
-    """
-    found = 0.0 * n
-    while any_true(n > 0):
-        whole = floor_div(a, m)
-        found, a = found + whole * n * (n - 1) / 2, a - whole * m
-        whole = floor_div(b, m)
-        found, b = found + whole * n, b - whole * m
-        top = a * n + b
-        n = floor_div(top, m)
-        live = n > 0
-        n, b = where(live, n, 0.0), where(live, top - n * m, 0.0)
-        m, a = where(live, a, 1.0), where(live, m, 0.0)
-    return found
 
 
 def tile_count(

@@ -68,11 +68,18 @@ class Times(Struct, frozen=True):
     waves: Any = 1.0
     rows: Any = 0.0
     keys: Any = 0.0
+    tail_s: Any = 0.0  # of the last wave; 0 for one new token, whose turns are whole
+    compute_s: Any = 0.0  # from the first block's start to the last one's end, if memory never binds
 
     @property
     def time_s(self) -> Number:
         """Kernel and launch."""
         return self.kernel_s + self.launch_s
+
+    def or_faster(self, other: Times) -> Times:
+        """Row by row, the one whose kernel takes less time."""
+        faster = other.kernel_s < self.kernel_s
+        return Times(*(where(faster, getattr(other, f), getattr(self, f)) for f in Times.__struct_fields__))
 
     @property
     def units(self) -> dict[str, Number]:
@@ -83,13 +90,23 @@ class Times(Struct, frozen=True):
 UNITS = ("tensor", "exp", "fp32", "smem", "l2", "hbm")
 
 
+class Block(Struct, frozen=True):
+    """What one thread block takes: a tile of `rows` by `keys`; the rest as in `Cut`."""
+
+    rows: Any
+    keys: Any
+    resident: Any = 1.0
+    warp_rows: Any = 16.0
+    paired: bool = False
+
+
 class Cut(Struct, frozen=True):
     """How a kernel cuts a shape up; nothing here depends on a constant.
 
     `rows` by `keys`: a tile, of heads padded to `head_dim` and `v_head_dim`; `grids`: how many heads, or groups of heads,
     of how many sequences are cut alike; `query_tiles`, `visits`, `most`, `first`: of one of them, as in `TileCount`;
     `blocks`: thread blocks in all; `splits`: parts that the keys of one are cut into; `resident`: blocks that a
-    processor holds at once; `paired`: two row tiles take turns.
+    processor holds at once; `paired`: two row tiles take turns; `warp_rows`: of a warp, where each reads keys by itself.
     """
 
     rows: Any
@@ -106,6 +123,7 @@ class Cut(Struct, frozen=True):
     resident: Any
     group: Any
     paired: bool = False
+    warp_rows: Any = 16.0
 
 
 def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
@@ -120,35 +138,65 @@ def cut(s: Shape, m: Machine, kernel: Kernel, decodes: bool) -> tuple[Cut, ...]:
     (128.0, 128.0, 2048.0)
     """
     if decodes:
-        return (_cut_decode(s, m, kernel),)
-    return tuple(_cut_prefill(s, m, kernel, pair) for pair in ((1, 2) if kernel.paired_rows else (1,)))
+        return (_cut_decode(s, m, kernel, _decode_block(s, m, kernel)),)
+    pairs = (1, 2) if kernel.paired_rows else (1,)
+    return tuple(_cut_prefill(s, m, kernel, _prefill_block(s, m, kernel, pair)) for pair in pairs)
 
 
-def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Cut:
-    rows, keys = _tile(kernel, s, bool(s.causal))
-    rows = rows * pair
+def cut_into(s: Shape, m: Machine, kernel: Kernel, decodes: bool, block: Block) -> Cut:
+    """How the kernel would cut a shape up if its tiles were these.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> c = cut_into(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], False, Block(64.0, 256.0))
+    >>> c.blocks, c.visits
+    (4096.0, 8448.0)
+    """
+    return (_cut_decode if decodes else _cut_prefill)(s, m, kernel, block)
+
+
+def _prefill_block(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Block:
+    rows, keys = tile_of(kernel, s, bool(s.causal))
+    d = _padded(kernel, s.head_dim)
+    return Block(
+        rows * pair,
+        keys,
+        _resident(kernel, m, rows * pair, keys, d, s.q_bytes),
+        where(rows >= 128, 32.0, 16.0),
+        pair == 2,
+    )
+
+
+def _decode_block(s: Shape, m: Machine, kernel: Kernel) -> Block:
+    rows, keys = tile_of(kernel, s, True)
+    packed = _decode_groups(kernel, s)[0] * s.seq  # rows that share the keys
+    rows = _first_that_holds(kernel.decode_rows, packed) if kernel.decode_rows else rows
+    return Block(rows, keys, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
+
+
+def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
+    rows, keys, resident = block.rows, block.keys, block.resident
     d, dv = _padded(kernel, s.head_dim), _padded(kernel, s.v_head_dim)
     group, owners = (s.heads / s.kv_heads, s.kv_heads) if kernel.packed else (1.0, s.heads)
     tiles = tile_count(s.seq, s.context, group, rows, keys, bool(s.causal), s.window)
-    resident = _resident(kernel, m, rows, keys, d, s.q_bytes)
     grids = s.batch * owners
     blocks = grids * tiles.query_tiles
     splits = _prefill_splits(kernel, m, blocks, resident, tiles.most * keys)
     return Cut(
         rows, keys, d, dv, grids, tiles.query_tiles, tiles.visits, tiles.most, tiles.first, blocks * splits, splits,
-        resident, group, pair == 2,
+        resident, group, block.paired, block.warp_rows,
     )  # fmt: skip
 
 
-def _cut_decode(s: Shape, m: Machine, kernel: Kernel) -> Cut:
+def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     group, owners = _decode_groups(kernel, s)
-    packed = group * s.seq  # rows that share the keys
-    rows, keys = _tile(kernel, s, True)
-    rows = _first_that_holds(kernel.decode_rows, packed) if kernel.decode_rows else rows
+    rows, keys, packed = block.rows, block.keys, group * s.seq
     query_tiles, most = ceil_div(packed, rows), ceil_div(_seen(s), keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
-    resident = where(group < kernel.light_groups, LIGHT, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
+    resident = where(group < kernel.light_groups, LIGHT, block.resident)
     return Cut(
         rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
         grids * query_tiles * splits, splits, resident, group,
@@ -168,45 +216,116 @@ def prefill(
     """Many new tokens per sequence; `writes`: a pass stores them into the cache, `rotates`: and turns queries and keys.
 
     `warm`: what fits into the L2 is there from the last run.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> k, _ = built_in().of("flash-attention-3", "vllm", "prefill")
+    >>> shape = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> t = prefill(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], k, False, True, False)
+    >>> t.blocks, 600e-6 < t.kernel_s < 1.2e-3
+    (2048.0, True)
     """
     ways = [_prefill(s, m, kernel, k, warm, c) for c in cuts or cut(s, m, kernel, False)]
     best = ways[0]
     for other in ways[1:]:
-        faster = other.kernel_s < best.kernel_s
-        best = Times(*(where(faster, getattr(other, f), getattr(best, f)) for f in Times.__struct_fields__))
+        best = best.or_faster(other)
     return replace(best, kernel_s=best.kernel_s + _stored(s, m, k, warm, rotates)) if writes else best
 
 
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
-    alone = 0.0 if kernel.resident > 1 or (kernel.paired_rows and not c.paired) else k["overlap"]  # nobody to turn with
-    overlap = where(c.resident > 1, k["overlap"], alone)
     unit = _one_tile(s, m, kernel, k, c, False)
-    cycles = unit.pair(overlap) + k["tile_cycles"] / c.resident
-    unsplit = c.grids * c.query_tiles
-    sharing = minimum(ceil_div(unsplit, m.processors), c.resident)  # blocks on a processor, where there are most
-    steps = ceil_div(c.most, c.splits)
-    average = c.visits / c.query_tiles / c.splits
-    longest = k["block_cycles"] + maximum(steps * (unit.pair(alone) + k["tile_cycles"]), sharing * average * cycles)
-    longest = longest + _combine_s(m, k, c.splits) * m.clock_hz
-    mean = k["block_cycles"] + c.visits / c.query_tiles * cycles
-    waves = unsplit / (m.processors * c.resident)
-    left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
-    tail = left * (k["block_cycles"] + c.first * cycles if kernel.longest_first else 0.5 * (mean + longest))
-    busy = c.grids * (c.query_tiles * k["block_cycles"] + c.visits * cycles) / m.processors
-    compute_s = maximum(busy + tail, longest) / m.clock_hz
+    combine = _combine_s(m, k, c.splits) * m.clock_hz
+    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"] / c.resident
+    alone = unit.pair(overlapped(kernel, k, c, alone=True)) + k["tile_cycles"]
+    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine, alone)
+    compute_s = work.cycles / m.clock_hz
     outer, inner = _outer(s), _inner(s)
-    hbm_s, l2_s = _moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
-    apart_s = maximum(*_moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
+    hbm_s, l2_s = moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*moved(outer, outer + inner, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + k["exposed"] * minimum(compute_s, apart_s)
-    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
-    return replace(times, blocks=c.blocks, splits=c.splits, waves=waves, rows=c.rows, keys=c.keys)
+    times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    return replace(
+        times,
+        blocks=c.blocks,
+        splits=c.splits,
+        waves=work.waves,
+        tail_s=work.tail / m.clock_hz,
+        compute_s=compute_s,
+        rows=c.rows,
+        keys=c.keys,
+    )
+
+
+def overlapped(kernel: Kernel, k: Constants, c: Cut, alone: bool = False) -> Number:
+    """The part of the shorter of matrix and scalar work that a prefill hides: none with nobody to take turns with.
+
+    `alone`: of a block that has the processor to itself, though another would fit.
+
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
+    >>> overlapped(KERNELS["flash-attention-4"], {"overlap": 0.5}, c)
+    0.0
+    """
+    if kernel.paired_rows and not c.paired:
+        return 0.0
+    if kernel.resident > 1:
+        return k["overlap"] * (c.resident > 1) * (not alone)
+    return k["overlap"]
+
+
+class Spread(Struct, frozen=True):
+    """Blocks over processors, in cycles: `busy` if they shared the work evenly, `tail` what the last wave adds to it,
+    `longest` one block alone; `waves` of blocks, not rounded.
+    """
+
+    busy: Any
+    tail: Any
+    longest: Any
+    waves: Any
+
+    @property
+    def cycles(self) -> Number:
+        """From the start of the first block to the end of the last."""
+        return maximum(self.busy + self.tail, self.longest)
+
+
+def spread(
+    c: Cut,
+    processors: Number,
+    longest_first: bool,
+    cycles: Number,
+    prologue: Number,
+    combine: Number = 0.0,
+    alone: Number | None = None,
+) -> Spread:
+    """How long blocks take on so many processors: `cycles` for each pair of tiles, and a `prologue` for each block.
+
+    `alone`: cycles of a pair in a block that has the processor to itself and hides nothing behind another's work.
+
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
+    >>> spread(c, 1.0, True, 100.0, 10.0).cycles
+    630.0
+    """
+    sharing = minimum(ceil_div(c.grids * c.query_tiles, processors), c.resident)  # blocks on the fullest processor
+    average = c.visits / c.query_tiles / c.splits
+    lone = prologue + ceil_div(c.most, c.splits) * (cycles if alone is None else alone)
+    longest = maximum(lone, sharing * (prologue + average * cycles)) + combine
+    mean = prologue + c.visits / c.query_tiles * cycles
+    unsplit = c.grids * c.query_tiles
+    waves = unsplit / (processors * c.resident)
+    left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
+    tail = left * (prologue + c.first * cycles if longest_first else 0.5 * (mean + longest))
+    busy = c.grids * (c.query_tiles * prologue + c.visits * cycles) / processors
+    return Spread(busy, tail, longest, waves)
 
 
 def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Number:
     """The pass that writes new keys and values into the cache, and turns queries and keys if the engine does it there."""
     stored = s.batch * s.seq * s.kv_heads * s.cached * (2.0 + s.kv_bytes)
     stored = stored + (s.batch * s.seq * s.heads * s.head_dim * 4.0 if rotates else 0.0)
-    slow_s, near_s = _moved(stored, _outer(s) + _inner(s) + stored, m, k, k["hbm_efficiency"], warm)
+    slow_s, near_s = moved(stored, _outer(s) + _inner(s) + stored, m, k, k["hbm_efficiency"], warm)
     issued_s = stored / (m.processors * k["write_bytes_per_clock"] * m.clock_hz)
     return maximum(maximum(slow_s, near_s), issued_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
 
@@ -227,7 +346,17 @@ def _seen(s: Shape) -> Number:
 
 
 def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts: tuple[Cut, ...] = ()) -> Times:
-    """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few."""
+    """One new token per sequence, or a few; keys are split over blocks where sequences and heads are few.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> from attnmath.hardware.machine import machine
+    >>> k, _ = built_in().of("flash-attention-3", "vllm", "decode")
+    >>> shape = Shape(1.0, 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> decode(shape, machine(get("h100-sxm")), KERNELS["flash-attention-3"], k, False).splits
+    16.0
+    """
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
     pair = unit.pair(k["overlap"]) + k["tile_cycles"]
@@ -239,18 +368,26 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     waves = waves + (last > 0) * (k["block_cycles"] + steps * maximum(alone, last * pair))
     compute_s = waves / m.clock_hz
     outer = 2.0 * s.batch * s.seq * s.heads * (s.head_dim + s.v_head_dim)
-    moved = _inner(s) + outer
-    hbm_s, l2_s = _moved(moved, moved, m, k, k["hbm_efficiency"], warm)
-    apart_s = maximum(*_moved(outer, moved, m, k, k["hbm_efficiency"], warm))
+    streamed = _inner(s) + outer
+    hbm_s, l2_s = moved(streamed, streamed, m, k, k["hbm_efficiency"], warm)
+    apart_s = maximum(*moved(outer, streamed, m, k, k["hbm_efficiency"], warm))
     kernel_s = maximum(compute_s, maximum(hbm_s, l2_s)) + minimum(compute_s, apart_s)
     kernel_s = kernel_s + _combine_s(m, k, c.splits)
     if kernel.reorders:
         copied = (c.group > 1) & (s.kv_heads > 1)
-        copy_s = maximum(*_moved(4.0 * outer, moved + outer, m, k, k["hbm_efficiency"], warm))
-        kernel_s = kernel_s + copied * (copy_s + 4.0 * k["small_us"] * US * _launch_share(m, k))
+        copy_s = maximum(*moved(4.0 * outer, streamed + outer, m, k, k["hbm_efficiency"], warm))
+        kernel_s = kernel_s + copied * (copy_s + 4.0 * k["small_us"] * US * launch_share(m, k))
     kernel_s = kernel_s + s.batch * k["token_cycles"] / m.processors / m.clock_hz
-    times = Times(kernel_s, k["launch_us"] * US * _launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
-    return replace(times, blocks=c.blocks, splits=c.splits, waves=c.blocks / m.processors, rows=c.rows, keys=c.keys)
+    times = Times(kernel_s, k["launch_us"] * US * launch_share(m, k), *unit.busy(c.grids * c.visits), l2_s, hbm_s)
+    return replace(
+        times,
+        blocks=c.blocks,
+        splits=c.splits,
+        waves=c.blocks / m.processors,
+        rows=c.rows,
+        keys=c.keys,
+        compute_s=compute_s,
+    )
 
 
 LIGHT = 4.0  # blocks on a processor of a kernel without the matrix unit
@@ -277,24 +414,54 @@ class _Unit(Struct, frozen=True):
 
 
 def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
-    peak = m.flop_per_clock * (1.0 if kernel.asynchronous else m.mma_sync)
-    width = c.head_dim + c.v_head_dim
-    tensor = 2 * c.rows * c.keys * width / peak
-    smem = 0.0 * tensor
-    if not kernel.asynchronous and not decodes:
-        warp_rows = where(c.rows >= 128, 32.0, 16.0)  # every warp reads all keys and values for its own rows
-        smem = c.rows / warp_rows * c.keys * width * s.q_bytes / m.smem_bytes_per_clock
+    at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
+    fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
     # a decode step leaves the matrix unit idle most of the time, so that it draws too little power to be slowed
     sustained = 1.0 if decodes else m.sustained
-    matrix = maximum(tensor, smem) / minimum(sustained * k["mma_efficiency"], 1.0)
-    scores = c.rows * c.keys
-    instructions = scores * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
-    exp, fp32 = scores / m.exp_per_clock, instructions / m.fp32_lanes
-    return _Unit(matrix, exp + fp32, tensor / m.sustained, exp, fp32, smem, m.processors * m.clock_hz)
+    matrix = fed / minimum(sustained * k["mma_efficiency"], 1.0)
+    instructions = c.rows * c.keys * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
+    fp32 = instructions / m.fp32_lanes
+    return _Unit(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
 
 
-def _tile(kernel: Kernel, s: Shape, causal: bool) -> tuple[Number, Number]:
-    """The kernel's (rows, keys) for the head widths, each of which may be an array."""
+class TileCycles(Struct, frozen=True):
+    """Clock cycles of one pair of tiles on one processor, of each unit at its data sheet's rate."""
+
+    tensor: Any
+    smem: Any
+    exp: Any
+
+
+def tile_cycles(m: Machine, c: Cut, element_bytes: float, asynchronous: bool) -> TileCycles:
+    """What a pair of tiles costs the matrix unit, shared memory and the exponentials (FlashAttention-4's count).
+
+    An asynchronous instruction takes `mma_rows` rows: it reads queries and keys, then values, from shared memory, and
+    results and weights from elsewhere. Without it every warp reads all keys and values for its own rows.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    >>> t = tile_cycles(machine(get("b200-sxm")), c, 2.0, True)
+    >>> t.smem, t.exp
+    (768.0, 1024.0)
+    """
+    width = c.head_dim + c.v_head_dim
+    tensor = 2 * c.rows * c.keys * width / (m.flop_per_clock * (1.0 if asynchronous else m.mma_sync))
+    if asynchronous:
+        turns = ceil_div(c.rows, maximum(m.mma_rows, 1.0))
+        read = (c.rows * c.head_dim + turns * c.keys * width) * (m.mma_rows > 0)
+    else:
+        read = c.rows / c.warp_rows * c.keys * width
+    return TileCycles(tensor, read * element_bytes / m.smem_bytes_per_clock, c.rows * c.keys / m.exp_per_clock)
+
+
+def tile_of(kernel: Kernel, s: Shape, causal: bool) -> tuple[Number, Number]:
+    """The kernel's (rows, keys) for the head widths, each of which may be an array.
+
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> tile_of(KERNELS["flash-attention-3"], Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), False)
+    (128.0, 176.0)
+    """
     table = kernel.tiles8 if kernel.tiles8 and s.q_bytes < 2 else kernel.tiles
     rows, keys = (_of(table[-1], causal)[i] + 0.0 * s.head_dim for i in (0, 1))
     for row in reversed(table[:-1]):
@@ -362,23 +529,37 @@ def _first_that_holds(tiles: tuple[int, ...], rows: Number) -> Number:
     return found
 
 
-def _moved(
-    moved: Number, footprint: Number, m: Machine, k: Constants, efficiency: float, warm: bool
+def moved(
+    size: Number, footprint: Number, m: Machine, k: Constants, efficiency: float, warm: bool
 ) -> tuple[Number, Number]:
-    """Seconds at the memory's rate for what the L2 does not hold from the last run, and at the L2's rate for all."""
+    """Seconds at the memory's rate for what the L2 does not hold from the last run, and at the L2's rate for all.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.constants import built_in
+    >>> from attnmath.hardware.machine import machine
+    >>> slow_s, near_s = moved(3.35e9, 3.35e9, machine(get("h100-sxm")), built_in().shared, 1.0, True)
+    >>> slow_s, near_s < slow_s
+    (0.001, True)
+    """
     missed = 1.0
     if warm:
         share = footprint * m.l2_partitions / m.l2_bytes  # each half keeps its own copy of what its processors read
         missed = minimum(maximum((share - k["l2_kept"]) / (k["l2_gone"] - k["l2_kept"]), 0.0), 1.0)
-    hbm_s = moved / (m.hbm_bytes_per_s * efficiency) * missed
-    return hbm_s, moved / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
+    hbm_s = size / (m.hbm_bytes_per_s * efficiency) * missed
+    return hbm_s, size / (m.processors * k["l2_bytes_per_clock"] * m.clock_hz)
 
 
 def _combine_s(m: Machine, k: Constants, splits: Number) -> Number:
     """Joining the parts of split keys: a launch or a barrier, and a loop that reads one part after the other."""
-    return (splits > 1) * (k["combine_us"] * US * _launch_share(m, k) + splits * k["part_cycles"] / m.clock_hz)
+    return (splits > 1) * (k["combine_us"] * US * launch_share(m, k) + splits * k["part_cycles"] / m.clock_hz)
 
 
-def _launch_share(m: Machine, k: Constants) -> float:
-    """Half of a launch is the same everywhere, half is cycles of the accelerator, stated at `reference_hz`."""
+def launch_share(m: Machine, k: Constants) -> float:
+    """Half of a launch is the same everywhere, half is cycles of the accelerator, stated at `reference_hz`.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> launch_share(machine(get("h100-sxm")), {"reference_hz": 1.98e9})
+    1.0
+    """
     return 0.5 + 0.5 * k["reference_hz"] / m.clock_hz

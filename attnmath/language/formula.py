@@ -126,6 +126,47 @@ class Formula:
             return self
         return self._atom("floor", divisor)
 
+    def covered(self, step: Any) -> Formula:
+        """How many `step` it takes to cover self: a quotient where step divides it at this point, which joins the regime.
+
+        Of a formula as the step only a share of self will do; ValueError for any other.
+
+        >>> at = Point()
+        >>> tiles = at.symbol("n", 128).covered(64)
+        >>> str(tiles), tiles.conditions
+        ('n/64', ('64*floor(n/64) >= n',))
+        """
+        if isinstance(step, Formula):
+            quotient = self / step
+            if not quotient.terms.keys() <= {()}:
+                raise ValueError(f"{self} in steps of {step} is no polynomial")
+            whole = -(-self.value // step.value)
+            return Formula({(): (whole, 1)}, self.point, self._both(step))
+        if self.terms.keys() <= {()}:
+            return self._lift(-(-self.value // step))
+        if self.value % step:
+            up: Formula = (self + (step - 1)) // step
+            return up
+        return Formula((self / step).terms, self.point, tuple(dict.fromkeys((*self.gaps, *self._divided(step)))))
+
+    def _divided(self, step: int) -> tuple[Formula, ...]:
+        """The condition that `step` divides self, without what it divides anyhow: step * floor(rest / step) - rest >= 0."""
+        whole = reduce(lambda x, y: x * y // gcd(x, y), (b for _, b in self.terms.values()))
+        step, scaled = step * whole, self * whole
+        rest = {m: c for m, c in scaled.terms.items() if c[0] % step or any(p < 0 for _, p in m)}
+        if all(a < 0 for a, _ in rest.values()):
+            rest = {m: (-a, b) for m, (a, b) in rest.items()}
+        bare = Formula(rest, self.point)
+        return ((bare // step) * step - bare,) if rest else ()
+
+    @property
+    def _divisor(self) -> tuple[Formula, int] | None:
+        """(x, step) of a condition step * floor(x / step) - x >= 0: that step divides x."""
+        for m, (a, _) in self.terms.items():
+            if len(m) == 1 and m[0][0][0] == "floor" and m[0][0][2].terms.keys() == {()} and m[0][0][2].value == a:
+                return m[0][0][1], a
+        return None
+
     def stairs(self, step: Any) -> Formula:
         """self + (self - step) + (self - 2 step) + ..., the positive ones, as one thing."""
         return self._atom("stairs", self._lift(step)) if self.terms else self
@@ -164,7 +205,7 @@ class Formula:
         kept = list(self.gaps)
         for g in self.gaps:
             others = [x for x in kept if x is not g]
-            if any(_never_negative(g - x) for x in others):
+            if any(_never_negative(g - x) or _divides(x, g) for x in others):
                 kept = others
         return tuple(map(_condition, kept))
 
@@ -178,6 +219,12 @@ class Formula:
         return render(self)
 
     __repr__ = __str__
+
+
+def _divides(x: Formula, g: Formula) -> bool:
+    """Whether x says that a multiple divides what g says a number divides."""
+    strong, weak = x._divisor, g._divisor
+    return bool(strong and weak and strong[0] == weak[0] and strong[1] % weak[1] == 0)
 
 
 def _reduced(a: int, b: int) -> tuple[int, int]:

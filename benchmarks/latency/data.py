@@ -9,7 +9,9 @@ import pandas as pd
 
 from attnmath.hardware import get
 from attnmath.hardware.calibrate import Case
-from attnmath.hardware.kernels import kernel_of
+from attnmath.hardware.collectives import links_of
+from attnmath.hardware.gemm import Product
+from attnmath.hardware.kernels import kernel_of, library_of
 from attnmath.hardware.machine import machine
 from attnmath.hardware.timing import Shape
 
@@ -21,6 +23,11 @@ PHASES = {
     ("encoder_attention", "encoder"): "encoder",
     ("mla", "prefill"): "mla_prefill",
     ("mla", "decode"): "mla_decode",
+    ("gemm", "gemm"): "gemm",
+    ("nccl_all_reduce", "comm"): "collective",
+    ("nccl_all_gather", "comm"): "collective",
+    ("nccl_reduce_scatter", "comm"): "collective",
+    ("nccl_alltoall", "comm"): "collective",
 }
 BYTES = {"bf16": 2.0, "fp8": 1.0}
 
@@ -35,8 +42,14 @@ def cases(rows: pd.DataFrame) -> list[tuple[Case, np.ndarray]]:
     keys = ["op", "phase", "gpu", "engine", "q_dtype", "kv_dtype"]
     out = []
     rows = rows[~rows.kernel_source.astype(str).str.contains("triton")]
-    for (op, phase, gpu, engine, q, kv), part in rows.groupby(keys, observed=True):
+    for (op, phase, gpu, engine, q, kv), part in rows.groupby(keys, observed=True, dropna=False):
         if (op, phase) not in PHASES:
+            continue
+        if phase == "comm":
+            out += _collective(op.removeprefix("nccl_").replace("alltoall", "all_to_all"), GPUS.get(gpu, gpu), part)
+            continue
+        if op == "gemm":
+            out += _gemm(GPUS.get(gpu, gpu.replace("_", "-")), part)
             continue
         for odd, group in part.groupby((part.head_dim % 16 > 0) & (engine == "trtllm")):
             out += _case(
@@ -66,3 +79,19 @@ def _case(phase, gpu, engine, q, kv, width, part):
     )
     case = Case(phase, gpu, engine, kernel, machine(g, q), shape, part.latency_ms.to_numpy() / 1e3)
     return [(case, part.id.to_numpy())]
+
+
+def _gemm(gpu, part):
+    g = get(gpu)
+    shape = Product(*(part[x].to_numpy(float) for x in "mnk"))
+    return [_plain("gemm", gpu, library_of(g.architecture), machine(g), shape, part)]
+
+
+def _collective(name, gpu, part):
+    g = get(gpu)
+    sizes = (part[x].to_numpy(float) for x in ("num_gpus", "message_bytes"))
+    return [_plain("collective", gpu, links_of(g), machine(g), (name, *sizes, g.figure("link_bytes_per_s")), part)]
+
+
+def _plain(phase, gpu, kernel, rates, shape, part):
+    return Case(phase, gpu, "", kernel, rates, shape, part.latency_ms.to_numpy() / 1e3), part.id.to_numpy()

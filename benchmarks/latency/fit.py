@@ -80,7 +80,7 @@ def written(book: Book, cases: list[Case]) -> str:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else data.FOLDER
     rows = data.table(folder)
-    cases = [c for c, _ in data.cases(rows[rows.protocol == "core"])]
+    cases = [c for c, _ in data.cases(rows[(rows.protocol == "core") | (rows.phase == "comm")])]
     start = Book(constants.built_in().shared, {}, {}, {}, {}, constants.BUILT_IN)
     text = written(fitted(cases, start), cases)
     Path(constants.BUILT_IN).write_text(text)

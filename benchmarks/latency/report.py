@@ -217,9 +217,10 @@ def constants(book: Book) -> str:
     )
 
 
-SHORTCOMINGS = """The percentiles are wide where medians are not: a kernel's few shapes whose way of splitting the work the model gets wrong
-are off by a third and more, and most of the rest by a few percent. Launches are the worst of it: below 20 us the estimate is
-little but a constant of an engine and phase, and kernels that need fewer launches than most come out too slow."""
+SHORTCOMINGS = """The percentiles are wide where medians are not: the few shapes of a kernel whose way of splitting the
+work the model gets wrong are off by a third and more, and most of the rest by a few percent. Launches are the worst of
+it: below 20 us the estimate is little but a constant of an engine and phase, and kernels that need fewer launches than
+most come out too slow."""
 FITTED = """## How it was fitted
 
 `python benchmarks/latency/fit.py`: least squares of log(estimate / measured) with a soft loss, a phase at a time, every kernel
