@@ -15,7 +15,7 @@ from attnmath.hardware.constants import of_gpu
 from attnmath.hardware.estimates import Job, job, kernel_shape
 from attnmath.hardware.kernels import IDEAL, KERNELS, TITLES
 from attnmath.hardware.search import Search, efficiency, loaded_bytes, pairs, search, sizes_of, waves_of
-from attnmath.hardware.timing import Cut, Times, overlapped, tile_cycles
+from attnmath.hardware.timing import Cut, Times, instructions, matrix_share, overlapped, tile_cycles
 from attnmath.results import Cost, ErrorBand, document
 
 SCHEMA = "attnmath.tile/1"
@@ -310,7 +310,7 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
     yield Line(
         "fp32",
         "visited scores * instructions of a score / lanes / (processors * clock)",
-        f"{scores} * {k['fp32_per_score']:.6g} / {m.fp32_lanes:g} / {at}",
+        f"{scores} * {instructions(kernel, k):.6g} / {m.fp32_lanes:g} / {at}",
         t.fp32_s,
         "s",
     )
@@ -336,13 +336,13 @@ def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
     m, k, kernel = work.rates, work.constants, KERNELS[work.kernel]
     at = tile_cycles(m, own, work.shape.q_bytes, kernel.asynchronous)
     fed = at.tensor if work.decodes else max(at.tensor, at.smem)
-    matrix = fed / m.sustained / k["mma_efficiency"]
-    scalar = at.exp + own.rows * own.keys * k["fp32_per_score"] / m.fp32_lanes
+    matrix = fed / matrix_share(m, k, work.decodes)
+    scalar = at.exp + own.rows * own.keys * instructions(kernel, k) / m.fp32_lanes
     overlap = k["overlap"] if work.decodes else overlapped(kernel, k, own)
     yield Line(
         "pair of tiles",
         "max(matrix, scalar) + (1 - overlap) * min(matrix, scalar), "
-        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} as far as sustained, scalar = exp + fp32",
+        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} as far as {'its loop lets it' if work.decodes else 'sustained'}, scalar = exp + fp32",
         f"max({matrix:.6g}, {scalar:.6g}) + (1 - {overlap:.6g}) * min({matrix:.6g}, {scalar:.6g})",
         max(matrix, scalar) + (1 - overlap) * min(matrix, scalar),
         "cycles",
@@ -351,9 +351,7 @@ def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
         compute = "waves * (prologue + tiles of a part * max(their load, pairs of those that share a processor))"
         rest = "what queries and results alone take, joining parts, tokens"
     else:
-        compute = (
-            "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping)"
-        )
+        compute = "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping / resident)"
         rest = "exposed * what queries and results alone take, the pass that writes the cache"
     yield Line("compute", compute, f"{t.compute_s:.6g}", t.compute_s, "s")
     most = max(t.compute_s, t.hbm_s, t.l2_s)

@@ -32,11 +32,11 @@ class Kernel(Struct, frozen=True):
 
     `tiles`, `tiles8`: by head width, for 16-bit and for 8-bit queries; `paired_rows`: it also has tiles of twice the rows, two
     row tiles taking turns on the matrix unit, and the faster is taken; `decode_rows`: row tiles for one new token per
-    sequence, of which the first that holds the group is taken (none: the tiles of prefill); `packed`: the query heads of a group share a
-    tile; `resident`: blocks that a processor holds at once, if shared memory lets it; `longest_first`: the order in which
-    blocks start; `asynchronous`: the matrix unit reads shared memory by itself, where otherwise every warp reads keys
-    and values into registers; `split_prefill`: keys are split where the grid does not fill the processors; `pad`: head
-    widths are padded to multiples of it, `pads` to the next of these.
+    sequence, of which the first that holds the group is taken (none: the tiles of prefill); `packed`: the query heads of a
+    group share a tile; `resident`: blocks that a processor holds at once, if shared memory lets it; `longest_first`: the
+    order in which blocks start; `asynchronous`: the matrix unit reads shared memory by itself, where otherwise every warp
+    reads keys and values into registers; `split_prefill`: keys are split where the grid does not fill the processors;
+    `pads`: head widths are padded to the next of these.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Kernel(Struct, frozen=True):
     light_groups: int = 0  # groups below it run on a kernel without the matrix unit, several blocks to a processor
     reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
     pads: tuple[int, ...] = ()
-    paired_math: bool = False  # its softmax has instructions that do two FP32 numbers at once
+    paired_math: bool = False  # its softmax works on two FP32 numbers an instruction (PTX ISA, fma.rn.f32x2: sm_100 on)
     latent: bool = False  # attends to one cached latent per token, whose first part is the value, too
 
 

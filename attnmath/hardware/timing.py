@@ -416,12 +416,32 @@ class _Unit(Struct, frozen=True):
 def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
     at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
     fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
-    # a decode step leaves the matrix unit idle most of the time, so that it draws too little power to be slowed
-    sustained = 1.0 if decodes else m.sustained
-    matrix = fed / minimum(sustained * k["mma_efficiency"], 1.0)
-    instructions = c.rows * c.keys * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
-    fp32 = instructions / m.fp32_lanes
+    fp32 = c.rows * c.keys * instructions(kernel, k) / m.fp32_lanes
+    matrix = fed / matrix_share(m, k, decodes)
     return _Unit(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
+
+
+def matrix_share(m: Machine, k: Constants, decodes: bool) -> float:
+    """The part of its data sheet's rate that the matrix unit reaches inside the tile loop, at most all of it.
+
+    A decode step leaves it idle most of the time, so that it draws too little power to be slowed.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> matrix_share(machine(get("l40s")), {"mma_efficiency": 1.0}, True)
+    1.0
+    """
+    return min((1.0 if decodes else m.sustained) * k["mma_efficiency"], 1.0)
+
+
+def instructions(kernel: Kernel, k: Constants) -> float:
+    """FP32 instructions a score: half as many where one works on two numbers.
+
+    >>> from attnmath.hardware.kernels import KERNELS
+    >>> instructions(KERNELS["flash-attention-4"], {"fp32_per_score": 5.0})
+    2.5
+    """
+    return k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
 
 
 class TileCycles(Struct, frozen=True):
