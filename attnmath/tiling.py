@@ -351,7 +351,9 @@ def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
         compute = "waves * (prologue + tiles of a part * max(their load, pairs of those that share a processor))"
         rest = "what queries and results alone take, joining parts, tokens"
     else:
-        compute = "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping / resident)"
+        compute = (
+            "max(even share of blocks + last wave, longest block), block = prologue + visits * (pair + bookkeeping)"
+        )
         rest = "exposed * what queries and results alone take, the pass that writes the cache"
     yield Line("compute", compute, f"{t.compute_s:.6g}", t.compute_s, "s")
     most = max(t.compute_s, t.hbm_s, t.l2_s)
