@@ -175,18 +175,36 @@ def usual_form(
     """
     if len(layer.forms) == 1:
         return None, {}
-    found: dict[str, tuple[bool, Number]] = {}
+    found, errors = fitting(layer, asked, dtype, kv_dtype)
+    weights = {name: (stepwise, reading.flops.total) for name, (reading, stepwise) in found.items()}
+    return min(weights, key=lambda name: weights[name]), {name: str(error) for name, error in errors.items()}
+
+
+def fitting(
+    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str
+) -> tuple[dict[str, tuple[Reading, Any]], dict[str, InputError]]:
+    """Every form that fits the sizes: (its reading, whether it steps through several new tokens one by one); and what is
+    wrong with the others. Raises InputError if no form fits. In arrays, what does not divide is NaN and no error.
+
+    >>> from attnmath import layers
+    >>> found, _ = fitting(layers.build("mla"), {"t": 1, "n": 8192, "h": 128}, "bf16", "bf16")
+    >>> [(name, stepwise) for name, (_, stepwise) in found.items()]
+    [('expanded', False), ('absorbed', False)]
+    """
+    found: dict[str, tuple[Reading, Any]] = {}
     errors: dict[str, InputError] = {}
     for name, page in layer.forms.items():
         try:
             sizes, _ = layer.sizes(asked, page=page)
-            steps = sizes.get("t", 1) != 1 and any(loop and loop[0] == "t" for _, loop in ordered(page))
-            found[name] = steps, Reading(page, sizes, dtype, kv_dtype).flops.total
+            reading = Reading(page, sizes, dtype, kv_dtype)
+            _ = reading.flops
+            loops = any(loop and loop[0] == "t" for _, loop in ordered(page))
+            found[name] = reading, (sizes.get("t", 1) != 1) & loops
         except InputError as error:
             errors[name] = error
     if not found:
         raise next(iter(errors.values()))
-    return min(found, key=lambda name: found[name]), {name: str(error) for name, error in errors.items()}
+    return found, errors
 
 
 def _is_zero(x: Number) -> bool:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from attnmath import modifiers, variants
 from attnmath.errors import InputError, LanguageError
-from attnmath.language.arith import Number, number
+from attnmath.language.arith import Number, any_true, known, number, shown
 from attnmath.language.letters import LETTERS, mentioned, needed, resolve
 from attnmath.language.masks import MaskExpr, both, named
 from attnmath.language.parse import expression, mask
@@ -71,15 +71,15 @@ class Layer(Struct, frozen=True):
         defaults = {k: v for k, v in self.variant.where.items() if k in LETTERS}
         values, assumed = resolve(self.letters([page]) if page else self.names, {**given, **own}, lift, defaults)
         for k, v in own.items():
-            if k in given and k in values and _plain(given[k]) != _plain(values[k]):
-                raise InputError(f"--{LETTERS[k].option} {given[k]} and a modifier's {k} = {v} contradict each other")
+            if k in given and k in values and any_true(_plain(given[k]) != _plain(values[k])):
+                raise InputError(f"--{LETTERS[k].option} {_plain(given[k])} and a modifier's {k} = {v} contradict each other")
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
                 try:
                     values[name] = number(expression(value), values) if isinstance(value, str) else value
                 except InputError as error:
                     raise InputError(f"{_made_of(value, values)}: {error} ({name} = {value})") from None
-                if isinstance(values[name], int) and values[name] < 0:
+                if known(values[name]) and any_true(values[name] < 0):
                     raise InputError(f"{_made_of(value, values)}: {name} = {value} would be {values[name]}")
         _consistent(values)
         return values, {k: v for k, v in assumed.items() if k not in own}
@@ -105,12 +105,12 @@ def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
     t, n, layer, layers = (sizes.get(x) for x in ("t", "n", "layer", "layers"))
-    if "past" in sizes and isinstance(t, int) and isinstance(n, int) and n < t:
+    if "past" in sizes and known(t, n) and any_true(n < t):
         raise InputError(
-            f"--context {n:,} is less than --seq {t:,}: "
+            f"--context {shown(n)} is less than --seq {shown(t)}: "
             "the context counts the new tokens too (only cross-attention may have less)"
         )
-    if isinstance(layer, int) and isinstance(layers, int) and layer >= layers:
+    if known(layer, layers) and any_true(layer >= layers):
         raise InputError(f"--layer {layer} of --layers {layers}: the first is layer 0, the last {layers - 1}")
 
 
@@ -124,8 +124,8 @@ def check_documents(mask: MaskExpr | None, sizes: Mapping[str, Number]) -> None:
     """
     for m in _documents(mask):
         tokens, n = m.tokens(sizes), sizes.get("n")
-        if isinstance(n, int) and isinstance(tokens, int) and tokens != n:
-            raise InputError(f"mask {m}: its documents make {tokens:,} tokens, the context is {n:,}")
+        if known(n, tokens) and any_true(tokens != n):
+            raise InputError(f"mask {m}: its documents make {shown(tokens)} tokens, the context is {shown(n)}")
 
 
 def _documents(mask: MaskExpr | None) -> list[MaskExpr]:

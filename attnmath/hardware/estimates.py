@@ -21,7 +21,7 @@ from attnmath.hardware.kernels import ENGINES, IDEAL, KERNELS, kernel_of
 from attnmath.hardware.machine import Machine, machine
 from attnmath.hardware.timing import Cut, Shape, Times, cut
 from attnmath.keys import Reading
-from attnmath.language.arith import Number, prod
+from attnmath.language.arith import Number, largest, maximum, prod, where
 from attnmath.language.masks import Piece
 from attnmath.language.syntax import Equation, Op, Program, Ref, ops, refs
 from attnmath.readings.count import learned
@@ -72,10 +72,7 @@ def estimate(
     ('flash-attention-3', 'tensor', True)
     """
     book = book or built_in()
-    found = job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm, book)
-    band = book.band(found.kernel, found.phase, gpu.name) if engine != IDEAL else None
-    here = band is not None and gpu.name in band.gpus
-    return _made(found.times(), bound_s, engine, found.kernel, band, here, found.assumed)
+    return of_job(job(kernel_shape(reading), gpu, engine, reading.dtype, decodes, warm, book), bound_s, book)
 
 
 class Job(Struct, frozen=True):
@@ -133,20 +130,30 @@ def job(
     return Job(shape, gpu, engine, phase, kernel, rates, constants, warm, (*rates.assumed, *assumed))
 
 
-def _made(
-    times: Times, bound_s: Number, engine: str, kernel: str, band: Band | None, here: bool, assumed: tuple[str, ...]
-) -> Estimate:
-    from attnmath.language.arith import maximum
+def of_job(found: Job, bound_s: Number = 0.0, book: Book | None = None) -> Estimate:
+    """The estimate for a kernel at its sizes, numbers or arrays of float64; never below `bound_s`.
 
+    >>> from attnmath.hardware import get
+    >>> of_job(job(Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0), get("h100-sxm"))).binds
+    'tensor'
+    """
+    band = (book or built_in()).band(found.kernel, found.phase, found.gpu.name) if found.engine != IDEAL else None
+    times = found.times()
     time_s = maximum(times.time_s, bound_s)
     kernel_s = time_s - times.launch_s
-    units = times.units
-    binds: Any = None
-    if isinstance(time_s, float):
-        binds = max(units, key=lambda u: units[u])
-        binds = "launch" if times.launch_s > kernel_s else binds
-    busy = {u: v / kernel_s for u, v in units.items()}
-    return Estimate(time_s, kernel_s, times.launch_s, engine, kernel, binds, busy, band, here, assumed, times)
+    return Estimate(
+        time_s,
+        kernel_s,
+        times.launch_s,
+        found.engine,
+        found.kernel,
+        where(times.launch_s > kernel_s, "launch", largest(times.units)),
+        {u: v / kernel_s for u, v in times.units.items()},
+        band,
+        band is not None and found.gpu.name in band.gpus,
+        found.assumed,
+        times,
+    )
 
 
 def summed(parts: list[tuple[int, Estimate]]) -> tuple[float, ErrorBand | None, KernelTime]:

@@ -7,39 +7,41 @@ compute roof for exponentials, which run in units of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from msgspec import Struct
 
 from attnmath.hardware import FIGURES, Gpu
+from attnmath.language.arith import Number, largest, maximum
 
 EXP_FIGURES = ("processors", "clock_hz", "max_clock_hz", "exp_per_clock")
 USES = (*EXP_FIGURES, "hbm_bytes_per_s", "l2_bytes")  # beside a rate
 
 
 class Bound(Struct, frozen=True):
-    """The least time of each unit, in seconds; they can overlap, so the largest one bounds the whole.
+    """The least time of each unit, in seconds, numbers or arrays; they can overlap, so the largest one bounds the whole.
 
     `exp_s` is None where the accelerator has no figure for exponentials.
     """
 
-    tensor_s: float
-    exp_s: float | None
-    hbm_s: float
+    tensor_s: Any
+    exp_s: Any
+    hbm_s: Any
 
     @property
-    def time_s(self) -> float:
+    def time_s(self) -> Any:
         """The bound, in seconds."""
-        return max(self.tensor_s, self.exp_s or 0.0, self.hbm_s)
+        return maximum(maximum(self.tensor_s, 0.0 if self.exp_s is None else self.exp_s), self.hbm_s)
 
     @property
-    def binds(self) -> str:
+    def binds(self) -> Any:
         """Which unit it is: tensor, exp or hbm."""
-        times = {"tensor": self.tensor_s, "exp": self.exp_s or 0.0, "hbm": self.hbm_s}
-        return max(times, key=lambda unit: times[unit])
+        exp_s = 0.0 if self.exp_s is None else self.exp_s
+        return largest({"tensor": self.tensor_s, "exp": exp_s, "hbm": self.hbm_s})
 
 
-def bound(gpu: Gpu, dtype: str, matmul_flops: int, exps: int, hbm_bytes: int, l2_warm: bool = False) -> Bound:
-    """The bound for a kernel that does `matmul_flops` and `exps` and moves `hbm_bytes`.
+def bound(gpu: Gpu, dtype: str, matmul_flops: Number, exps: Number, hbm_bytes: Number, l2_warm: bool = False) -> Bound:
+    """The bound for a kernel that does `matmul_flops` and `exps` and moves `hbm_bytes`; numbers or arrays of float64.
 
     `l2_warm`: what fits into the second-level cache is there from the last run, so only the rest is moved. Raises
     InputError if the accelerator has no rate for this dtype.
@@ -49,7 +51,7 @@ def bound(gpu: Gpu, dtype: str, matmul_flops: int, exps: int, hbm_bytes: int, l2
     >>> b.binds, round(b.time_s * 1e6)
     ('tensor', 556)
     """
-    moved = max(0, hbm_bytes - int(gpu.figure("l2_bytes"))) if l2_warm else hbm_bytes
+    moved = maximum(0, hbm_bytes - int(gpu.figure("l2_bytes"))) if l2_warm else hbm_bytes
     rate = gpu.exp_rate
     return Bound(
         matmul_flops / gpu.tensor_rate(dtype), exps / rate if rate else None, moved / gpu.figure("hbm_bytes_per_s")

@@ -70,7 +70,7 @@ def ceil_div(a: Number, b: Number) -> Number:
 
 
 def exact_div(a: Number, b: Number) -> Number:
-    """a / b where b divides a.
+    """a / b where b divides a. In an array of float64, what does not divide is NaN, and so is whatever is made of it.
 
     >>> exact_div(32, 8)
     4
@@ -79,10 +79,16 @@ def exact_div(a: Number, b: Number) -> Number:
         if b == 0 or a % b:
             raise InputError(f"{a} is not divisible by {b}")
         return a // b
-    q = a / b
-    if _kind(q)[0] == "numpy" and (q != q // 1).any():
-        raise InputError("an array of sizes is not divisible by what it has to be divided by")
-    return q
+    name, module = _kind(a, b)
+    if name != "numpy":
+        return a / b
+    q = a // b
+    whole = q * b == a
+    if whole.all():
+        return q
+    if q.dtype == object:
+        raise InputError("an array of integers is not divisible by what it has to be divided by")
+    return module.where(whole, q, module.nan)
 
 
 def where(condition: Any, yes: Number, no: Number) -> Number:
@@ -94,6 +100,50 @@ def where(condition: Any, yes: Number, no: Number) -> Number:
     if _kind(condition, yes, no)[0] == "numpy":
         return sys.modules["numpy"].where(condition, yes, no)
     return yes if condition else no
+
+
+def largest(named: Mapping[str, Number]) -> Any:
+    """The name of the largest number, the first of equals; an array of names for arrays.
+
+    >>> largest({"tensor": 2.0, "hbm": 3.0})
+    'hbm'
+    """
+    name, module = _kind(*named.values())
+    if name != "numpy":
+        return max(named, key=lambda n: named[n])
+    best, found = None, None
+    for n, x in named.items():
+        more = True if best is None else x > best
+        found = module.where(more, n, "" if found is None else found)
+        best = x if best is None else module.maximum(best, x)
+    return found
+
+
+def known(*xs: Number) -> bool:
+    """Whether these are numbers or arrays of them, which can be compared; symbols cannot.
+
+    >>> known(3, 5)
+    True
+    """
+    return all(isinstance(x, int) or hasattr(x, "dtype") for x in xs)
+
+
+def shown(x: Number) -> str:
+    """A size in a message; of an array, that it is one.
+
+    >>> shown(8192)
+    '8,192'
+    """
+    return f"{x:,}" if isinstance(x, int) else "of an array"
+
+
+def any_true(condition: Any) -> bool:
+    """Whether it holds anywhere.
+
+    >>> any_true(3 > 2)
+    True
+    """
+    return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
 
 
 def prod(xs: Iterable[Number]) -> Number:

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from attnmath.errors import InputError
-from attnmath.language.arith import Number, number
+from attnmath.language.arith import Number, number, where
 from attnmath.language.syntax import letters as letters_of
 
 
@@ -24,14 +24,19 @@ class Letter(Struct, frozen=True):
 
     meaning: str
     option: str | None = None
-    default: int | float | str | Callable[[Mapping[str, Any]], int] | None = None
+    default: int | float | str | Callable[[Mapping[str, Any]], Number] | None = None
     why: str = ""
     value: bool = False
 
 
-def _kv_heads(sizes: Mapping[str, Any]) -> int:
+def _kv_heads(sizes: Mapping[str, Any]) -> Number:
     h = getattr(sizes["h"], "value", sizes["h"])  # of a formula, what it is here
-    return next(g for g in (8, 7, 6, 5, 4, 3, 2, 1) if h % g == 0) if isinstance(h, int) else 8
+    if not isinstance(h, int) and not hasattr(h, "dtype"):
+        return 8
+    found: Number = 0 * h + 1
+    for g in range(2, 9):
+        found = where(h % g == 0, g, found)
+    return found
 
 
 LETTERS: dict[str, Letter] = {

@@ -13,7 +13,7 @@ that each stand for a block of m tokens stand `pitch` = m apart, and s = m count
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import gcd
 from typing import Any, TypeVar, Union
 
@@ -336,16 +336,23 @@ def _covered(spans: Sequence[Span]) -> Number:
         return any(isinstance(x, int) and isinstance(y, int) and y <= x for x, y in (a[:2], a[2:]))
 
     total: Number = 0
-    hashable = all(x.__hash__ for span in spans for x in span)  # arrays are not
-    distinct = list(dict.fromkeys(spans)) if hashable else spans
-    for sign, (lo, hi, _, _) in _overlapping(distinct, join, empty):
+    for sign, (lo, hi, _, _) in _overlapping(_distinct(spans), join, empty):
         total = total + sign * maximum(hi - lo, 0)
     return total
 
 
+def _distinct(parts: Iterable[T]) -> list[T]:
+    """Without repetitions; of arrays, which have no hash, all: inclusion and exclusion counts a repetition once."""
+    found = list(parts)
+    try:
+        return list(dict.fromkeys(found))
+    except TypeError:
+        return found
+
+
 def _kept(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """The pieces without the empty ones and those that lie inside another."""
-    found = [p for p in dict.fromkeys(pieces) if not p.empty]
+    found = [p for p in _distinct(pieces) if not p.empty]
     kept = [p for n, p in enumerate(found) if not any(_inside(p, q, n < k) for k, q in enumerate(found) if k != n)]
     if len(kept) > MAX_PIECES:
         raise LanguageError(f"a mask of {len(kept)} pieces, none inside another; at most {MAX_PIECES}")

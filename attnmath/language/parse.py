@@ -259,6 +259,7 @@ class _Line:
             raise LanguageError(f"{self.where}{error}") from None
 
 
+@lru_cache(4096)
 def expression(text: str) -> Expr:
     """One expression.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
-from attnmath.language.arith import Number, maximum, minimum, prod
+from attnmath.language.arith import Number, any_true, ceil_div, known, maximum, minimum, prod
 from attnmath.language.masks import Mask
 from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, letters, refs
 from attnmath.readings.count import Space, core, learned, recursive
@@ -87,7 +87,7 @@ def state_bits(dtype: str) -> Number:
 
 
 def check_blocks(cached: Iterable[Cached], dtype: str) -> None:
-    """Refuse a format whose blocks do not divide the rows that are cached (integers only).
+    """Refuse a format whose blocks do not divide the rows that are cached (numbers only).
 
     >>> check_blocks([Cached("k", 100, 1)], "q8_0")
     Traceback (most recent call last):
@@ -96,18 +96,20 @@ def check_blocks(cached: Iterable[Cached], dtype: str) -> None:
     """
     found = blocks(dtype)
     for c in cached if found else ():
-        if found and c.rows is not None and isinstance(c.per_row, int) and c.per_row % found.block:
+        if found and c.rows is not None and known(c.per_row) and any_true(c.per_row % found.block > 0):
             raise InputError(
                 f"--kv-dtype {dtype} stores blocks of {found.block} numbers; a row of {c.tensor} has {c.per_row}"
             )
 
 
 def in_bytes(total_bits: Number, shares: Number = 1) -> Number:
-    """Bits as bytes, or one of so many equal shares: whole ones, rounded up, for integers; else divided.
+    """Bits as bytes, or one of so many equal shares: whole ones, rounded up, for integers and arrays; else divided.
 
     >>> in_bytes(12), in_bytes(64, 4)
     (2, 2)
     """
+    if hasattr(total_bits, "dtype"):
+        return ceil_div(total_bits, 8 * shares)
     if isinstance(shares, int) and (isinstance(total_bits, int) or hasattr(total_bits, "numerator")):
         return -(-total_bits // (8 * shares))  # a fraction, too
     return total_bits / (8 * shares)
@@ -285,7 +287,7 @@ class Core:
         total: Number = 0
         for n in names:
             if n not in self._known:
-                self._known[n] = in_bytes(self._moved(n) * self.bits[n])
+                self._known[n] = in_bytes(self._moved(n) * self.bits[n].numerator, self.bits[n].denominator)
             total = total + self._known[n]
         return total
 
@@ -365,7 +367,7 @@ class Core:
         out = []
         for c in self.states:
             state = in_bytes(c.per_row * self.space.sizes["b"] * self.bits[c.tensor])
-            out.append((c, state + state * known, bool(known)))
+            out.append((c, state + state * known, any_true(known)))
         return out
 
     @property
