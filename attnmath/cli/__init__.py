@@ -18,6 +18,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "compare": "The same, several variants side by side.",
     "roofline": "Where variants stand under an accelerator's roofs; with -o a picture.",
     "tile": "How an engine's kernel cuts a core up on an accelerator, and which tiles fit it.",
+    "sweep": "Many shapes at once: a table or a grid, to CSV or Parquet.",
     "equations": "What a variant computes, line by line.",
     "report": "All of it about one variant as a document: Markdown, LaTeX or HTML.",
     "variants": "The variants that there are.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from typing import IO
 
 from attnmath.errors import InputError
 
@@ -21,11 +23,18 @@ def free(path: str, force: bool) -> None:
 
 def write(path: str, data: str | bytes, force: bool) -> None:
     """Written beside it under another name, then put in its place."""
+    with replacing(path, force) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: str, force: bool) -> Iterator[IO[bytes]]:
+    """An open file under another name beside it, which takes its place when the block ends well, and else is gone."""
     target = os.path.realpath(path)
     beside = os.path.join(os.path.dirname(target), f".attnmath-{os.getpid()}.tmp")
     try:
         with open(beside, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
         free(path, force)
         if os.path.exists(target):
             shutil.copymode(target, beside)

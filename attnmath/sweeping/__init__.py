@@ -1,0 +1,91 @@
+"""`sweep`: many shapes at once, a row each, from a table or a grid of options to CSV or Parquet.
+
+The numbers are those of `cost`, read off the same pages with arrays instead of integers; memory is bounded by a block of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING
+
+from attnmath.errors import InputError, together
+
+if TYPE_CHECKING:
+    from attnmath.sweeping.cells import Problems
+    from attnmath.sweeping.tables import Grid, Table
+
+
+def sweep(
+    table: Table | Grid,
+    file: IO[bytes],
+    format_: str,
+    options: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Every row of a table with its numbers, written to a file as `csv` or `parquet`; the number of rows.
+
+    `options`: what stands in for missing columns and empty cells, texts by column. `progress` is told how much of the
+    table's `size` is done. InputError names every bad row's line and column; what was written until then is of no use.
+
+    >>> import io
+    >>> from attnmath.sweeping.tables import Grid
+    >>> out = io.BytesIO()
+    >>> sweep(Grid({"seq": ["1k", "8k"], "heads": ["32"], "kv_heads": ["8"]}), out, "csv")
+    2
+    >>> print(out.getvalue().decode().splitlines()[2][:40])
+    8k,32,8,555191631872,167772160,,,,,,,
+    """
+    from attnmath.sweeping.cells import Problems, block
+    from attnmath.sweeping.columns import COLUMNS, NAMES, size, wrong
+    from attnmath.sweeping.rows import evaluate
+    from attnmath.sweeping.tables import Beyond, Writer
+
+    given = dict(options or {})
+    errors = []
+    for column, text in given.items():
+        try:
+            why = wrong(column, text) if column in NAMES else str(size(column, text)) and ""
+        except InputError as error:
+            why = str(error)
+        errors += [f"--{column.replace('_', '-')}: {why}"] if why else []
+    assert set(given) <= set(COLUMNS)
+    if errors:
+        raise InputError(together(errors))
+
+    for wide in (False, True):
+        file.seek(0)
+        file.truncate()
+        writer, first, problems = Writer(file, format_, table, wide), 0, Problems()
+        try:
+            for batch in table.blocks():
+                rows = block(batch, first, table.known, given, problems)
+                found = evaluate(rows, problems)
+                if problems.full:
+                    break
+                if not problems.found:
+                    writer.write(batch, found, rows.sizes)
+                first += batch.num_rows
+                progress(table.read)
+        except Beyond:
+            table.rewind()
+            continue
+        if problems.found:
+            raise InputError(_told(problems, table))
+        writer.close()
+        return first
+    raise AssertionError("a wide table holds any integer")
+
+
+def _told(problems: Problems, table: Table | Grid) -> str:
+    """What is wrong, by line and column, in the order of the lines."""
+    from attnmath.sweeping.rows import in_columns
+
+    found = sorted(problems.found.items(), key=lambda item: item[1][0])
+    lines = table.line([row for _, (row, _) in found])
+    out = []
+    for (column, why), (row, more) in found:
+        others = f" and {more:,} more like it" if more else ""
+        text = in_columns(why).replace("\n  ", "; ")
+        out.append(f"{lines[row]}{others}{f', column {table.known.get(column, column)}' if column else ''}: {text}")
+    count = len(out)
+    return together(out, f"{table.path or 'the grid'}: {count}{' or more' * problems.full} error{'s' * (count > 1)}, nothing is written")
