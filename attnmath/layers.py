@@ -72,7 +72,9 @@ class Layer(Struct, frozen=True):
         values, assumed = resolve(self.letters([page]) if page else self.names, {**given, **own}, lift, defaults)
         for k, v in own.items():
             if k in given and k in values and any_true(_plain(given[k]) != _plain(values[k])):
-                raise InputError(f"--{LETTERS[k].option} {_plain(given[k])} and a modifier's {k} = {v} contradict each other")
+                raise InputError(
+                    f"--{LETTERS[k].option} {_plain(given[k])} and a modifier's {k} = {v} contradict each other"
+                )
         for name, value in self.local.items():
             if name not in LETTERS and (page is None or name in page.names):
                 try:

@@ -339,6 +339,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "plan-check": (PlanCheck, PlanChecks),
     "plan-solve": (PlanSolve,),
     "plan-explain": (PlanExplain,),
+    "sweep": (),
     "gpus": (Gpus,),
     "gpu-file": (FileGpu, FileArchitecture),
 }
@@ -354,6 +355,8 @@ def json_schema(name: str) -> dict[str, Any]:
         raise Unknown("schema", name, SCHEMAS)
     if name == "plan":
         return plan_schema()
+    if name == "sweep":
+        return sweep_schema()
     parts = [schema(x) for x in SCHEMAS[name]]
     defs = {k: v for p in parts for k, v in p["$defs"].items()}
     for own in defs.values():
@@ -368,6 +371,26 @@ def json_schema(name: str) -> dict[str, Any]:
         return {"type": "object", "properties": own, "additionalProperties": gpu, "$defs": defs}
     either = parts[0] if len(parts) == 1 else {"anyOf": [{"$ref": p["$ref"]} for p in parts]}
     return {**either, "$defs": defs}
+
+
+def sweep_schema() -> dict[str, Any]:
+    """A row of a sweep's table: the columns that are read, which a table may lack, and those that are added.
+
+    >>> sweep_schema()["$defs"]["SweepRow"]["properties"]["time_s"]["type"]
+    ['number', 'null']
+    """
+    from attnmath.sweeping.columns import ADDED, COLUMNS, NAMES
+
+    rows: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        kinds = ["string", "null"] if name in NAMES else ["integer", "string", "null"]
+        default = f" [{column.default}]" if column.default else ""
+        rows[name] = {"type": kinds, "description": f"{column.meaning}{default}"}
+    for name, added in ADDED.items():
+        unit = f", {added.unit}" if added.unit else ""
+        rows[name] = {"type": [added.type, "null"], "description": f"added{unit}: {added.meaning}"}
+    row = {"type": "object", "properties": rows, "required": list(ADDED), "additionalProperties": True}
+    return {"$ref": "#/$defs/SweepRow", "$defs": {"SweepRow": {"title": "SweepRow", **row}}}
 
 
 KINDS: dict[str, dict[str, Any]] = {  # of a plan's keys

@@ -36,7 +36,10 @@ def shapes(rows: int, rng: np.random.Generator, kinds: bool = False) -> pa.Table
     group = 2 ** rng.integers(0, 5, rows)
     kv = 2 ** rng.integers(0, 5, rows)
     grouped = names["variant"] < 3
-    columns = {c: pa.DictionaryArray.from_arrays(pa.array(k, pa.int32()), NAMES[c]).dictionary_decode() for c, k in names.items()}
+    columns = {
+        c: pa.DictionaryArray.from_arrays(pa.array(k, pa.int32()), NAMES[c]).dictionary_decode()
+        for c, k in names.items()
+    }
     columns |= {
         "batch": np.where(decodes, rng.integers(1, 257, rows), rng.integers(1, 17, rows)),
         "seq": np.where(decodes, 1, rng.integers(1, 16385, rows)),

@@ -47,7 +47,11 @@ def _options(f: F) -> F:
         own = f"{name.replace('-', '_')}_" if name in ("m", "n", "k") else name.replace("-", "_")
         f = click.option(f"--{name}", own, metavar="A,B,..." if name != "mask" else "MASK", help=text)(f)
     return click.option(
-        "--with", "with_", metavar="NAME[:key=value,...]", multiple=True, help="A modifier; repeatable, applied in order."
+        "--with",
+        "with_",
+        metavar="NAME[:key=value,...]",
+        multiple=True,
+        help="A modifier; repeatable, applied in order.",
     )(f)
 
 
@@ -103,15 +107,13 @@ def _opened(path: str | None, force: bool) -> Iterator[IO[bytes]]:
         with output.replacing(path, force) as file:
             yield file
         return
-    import shutil
     import tempfile
 
     with tempfile.TemporaryFile() as whole:
         yield whole
         whole.seek(0)
-        stdout = click.get_binary_stream("stdout")
-        shutil.copyfileobj(whole, stdout)
-        stdout.flush()
+        while part := whole.read(2**20):
+            click.echo(part, nl=False)
 
 
 @contextmanager

@@ -5,14 +5,21 @@ The numbers are those of `cost`, read off the same pages with arrays instead of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 from attnmath.errors import InputError, together
 
 if TYPE_CHECKING:
-    from attnmath.sweeping.cells import Problems
+    from concurrent.futures import Future
+
+    from pyarrow import RecordBatch
+
+    from attnmath.sweeping.cells import Block, Problems
+    from attnmath.sweeping.rows import Results
     from attnmath.sweeping.tables import Grid, Table
+
+THREADS = 2
 
 
 def sweep(
@@ -35,9 +42,8 @@ def sweep(
     >>> print(out.getvalue().decode().splitlines()[2][:40])
     8k,32,8,555191631872,167772160,,,,,,,
     """
-    from attnmath.sweeping.cells import Problems, block
+    from attnmath.sweeping.cells import Problems
     from attnmath.sweeping.columns import COLUMNS, NAMES, size, wrong
-    from attnmath.sweeping.rows import evaluate
     from attnmath.sweeping.tables import Beyond, Writer
 
     given = dict(options or {})
@@ -55,25 +61,61 @@ def sweep(
     for wide in (False, True):
         file.seek(0)
         file.truncate()
-        writer, first, problems = Writer(file, format_, table, wide), 0, Problems()
+        writer, rows, problems = Writer(file, format_, table, wide), 0, Problems()
         try:
-            for batch in table.blocks():
-                rows = block(batch, first, table.known, given, problems)
-                found = evaluate(rows, problems)
-                if problems.full:
-                    break
-                if not problems.found:
-                    writer.write(batch, found, rows.sizes)
-                first += batch.num_rows
+            for batch, block, results in _evaluated(table, given, problems):
+                if results is not None:
+                    writer.write(batch, results, block.sizes)
+                rows += batch.num_rows
                 progress(table.read)
         except Beyond:
             table.rewind()
             continue
+        finally:
+            writer.close()
         if problems.found:
             raise InputError(_told(problems, table))
-        writer.close()
-        return first
+        return rows
     raise AssertionError("a wide table holds any integer")
+
+
+def _evaluated(
+    table: Table | Grid, options: Mapping[str, str], problems: Problems
+) -> Iterator[tuple[RecordBatch, Block, Results | None]]:
+    """The table's batches in order, each with its arrays and results; None once anything is wrong, and no more when enough is.
+
+    Two threads work on a block each (arithmetic on arrays runs beside anything else) while a third one is read or written.
+    """
+    from collections import deque
+    from concurrent.futures import ThreadPoolExecutor
+
+    from attnmath.sweeping.cells import Problems, block
+    from attnmath.sweeping.rows import evaluate
+
+    def work(batch: RecordBatch, first: int) -> tuple[RecordBatch, Block, Results, Problems]:
+        own = Problems()
+        rows = block(batch, first, table.known, options, own)
+        return batch, rows, evaluate(rows, own), own
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Future[tuple[RecordBatch, Block, Results, Problems]]] = deque()
+        batches, first, more = table.blocks(), 0, True
+        while more or waiting:
+            while more and len(waiting) <= THREADS:
+                batch = next(batches, None)
+                if batch is None:
+                    more = False
+                    break
+                waiting.append(pool.submit(work, batch, first))
+                first += batch.num_rows
+            if waiting:
+                done, rows, results, own = waiting.popleft().result()
+                problems.merge(own)
+                yield done, rows, None if problems.found else results
+                if problems.full:
+                    break
+        for future in waiting:
+            future.cancel()
 
 
 def _told(problems: Problems, table: Table | Grid) -> str:
@@ -85,7 +127,10 @@ def _told(problems: Problems, table: Table | Grid) -> str:
     out = []
     for (column, why), (row, more) in found:
         others = f" and {more:,} more like it" if more else ""
-        text = in_columns(why).replace("\n  ", "; ")
+        text = (why if column else in_columns(why)).replace("\n  ", "; ")
         out.append(f"{lines[row]}{others}{f', column {table.known.get(column, column)}' if column else ''}: {text}")
     count = len(out)
-    return together(out, f"{table.path or 'the grid'}: {count}{' or more' * problems.full} error{'s' * (count > 1)}, nothing is written")
+    return together(
+        out,
+        f"{table.path or 'the grid'}: {count}{' or more' * problems.full} error{'s' * (count > 1)}, nothing is written",
+    )

@@ -27,6 +27,11 @@ class Problems:
         at = self.found.setdefault((column, why), [row, -1])
         at[0], at[1] = min(at[0], row), at[1] + 1 + more
 
+    def merge(self, other: Problems) -> None:
+        """Those of another block, too."""
+        for (column, why), (row, more) in other.found.items():
+            self.add(row, column, why, more)
+
     @property
     def full(self) -> bool:
         """Enough is known to stop."""
@@ -69,7 +74,9 @@ class _Bad(Struct, frozen=True):
         self.problems.add(self.first + int(rows.min()), column, why, len(rows) - 1)
 
 
-def block(batch: pa.RecordBatch, first: int, known: Mapping[str, str], options: Mapping[str, str], problems: Problems) -> Block:
+def block(
+    batch: pa.RecordBatch, first: int, known: Mapping[str, str], options: Mapping[str, str], problems: Problems
+) -> Block:
     """The known columns of a batch as arrays; an option stands in for what is empty.
 
     `known`: the place of each known column, by the name of the table's own; `options`: texts, checked already.
@@ -191,11 +198,9 @@ def _parsed(column: str, cells: Any, default: str | None, bad: _Bad) -> Sizes:
 def _one(column: str, cell: Any, row: int, values: Any, exact: dict[int, int], bad: _Bad) -> None:
     """A number that is not simply a whole one below 2^53: an exact larger one, or a problem."""
     try:
-        whole = int(cell) if cell == cell and abs(cell) != float("inf") and cell == int(cell) else None
-        if whole is None:
-            raise InputError(f"{str(cell)[:40]} is no whole number")
-        exact[row] = size(column, str(whole))
-        values[row] = _float(whole)
+        text = cell if isinstance(cell, str) else f"{cell:f}" if cell == cell else "NaN"
+        exact[row] = size(column, text)
+        values[row] = _float(exact[row])
     except InputError as error:
         bad.add(np.array([row]), column, str(error))
 

@@ -68,13 +68,17 @@ NAMES: dict[str, Column] = {
     "form": Column("which of the variant's equivalent sets of equations", "the one a kernel would take"),
     "mask": Column("which keys a query sees", "the variant's", mask),
     "schedule": Column("not read yet: empty", "", _schedule),
-    "dtype": Column("how activations are stored and multiplied", "bf16", lambda s: check({}, "prefill", s, None, "cold")),
+    "dtype": Column(
+        "how activations are stored and multiplied", "bf16", lambda s: check({}, "prefill", s, None, "cold")
+    ),
     "kv_dtype": Column("how the cache is stored", "dtype", lambda s: check({}, "prefill", None, s, "cold")),
     "gpu": Column("the accelerator; without one there is no time", "none", hardware.get),
     "engine": Column(
         "whose kernel runs it", estimates.DEFAULT_ENGINE, _one_of("engine", estimates.engines(), "engines")
     ),
-    "l2": Column("cold, or warm: what fits into the L2 is there", "cold", lambda s: check({}, "prefill", None, None, s, "")),
+    "l2": Column(
+        "cold, or warm: what fits into the L2 is there", "cold", lambda s: check({}, "prefill", None, None, s, "")
+    ),
 }
 OF_OTHERS: dict[str, Column] = {
     "m": Column("rows of a matrix product's result"),
@@ -85,7 +89,10 @@ OF_OTHERS: dict[str, Column] = {
 }
 SIZES: dict[str, Column] = {
     str(row.option).replace("-", "_"): Column(
-        row.meaning, row.why or ("" if callable(row.default) else str(row.default or "")), None, int(letter != "layer") and int(letter != "w")
+        row.meaning,
+        row.why or ("" if callable(row.default) else str(row.default or "")),
+        None,
+        int(letter != "layer") and int(letter != "w"),
     )
     for letter, row in LETTERS.items()
     if row.option
@@ -102,7 +109,9 @@ class Added(Struct, frozen=True):
 
 
 ADDED: dict[str, Added] = {
-    "flops": Added("integer", "FLOP", "of the core, over the pairs that the mask allows; 2mnk for a gemm, 0 for all_reduce"),
+    "flops": Added(
+        "integer", "FLOP", "of the core, over the pairs that the mask allows; 2mnk for a gemm, 0 for all_reduce"
+    ),
     "hbm_bytes": Added("integer", "bytes", "the core's inputs and outputs once each: no kernel moves less"),
     "time_bound_s": Added("number", "s", "a lower bound: the slowest unit at its peak rate"),
     "time_s": Added("number", "s", "the time model's estimate: kernel and launch"),
@@ -169,7 +178,9 @@ def size(column: str, text: str) -> int:
     whole, point, rest = digits.partition(".")
     negative = whole[:1] == "-"
     if not (whole[negative:].isascii() and whole[negative:].isdigit()) or (point and rest.strip("0")):
-        raise InputError(f"{text[:40]!r} is no whole number; write {'2097152, 2MiB' if row.bytes else '8192, 8k'} or 1M"[: 200])
+        raise InputError(
+            f"{text[:40]!r} is no whole number; write {'2097152, 2MiB' if row.bytes else '8192, 8k'} or 1M"[:200]
+        )
     if len(whole) > MAX_DIGITS:
         raise InputError(f"a number of more than {MAX_DIGITS} digits")
     value = int(whole) * units.get(unit, 1)

@@ -76,10 +76,16 @@ def layer_of(kind: Kind) -> Layer:
     return layer
 
 
+@lru_cache(4096)
 def walked(kind: Kind) -> tuple[str, ...]:
-    """The given options that have to be one number in a group: of blocks, and whatever a mask of the table's own mentions."""
-    own = set(ONE_BY_ONE) | (set(layer_of(kind).mask.names) - {"w"} if kind.mask is not None and layer_of(kind).mask else set())
-    return tuple(o for o in kind.given if OPTIONS[o] in own or (kind.mask and "(w" in kind.mask.replace(" ", "") and o == "window"))
+    """The given options that have to be one number in a group: what says how a page is walked, and what a mask of the
+    table's own is made of, since which of a mask's pieces lie in others depends on it.
+    """
+    own = set(ONE_BY_ONE)
+    mask = layer_of(kind).mask
+    if kind.mask is not None and mask is not None:
+        own |= set(mask.names) | ({"t", "n"} if mask.name in "&|" and "causal-top-left" in str(mask) else set())
+    return tuple(o for o in kind.given if OPTIONS[o] in own)
 
 
 def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> list[tuple[Any, str | None, Counts]]:
@@ -96,6 +102,9 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
         page = layer.form(page_of)
         sizes, _ = layer.sizes(by_letter(some, kind.new, layer.names), page=page)
         layers.check_documents(layer.mask, sizes)
+        past = sizes.get("past")
+        if hasattr(past, "any") and not past.any():
+            sizes["past"] = 0  # where nothing is past, other masks are simple
         return Reading(page, sizes, kind.dtype, kv_dtype)
 
     if form is not None or len(layer.forms) == 1:
@@ -104,7 +113,7 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
     if errors and any(hasattr(v, "dtype") for v in given.values()):
         raise next(iter(errors.values()))  # of some rows: they are told apart
     names = list(found)
-    best = _best([(stepwise, r.flops.total) for r, stepwise in found.values()])
+    best = _best([(stepwise, _fitting(r, r.flops.total)) for r, stepwise in found.values()])
     if not hasattr(best, "dtype"):
         return [(None, names[best], _counts(reading(names[best])))]
     out = []
@@ -132,6 +141,15 @@ def _best(weights: list[tuple[Any, Any]]) -> Any:
     return best
 
 
+def _fitting(r: Reading, number: Any) -> Any:
+    """A number, NaN where some size of the page is."""
+    misfit: Any = False
+    for v in r.sizes.values():
+        if getattr(v, "dtype", None) == np.float64:
+            misfit = misfit | (v != v)
+    return np.where(misfit, np.nan, number) if np.any(misfit) else number
+
+
 def _counts(r: Reading) -> Counts:
     if blocks(r.kv_dtype):
         check_blocks(r.caches, r.kv_dtype)
@@ -145,7 +163,7 @@ def _counts(r: Reading) -> Counts:
     for s in sure:
         matmul = matmul + s.flops.matmul
     exps = r.exps if len(sure) == len(r.steps) else 0
-    return Counts(r.flops.core, r.core.compulsory, matmul if timed else None, exps, shape, why)
+    return Counts(_fitting(r, r.flops.core), r.core.compulsory, matmul if timed else None, exps, shape, why)
 
 
 def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:
@@ -158,10 +176,10 @@ def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:
 
 def all_reduce(kind: Kind, given: Mapping[str, Number]) -> Counts:
     """A collective: no arithmetic that counts."""
-    return Counts(0 * given["message_bytes"], None, None, 0, None, "no time model of collectives yet")
+    return Counts(0 * given["message-bytes"], None, None, 0, None, "no time model of collectives yet")
 
 
-OTHERS = {"gemm": (("m", "n", "k"), gemm), "all_reduce": (("num_gpus", "message_bytes"), all_reduce)}
+OTHERS = {"gemm": (("m", "n", "k"), gemm), "all_reduce": (("num-gpus", "message-bytes"), all_reduce)}
 
 
 @lru_cache(65536)

@@ -159,7 +159,7 @@ def _kinds(work: _Work) -> Iterator[tuple[Kind, Any]]:
             mask=names["mask"],
             dtype=names["dtype"],
             kv_dtype=names["kv_dtype"],
-            given=tuple(o for o, g in given.items() if g[at] and o.replace("-", "_") in {x.replace("-", "_") for x in own}),
+            given=tuple(o for o, g in given.items() if g[at] and o in own),
         )
         yield kind, rows
 
@@ -168,7 +168,7 @@ def _count(work: _Work, kind: Kind, rows: Any) -> None:
     """The counts of one kind's rows."""
     try:
         if kind.op in OTHERS:
-            if missing := [c for c in OTHERS[kind.op][0] if c.replace("_", "-") not in kind.given]:
+            if missing := [f"--{o}" for o in OTHERS[kind.op][0] if o not in kind.given]:
                 raise InputError(f"missing: {', '.join(missing)}")
             parts: Iterable[Any] = [rows]
         elif kind.op == "mla" and "kv-heads" in kind.given:
@@ -178,7 +178,11 @@ def _count(work: _Work, kind: Kind, rows: Any) -> None:
             if kind.op == "mla" and kind.variant != "mla":
                 raise InputError(f"op mla is of the variant mla, not {kind.variant}")
             keys = [np.unique(_values(work, o, rows), return_inverse=True)[1] for o in counting.walked(kind)]
-            parts = groups(keys, rows) if keys else [rows]
+            if (
+                kind.mask is not None and "context" in kind.given
+            ):  # whether anything is past decides what some masks are
+                keys.append((_values(work, "context", rows) == _values(work, "seq", rows)).astype(np.int64))
+            parts = groups(keys, rows)
     except AttnmathError as error:
         work.problems.add(work.block.first + int(rows[0]), "", str(error), len(rows) - 1)
         return
@@ -203,7 +207,7 @@ def _kernel_shapes(work: _Work, kind: Kind, rows: Any) -> None:
     One head of keys for all, wider than its values, is the latent, and the values are a part of it: the absorbed form. Else
     every head has keys and values of its own.
     """
-    if missing := [o for o in ("heads", "head-dim", "v-head-dim") if o not in kind.given]:
+    if missing := [f"--{o}" for o in ("heads", "head-dim", "v-head-dim") if o not in kind.given]:
         why = f"missing: {', '.join(missing)}, beside --kv-heads"
         work.problems.add(work.block.first + int(rows[0]), "", why, len(rows) - 1)
         return
@@ -211,7 +215,9 @@ def _kernel_shapes(work: _Work, kind: Kind, rows: Any) -> None:
     latent = (kv == 1) & (e < d) & ((heads > 1) | (kind.phase == "decode"))
     rest = tuple(o for o in kind.given if o not in ("kv-heads", "head-dim", "v-head-dim"))
     plain = structs.replace(kind, op="attention", variant=DEFAULT_VARIANT, form=None)
-    absorbed = structs.replace(kind, op="attention", variant="mla", form="absorbed", given=(*rest, "kv-rank", "rope-dim"))
+    absorbed = structs.replace(
+        kind, op="attention", variant="mla", form="absorbed", given=(*rest, "kv-rank", "rope-dim")
+    )
     for own, which in ((plain, ~latent), (absorbed, latent)):
         some = rows[which]
         if not len(some):
@@ -338,13 +344,17 @@ def _bounds(work: _Work) -> None:
         gpu, dtype, l2 = (t.texts[t.codes[rows[0]]] for t in texts.values())
         if gpu is None:
             if l2 == "warm":
-                work.problems.add(work.block.first + int(rows[0]), "l2", "warm has a use only with a gpu", len(rows) - 1)
+                work.problems.add(
+                    work.block.first + int(rows[0]), "l2", "warm has a use only with a gpu", len(rows) - 1
+                )
             continue
         rows = rows[~np.isnan(n["matmul"][rows])]
         if not len(rows):
             continue
         try:
-            found = bound(_gpu(gpu), dtype or "", n["matmul"][rows], n["exps"][rows], n["hbm_bytes"][rows], l2 == "warm")
+            found = bound(
+                _gpu(gpu), dtype or "", n["matmul"][rows], n["exps"][rows], n["hbm_bytes"][rows], l2 == "warm"
+            )
         except InputError as error:
             work.problems.add(work.block.first + int(rows[0]), "gpu", str(error), len(rows) - 1)
             continue
@@ -407,7 +417,16 @@ def _runs(work: _Work) -> Iterator[tuple[_Run, Any, Machine]]:
     for rows in groups(keys, some):
         at = rows[0]
         name, dtype, kv_dtype, engine, l2 = (t.texts[t.codes[at]] for t in texts.values())
-        one = _Run("", engine, "", bool(work.causal[at]), bool(work.latent[at]), bits(dtype) / 8, float(bits(kv_dtype or dtype)) / 8, l2 == "warm")
+        one = _Run(
+            "",
+            engine,
+            "",
+            bool(work.causal[at]),
+            bool(work.latent[at]),
+            bits(dtype) / 8,
+            float(bits(kv_dtype or dtype)) / 8,
+            l2 == "warm",
+        )
         try:
             accelerator = _gpu(name)
             shape = _shape(work, at, one)

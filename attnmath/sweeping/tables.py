@@ -17,7 +17,7 @@ from attnmath.sweeping.cells import EXACT, unfit
 from attnmath.sweeping.columns import ADDED, COLUMNS, SIZES
 from attnmath.sweeping.rows import BINDS, Results
 
-ROWS = 2**16  # of a block
+ROWS = 2**17  # of a block
 CELL = 2**24  # bytes: a CSV row has to fit into a block of text
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 INT64 = 2**63
@@ -49,7 +49,9 @@ class Table:
     def __init__(self, path: str) -> None:
         self.path, self.format = path, format_of(path, "--from")
         if not os.path.isfile(path):
-            raise InputError(f"{printable(path[:200])}: {'a directory, not a file' if os.path.isdir(path) else 'no such file'}")
+            raise InputError(
+                f"{printable(path[:200])}: {'a directory, not a file' if os.path.isdir(path) else 'no such file'}"
+            )
         try:
             self.size = os.path.getsize(path)
             self.open = open(path, "rb")
@@ -82,7 +84,9 @@ class Table:
     def _check(self) -> None:
         """Everything that is wrong with the columns, at once."""
         errors = []
-        for n in dict.fromkeys(x for x in self.names if self.names.count(x) > 1) if len(self.names) <= MAX_COLUMNS else ():
+        for n in (
+            dict.fromkeys(x for x in self.names if self.names.count(x) > 1) if len(self.names) <= MAX_COLUMNS else ()
+        ):
             errors.append(f"column {printable(n[:80])} stands twice")
         if len(self.names) > MAX_COLUMNS:
             errors.append(f"{len(self.names):,} columns; at most {MAX_COLUMNS:,}")
@@ -103,7 +107,11 @@ class Table:
 
         unread = [n for n in self.names if n not in self.known.values()][:64]
         near = {n: get_close_matches(n.lower()[:80], COLUMNS, 1, 0.8) for n in unread}
-        return [f"column {printable(n)} is kept and not read; {m[0]} would be" for n, m in near.items() if m and m[0] not in self.known]
+        return [
+            f"column {printable(n)} is kept and not read; {m[0]} would be"
+            for n, m in near.items()
+            if m and m[0] not in self.known
+        ]
 
     def blocks(self) -> Iterator[pa.RecordBatch]:
         """The rows, in order."""
@@ -217,7 +225,9 @@ class Writer:
         self.typed = format_ == "parquet" and table.format != "parquet"
         fields = [f if not self.typed or f.name not in self._sizes else f.with_type(pa.int64()) for f in table.schema]
         for name, row in ADDED.items():
-            kind = {"integer": pa.float64() if wide else pa.int64(), "number": pa.float64(), "string": pa.string()}[row.type]
+            kind = {"integer": pa.float64() if wide else pa.int64(), "number": pa.float64(), "string": pa.string()}[
+                row.type
+            ]
             fields.append(pa.field(name, pa.string() if row.type == "integer" and format_ == "csv" and wide else kind))
         self.schema = pa.schema(fields)
         if format_ == "csv":

@@ -1,0 +1,602 @@
+"""`sweep`: every row is what `cost` and the time model say of it alone; order, types, faults, and nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from layers import MODIFIERS, maskable
+
+import attnmath as am
+from attnmath import hardware, variants
+from attnmath.cli import run
+from attnmath.errors import AttnmathError, InputError
+from attnmath.hardware import estimates
+from attnmath.request import PHASES
+from attnmath.sweeping import cells, columns, counting, rows, sweep, tables
+from attnmath.sweeping.columns import ADDED, COLUMNS, SIZES
+from attnmath.sweeping.tables import Grid, Table
+
+GPUS = ["h100-sxm", "a100_sxm_80g", "b200-sxm", "l40s", "mi300x", "t4", None]
+MASKS = [
+    "full",
+    "causal-top-left",
+    "prefix:512",
+    "chunked:64",
+    "causal & dilated(3)",
+    "window:100 | first:4",
+    "window(t)",
+    "around:3",
+]
+EXACTLY = 2**53
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """(exit code, stdout, stderr) of a command line, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(text: str | list[str]):
+        code = run(text.split() if isinstance(text, str) else text)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go
+
+
+def random_row(rng: random.Random) -> dict:
+    """A row of a table over the registry: every variant, with what it has use for, some of it left out; not all are valid."""
+    variant = rng.choice(variants.names())
+    own = variants.get(variant).options
+    sizes = {
+        "batch": rng.choice([1, 3, 64]),
+        "seq": rng.choice([1, 64, 100, 4096, 2**20]),
+        "context": rng.choice([64, 4096, 2**21]),
+        "heads": rng.choice([8, 12, 24, 32]),
+        "kv_heads": rng.choice([1, 4, 8]),
+        "head_dim": rng.choice([64, 80, 128]),
+        "v_head_dim": rng.choice([64, 128]),
+        "window": rng.choice([0, 1, 100, 4096]),
+        "kv_rank": rng.choice([64, 512]),
+        "rope_dim": rng.choice([32, 64]),
+        "block_size": rng.choice([16, 64]),
+        "top_k": rng.choice([4, 16]),
+        "d_model": rng.choice([512, 4096]),
+        "layer": rng.choice([0, 3, 31]),
+        "conv_width": rng.choice([3, 4]),
+    }
+    often = {"batch": 0.7, "seq": 1, "heads": 1, "context": 0.3, "kv_heads": 0.7, "window": 0.3}
+    row = {
+        k: v
+        for k, v in sizes.items()
+        if rng.random() < often.get(k, 0.3) and (k.replace("_", "-") in own or k == "window")
+    }
+    if variant == "sliding-window":
+        row.setdefault("window", 512)
+    row |= {"variant": variant, "phase": rng.choice(PHASES), "gpu": rng.choice(GPUS)}
+    if rng.random() < 0.3:
+        row["with"] = " ".join(rng.choice(MODIFIERS.get(variant, [[]])))
+    if rng.random() < 0.3 and maskable(variant):
+        row["mask"] = rng.choice(MASKS)
+    if rng.random() < 0.3:
+        row["dtype"] = rng.choice(["bf16", "fp16", "fp8"])
+    if rng.random() < 0.3:
+        row["kv_dtype"] = rng.choice(["bf16", "fp8", "q8_0", "int4/48", "int4"])
+    if rng.random() < 0.7:
+        row["engine"] = rng.choice(estimates.engines())
+    if rng.random() < 0.3 and row["gpu"]:
+        row["l2"] = "warm"
+    if rng.random() < 0.2 and len(variants.get(variant).forms) > 1:
+        row["form"] = rng.choice(list(variants.get(variant).forms))
+    return {k: v for k, v in row.items() if v not in (None, "")}
+
+
+def expected(row: dict) -> dict:
+    """What `cost` and the time model say of one row, alone."""
+    row = {k: v for k, v in row.items() if not (k == "window" and v == 0)}
+    engine, gpu, l2 = row.pop("engine", "vllm"), row.pop("gpu", None), row.pop("l2", "cold")
+    modifiers = row.pop("with", "").split()
+    c = am.cost(row.pop("variant", "gqa"), modifiers=modifiers, gpu=gpu, l2=l2, formulas=False, **row)
+    out = {
+        "flops": c.flops.core,
+        "hbm_bytes": c.hbm_bytes.compulsory,
+        "time_bound_s": c.time_bound_s.fused,
+        "bound": c.bound,
+    }
+    out |= dict.fromkeys(("time_s", "kernel_time_s", "launch_time_s", "engine_kernel"))
+    if gpu:
+        try:
+            e = estimates.estimate(
+                c.readings[0],
+                hardware.get(gpu),
+                engine,
+                row.get("phase") == "decode",
+                l2 == "warm",
+                c.time_bound_s.fused,
+            )
+        except InputError:
+            return out
+        out |= {k: getattr(e, k) for k in ("time_s", "kernel_time_s", "launch_time_s")}
+        out |= {"bound": e.binds, "engine_kernel": e.kernel}
+    return out
+
+
+def judged(want: dict, got: dict) -> list[str]:
+    """In which columns a row is not what it should be: integers and names exactly, seconds to 1e-12."""
+    wrong = []
+    for k, v in want.items():
+        same = got[k] == v or (isinstance(v, float) and got[k] is not None and math.isclose(v, got[k], rel_tol=1e-12))
+        wrong += [] if same else [f"{k}: {got[k]!r} instead of {v!r}"]
+    return wrong
+
+
+def table(records: list[dict]) -> pa.Table:
+    names = dict.fromkeys(k for r in records for k in r)
+    return pa.table({n: pa.array([r.get(n) for r in records]) for n in names})
+
+
+def swept(records: list[dict], tmp_path: Path, **options: str) -> list[dict]:
+    """The rows of a Parquet file, swept into another one."""
+    pq.write_table(table(records), tmp_path / "in.parquet")
+    with open(tmp_path / "out.parquet", "wb+") as file:
+        sweep(Table(str(tmp_path / "in.parquet")), file, "parquet", options)
+    return pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+
+def drawn(count: int, seed: int) -> tuple[list[dict], list[dict], list[tuple[dict, str]]]:
+    """(rows that `cost` takes, what it says of them, rows that it refuses with why)."""
+    rng = random.Random(seed)
+    good, wants, bad = [], [], []
+    for _ in range(count):
+        row = random_row(rng)
+        try:
+            want = expected(row)
+        except AttnmathError as error:
+            bad.append((row, str(error)))
+            continue
+        good.append(row)
+        wants.append(want)
+    return good, wants, bad
+
+
+def test_every_row_is_what_cost_says(tmp_path):
+    good, wants, bad = drawn(int(os.environ.get("ATTNMATH_ROWS", "600")), 1)
+    assert len(good) > 200
+    assert len({r["variant"] for r in good}) == len(variants.names())
+    got = swept(good, tmp_path)
+    wrong = [(row, w) for row, want, g in zip(good, wants, got) if (w := judged(want, g))]
+    assert not wrong, "\n".join(map(str, wrong[:5]))
+    assert any(w["flops"] > EXACTLY for w in wants)
+    assert {w["engine_kernel"] for w in wants} >= {None, "flash-attention-2", "flash-attention-3", "trtllm-gen"}
+    for row, g in zip(good, got):
+        assert {k: g[k] for k in row} == row, "the table's own columns are kept, in their order"
+        assert (g["note"] is None) == (g["time_s"] is not None or "gpu" not in row) or not row.get("gpu")
+    for row, why in bad[:40]:
+        with pytest.raises(InputError) as refused:
+            swept([row], tmp_path)
+        assert rows.in_columns(why).split("\n")[0][:25] in str(refused.value)
+
+
+def test_this_judge_notices_faults(tmp_path, monkeypatch):
+    """Counts, order, forms and kernels, each broken on purpose."""
+    good, wants, _ = drawn(150, 2)
+    blocks = [{"variant": "moba", "seq": 4096, "heads": 8, "block_size": i} for i in (64, 128, 512)]
+    good, wants = [*good, *blocks], [*wants, *map(expected, blocks)]
+
+    def caught() -> bool:
+        return any(judged(w, g) for w, g in zip(wants, swept(good, tmp_path)))
+
+    assert not caught()
+    for where, name, fault in (
+        (counting, "_best", lambda weights: len(weights) - 1),
+        (counting, "walked", lambda kind: ()),
+        (rows, "groups", lambda keys, r: iter([r])),
+        (rows, "_recount", lambda *a: None),
+        (rows, "kernel_of", lambda engine, phase, *a: "flash-attention-3"),
+    ):
+        with monkeypatch.context() as broken:
+            broken.setattr(where, name, fault)
+            try:
+                noticed = caught()
+            except Exception:
+                noticed = True
+            assert noticed, name
+
+
+def test_integers_beyond_float64(tmp_path):
+    """Exact above 2^53, above 2^63, and where only what lies on the way is large."""
+    records = [
+        {"variant": "gqa", "seq": 2**20 + 1, "heads": 128, "batch": 7},
+        {"variant": "gqa", "seq": 2**26 + 1, "heads": 128, "batch": 7},
+        {"variant": "gqa", "seq": 1, "context": 3 * 10**8 + 1, "heads": 8},
+        {"variant": "mla", "seq": 10**6 + 7, "heads": 128},
+        {"variant": "kda", "seq": 64 * 10**9, "heads": 128},
+    ]
+    wants = [expected(r) for r in records]
+    assert wants[1]["flops"] > 2**63
+    assert wants[2]["flops"] < EXACTLY
+    assert [judged(w, g) for w, g in zip([wants[0], *wants[2:]], swept([records[0], *records[2:]], tmp_path))] == [
+        []
+    ] * 4
+    wide = swept(records, tmp_path)
+    assert wide[1]["flops"] == float(wants[1]["flops"]), "one beyond int64 makes the column float64"
+    pa.csv.write_csv(table(records), tmp_path / "in.csv")
+    out = io.BytesIO()
+    sweep(Table(str(tmp_path / "in.csv")), out, "csv")
+    read = list(csv.DictReader(io.StringIO(out.getvalue().decode())))
+    assert [int(r["flops"]) for r in read] == [w["flops"] for w in wants]
+    assert [int(r["hbm_bytes"]) for r in read] == [w["hbm_bytes"] for w in wants]
+
+
+def test_sizes_beyond_float64(call):
+    big = 2**53 + 1
+    Path("a.csv").write_text(f"seq,context,heads,variant\n1,{big},8,gqa\n1,{10**25},8,gqa\n")
+    code, out, err = call("sweep --from a.csv")
+    assert code == 0, err
+    got = [int(r["flops"]) for r in csv.DictReader(io.StringIO(out))]
+    assert got == [am.cost("gqa", seq=1, context=n, heads=8).flops.core for n in (big, 10**25)]
+
+
+# -- what the columns mean
+
+
+def test_what_is_missing_takes_cost_s_default(call):
+    Path("a.csv").write_text("seq,heads\n8192,32\n")
+    code, out, _ = call("sweep --from a.csv")
+    assert code == 0
+    (row,) = csv.DictReader(io.StringIO(out))
+    c = am.cost("gqa", seq=8192, heads=32)
+    assert (row["flops"], row["hbm_bytes"]) == (str(c.flops.core), str(c.hbm_bytes.compulsory))
+    assert row["time_bound_s"] == row["time_s"] == row["bound"] == ""
+    assert list(row) == ["seq", "heads", *ADDED]
+
+
+def test_an_option_stands_in_for_what_is_empty(call):
+    Path("a.csv").write_text("seq,heads,gpu,phase\n8k,32,,\n8k,32,h100_sxm,decode\n")
+    code, out, _ = call("sweep --from a.csv --gpu l40s --engine sglang --phase prefill --kv-heads 8 --l2 warm")
+    assert code == 0
+    got = list(csv.DictReader(io.StringIO(out)))
+    for row, gpu, phase in zip(got, ("l40s", "h100-sxm"), ("prefill", "decode")):
+        want = expected(
+            {"seq": 8192, "heads": 32, "kv_heads": 8, "gpu": gpu, "phase": phase, "engine": "sglang", "l2": "warm"}
+        )
+        assert float(row["time_s"]) == pytest.approx(want["time_s"], rel=1e-12)
+        assert row["engine_kernel"] == want["engine_kernel"]
+
+
+def test_decode_is_one_new_token_against_seq(tmp_path):
+    a, b = swept(
+        [{"seq": 8192, "heads": 32, "phase": "decode"}, {"seq": 1, "context": 8192, "heads": 32, "phase": "decode"}],
+        tmp_path,
+    )
+    assert a["flops"] == b["flops"] == am.cost("gqa", seq=8192, heads=32, phase="decode").flops.core
+
+
+def test_latent_attention_as_its_kernels_see_it(tmp_path):
+    base = {"op": "mla", "gpu": "h100-sxm", "engine": "sglang"}
+    got = swept(
+        [
+            base
+            | {
+                "phase": "decode",
+                "seq": 1,
+                "context": 4096,
+                "heads": 128,
+                "kv_heads": 1,
+                "head_dim": 576,
+                "v_head_dim": 512,
+            },
+            base | {"phase": "prefill", "seq": 4096, "heads": 16, "kv_heads": 16, "head_dim": 192, "v_head_dim": 128},
+            base | {"phase": "prefill", "seq": 4096, "heads": 1, "kv_heads": 1, "head_dim": 192, "v_head_dim": 128},
+            base | {"phase": "prefill", "seq": 4096, "heads": 16, "kv_rank": 256},
+        ],
+        tmp_path,
+    )
+    row = {"gpu": "h100-sxm", "engine": "sglang"}
+    wants = [
+        expected(
+            row | {"variant": "mla", "form": "absorbed", "phase": "decode", "seq": 1, "context": 4096, "heads": 128}
+        ),
+        expected(row | {"seq": 4096, "heads": 16, "kv_heads": 16, "head_dim": 192, "v_head_dim": 128}),
+        expected(row | {"seq": 4096, "heads": 1, "kv_heads": 1, "head_dim": 192, "v_head_dim": 128}),
+        expected(row | {"variant": "mla", "seq": 4096, "heads": 16, "kv_rank": 256}),
+    ]
+    assert [judged(w, g) for w, g in zip(wants, got)] == [[]] * 4
+    assert got[0]["engine_kernel"] == "flash-attention-3-latent"
+
+
+def test_an_encoder_sees_everything(tmp_path):
+    (got,) = swept(
+        [
+            {
+                "phase": "encoder",
+                "seq": 1024,
+                "heads": 16,
+                "kv_heads": 16,
+                "head_dim": 72,
+                "gpu": "b200-sxm",
+                "engine": "trtllm",
+            }
+        ],
+        tmp_path,
+    )
+    want = expected(
+        {
+            "mask": "full",
+            "seq": 1024,
+            "heads": 16,
+            "kv_heads": 16,
+            "head_dim": 72,
+            "gpu": "b200-sxm",
+            "engine": "trtllm",
+        }
+    )
+    assert judged(want, got) == []
+    assert got["engine_kernel"] == "fmha-v2-mma"
+
+
+def test_gemm_and_all_reduce(tmp_path):
+    got = swept(
+        [
+            {"op": "gemm", "m": 4096, "n": 8192, "k": 1024, "gpu": "h100-sxm"},
+            {"op": "gemm", "m": 2**20, "n": 2**20, "k": 2**20 + 1, "gpu": None},
+            {"op": "all_reduce", "num_gpus": 8, "message_bytes": 2**20, "gpu": "h100-sxm"},
+        ],
+        tmp_path,
+    )
+    assert got[0]["flops"] == 2 * 4096 * 8192 * 1024
+    assert got[0]["hbm_bytes"] == 2 * (4096 * 1024 + 1024 * 8192 + 4096 * 8192)
+    assert got[0]["time_bound_s"] == pytest.approx(
+        2 * 4096 * 8192 * 1024 / hardware.get("h100-sxm").tensor_rate("bf16")
+    )
+    assert got[0]["bound"] == "tensor"
+    assert got[1]["flops"] == 2 * 2**40 * (2**20 + 1)
+    assert got[2]["flops"] == 0
+
+
+# -- order, blocks, files
+
+
+def test_order_is_kept_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROWS", 7)
+    rng = random.Random(3)
+    records = [
+        {
+            "id": i,
+            "seq": rng.randint(1, 9999),
+            "heads": 8,
+            "variant": rng.choice(["gqa", "mha", "mqa"]),
+            "gpu": rng.choice(["h100-sxm", "l40s"]),
+        }
+        for i in range(100)
+    ]
+    got = swept(records, tmp_path)
+    assert [g["id"] for g in got] == list(range(100))
+    assert all(judged(expected({k: v for k, v in r.items() if k != "id"}), g) == [] for r, g in zip(records, got))
+
+
+def test_the_table_is_kept(call):
+    text = 'id,seq,note of mine,heads\n007,8k,"a, ""b""",32\n,1024.0,é,16\n'
+    Path("a.csv").write_text(text)
+    code, out, _ = call("sweep --from a.csv -o b.csv")
+    assert (code, out) == (0, "")
+    got = list(csv.DictReader(Path("b.csv").open()))
+    assert [(r["id"], r["seq"], r["note of mine"], r["heads"]) for r in got] == [
+        ("007", "8k", 'a, "b"', "32"),
+        ("", "1024.0", "é", "16"),
+    ]
+    assert call("sweep --from a.csv -o b.parquet")[0] == 0
+    kept = pq.read_table("b.parquet")
+    assert kept.schema.field("seq").type == pa.int64()
+    assert kept.column("seq").to_pylist() == [8192, 1024]
+    assert call("sweep --from b.parquet -o c.csv")[0] == 2, "the columns that are added stand there already"
+
+
+def test_numbers_however_they_are_stored(tmp_path):
+    import decimal
+
+    n = 8192
+    want = am.cost("gqa", seq=n, heads=32).flops.core
+    stored = [
+        pa.array([n], pa.int16()),
+        pa.array([n], pa.uint64()),
+        pa.array([float(n)], pa.float32()),
+        pa.array([decimal.Decimal(n)], pa.decimal128(12, 2)),
+        pa.array(["8192"], pa.large_string()),
+        pa.array(["8k"]),
+        pa.array([n]).dictionary_encode(),
+        pa.array(["8k"]).dictionary_encode(),
+    ]
+    for column in stored:
+        pq.write_table(
+            pa.table({"seq": column, "heads": [32], "variant": pa.array(["gqa"]).dictionary_encode()}),
+            tmp_path / "a.parquet",
+        )
+        out = io.BytesIO()
+        sweep(Table(str(tmp_path / "a.parquet")), out, "parquet")
+        assert pq.read_table(out).column("flops").to_pylist() == [want], column.type
+
+
+def test_a_grid_needs_no_file(call):
+    code, out, _ = call("sweep --seq 1k,2k --batch 1,8 --heads 32 --variant gqa,mla --gpu h100-sxm,a100-sxm-80g")
+    assert code == 0
+    got = list(csv.DictReader(io.StringIO(out)))
+    assert len(got) == 16
+    assert [r["seq"] for r in got[:9]] == ["1k"] * 8 + ["2k"] or {r["seq"] for r in got} == {"1k", "2k"}
+    assert len({(r["seq"], r["batch"], r["variant"], r["gpu"]) for r in got}) == 16
+    for r in got:
+        want = am.cost(r["variant"], seq=int(r["seq"][0]) * 1024, batch=int(r["batch"]), heads=32).flops.core
+        assert int(r["flops"]) == want
+
+
+def test_a_table_of_no_rows_has_none_either(call):
+    Path("a.csv").write_text("seq,heads\n")
+    code, out, _ = call("sweep --from a.csv")
+    assert (code, out.splitlines()) == (0, [",".join(["seq", "heads", *ADDED])])
+
+
+# -- what is refused
+
+BAD = [
+    ("seq,heads,kv_heads\n8k,32,8\n8k,32,5\n", ["line 3: heads 32, kv_heads 5: 32 is not divisible by 5"]),
+    ("seq,heads\n8k,32\n\n8k,0\n", ["line 4, column heads: 0 is no size: at least 1"]),
+    (
+        "seq,heads\n-1,32\n1.5,32\nnan,32\n1e400,8\n",
+        ["line 2, column seq: -1 is no size", "line 3", "line 4", "line 5"],
+    ),
+    ("seq,context,heads\n8,4,32\n", ["line 2: context 4 is less than seq 8"]),
+    (
+        "seq,heads,variant\n8,8,gqaa\n8,8,mla\n8,8,gqaa\n",
+        ["line 2 and 1 more like it, column variant: unknown variant 'gqaa': did you mean 'gqa'"],
+    ),
+    ("seq,heads,gpu\n8,8,h100_smx\n", ["line 2, column gpu: unknown GPU 'h100_smx': did you mean 'h100-sxm'"]),
+    ("seq,heads,gpu\n8,8,a100-sxm\n", ["did you mean 'a100-sxm-"]),
+    ("seq,heads,gpu\n8,8,../mine.toml#x\n", ["a table names what is built in; a file is given by --gpu"]),
+    ("seq,heads,variant\n8,8,/etc/x.attn\n", ["a table names what is built in; a file is given by --variant"]),
+    ("seq,heads,engine\n8,8,vlm\n", ["column engine: unknown engine 'vlm': did you mean 'vllm'"]),
+    ("seq,heads,mask\n8,8,causl\n", ["column mask: ", "did you mean 'causal'"]),
+    ("seq,heads,phase\n8,8,train\n", ["column phase: --phase train needs the backward pass"]),
+    ("seq,heads,schedule\n8,8,nhij\n", ["column schedule: 'nhij': schedules are not read yet"]),
+    ("seq,heads,kv_heads,variant\n8,8,8,mha\n", ["line 2: kv_heads has no use for mha"]),
+    ("seq,heads,l2\n8,8,warm\n", ["line 2, column l2: warm has a use only with a gpu"]),
+    ("seq,heads,gpu,dtype\n8,8,v100-sxm-32g,bf16\n", ["v100-sxm-32g has no tensor_flop_per_s.bf16"]),
+    ("heads\n8\n", ["line 2: missing: seq (new query tokens"]),
+    ("op,m,n\ngemm,8,8\n", ["line 2: missing: k"]),
+    ("seq,seq,heads\n8,8,8\n", ["column seq stands twice"]),
+    ("kv-heads,kv_heads,seq\n8,8,8\n", ["are one"]),
+    ("seq,heads,flops\n8,8,8\n", ["flops: the sweep adds such a column"]),
+    ("seq,heads\n8,8,8\n", ["no readable CSV"]),
+    ("", ["the file is empty"]),
+    ("\n\n", ["the file is empty"]),
+    ("seq,heads,x\n8,8," + "a" * 2**24 + "\n", ["no readable CSV"]),
+    ("seq,heads,variant,head_dim,v_head_dim,kv_heads,op\n8,8,,64,64,,mlaa\n", ["column op: unknown op 'mlaa'"]),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD, ids=[b[1][0][:40] for b in BAD])
+def test_a_bad_row_is_named_and_nothing_is_written(text, said, call):
+    Path("a.csv").write_text(text)
+    for target in ("out.csv", "out.parquet"):
+        code, out, err = call(f"sweep --from a.csv -o {target}")
+        assert (code, out) == (2, "")
+        for words in said:
+            assert words in err
+        assert "internal" not in err
+        assert os.listdir() == ["a.csv"], "nothing is left behind"
+    assert call("sweep --from a.csv")[:2] == (2, "")
+
+
+def test_all_bad_rows_at_once_up_to_fifty(call):
+    Path("a.csv").write_text("seq,heads,kv_heads\n" + "".join(f"8,{n},{n + 1}\n" for n in range(2, 300)))
+    code, _, err = call("sweep --from a.csv")
+    assert code == 2
+    assert "50 or more errors" in err
+    assert "line 2: heads 2, kv_heads 3: 2 is not divisible by 3" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sweep",
+        "sweep --from nothing.csv",
+        "sweep --from a.txt",
+        "sweep --from . -o b.csv",
+        "sweep --from a.csv -o b.txt",
+        "sweep --from a.csv -o a.csv",
+        "sweep --from a.csv --seq 1k,2k",
+        "sweep --from a.csv --variant gqaa",
+        "sweep --from a.csv --heads 0",
+        "sweep --seq 1k,,2k --heads 8",
+        "sweep --from junk.parquet",
+        "sweep --from nested.parquet",
+        "sweep --from typed.parquet",
+        "sweep --seq 1,2,3,4,5,6,7,8,9,10 --batch 1,2,3,4,5,6,7,8,9,10 --heads 1,2,3,4,5,6,7,8,9,10 --context "
+        + ",".join(map(str, range(1, 10_102))),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_refused(line, call):
+    Path("a.csv").write_text("seq,heads\n8,8\n")
+    Path("junk.parquet").write_bytes(b"PAR1junkPAR1")
+    pq.write_table(pa.table({"seq": [[1, 2]], "heads": [8]}), "nested.parquet")
+    pq.write_table(pa.table({"seq": [True], "heads": [8]}), "typed.parquet")
+    before = sorted(os.listdir())
+    code, out, err = call(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("attnmath: ")
+    assert "internal" not in err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_column_that_looks_like_another_is_said(call):
+    Path("a.csv").write_text("seq,heads,head_dims,colour\n8,8,64,red\n")
+    code, _, err = call("sweep --from a.csv")
+    assert code == 0
+    assert "column head_dims is kept and not read; head_dim would be" in err
+    assert "colour" not in err
+
+
+def test_an_existing_file_is_kept_unless_forced(call):
+    Path("a.csv").write_text("seq,heads\n8,8\n")
+    Path("b.csv").write_text("mine")
+    assert call("sweep --from a.csv -o b.csv")[0] == 2
+    assert Path("b.csv").read_text() == "mine"
+    assert call("sweep --from a.csv -o b.csv --force")[0] == 0
+    assert "flops" in Path("b.csv").read_text()
+
+
+def test_a_bar_only_on_a_terminal(call, monkeypatch):
+    from attnmath.cli import sweep as verb
+
+    monkeypatch.setattr(verb, "WAIT_S", -1.0)
+    _, out, err = call("sweep --seq 1k --heads 8")
+    assert "%" not in out + err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, out, err = call("sweep --seq 1k --heads 8")
+    assert "sweep" in err
+    assert "%" not in out
+
+
+# -- the columns are documented, and the command knows them
+
+
+def test_every_column_is_an_option_and_stands_in_the_schema(call):
+    _, text, _ = call("sweep --help")
+    for c in COLUMNS:
+        if c != "schedule":
+            assert f"--{c.replace('_', '-')} " in text
+    _, text, _ = call("schema sweep")
+    row = json.loads(text)["$defs"]["SweepRow"]["properties"]
+    assert set(ADDED) | set(COLUMNS) == set(row)
+    for c, added in ADDED.items():
+        assert added.meaning in row[c]["description"]
+
+
+def test_memory_is_bounded_by_the_block(tmp_path):
+    """A long table takes hardly more memory than a short one."""
+    peaks = []
+    for count in (600_000, 2_400_000):
+        rng = np.random.default_rng(0)
+        pq.write_table(
+            pa.table({"seq": rng.integers(1, 9999, count), "heads": np.full(count, 8)}), tmp_path / "a.parquet"
+        )
+        code = (
+            "import resource, sys; from attnmath.cli import run\n"
+            f"assert run(['sweep', '--from', {str(tmp_path / 'a.parquet')!r}, '-o', {str(tmp_path / 'b.parquet')!r}, '--force']) == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        peaks.append(
+            int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        )
+    assert peaks[1] < 1.25 * peaks[0]
