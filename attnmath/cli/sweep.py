@@ -24,6 +24,7 @@ NAMES = {  # beside the sizes: what an option is called, and what it says
     "phase": "prefill, decode, or encoder: prefill under the mask full [prefill].",
     "form": "Which of the variant's equivalent sets of equations [the one that a kernel would take].",
     "mask": "One of `attnmath masks`; no list.",
+    "schedule": "In which order and tiles the core is walked: checked, no number here depends on it; no list.",
     "dtype": "How activations are stored and multiplied [bf16].",
     "kv-dtype": "How the cache is stored [--dtype].",
     "gpu": "Accelerators, for a lower bound on time and an estimate.",
@@ -37,6 +38,7 @@ OTHERS = {
     "num-gpus": "Accelerators of a collective.",
     "message-bytes": "A collective's buffer: 2097152, 2MiB.",
 }
+WHOLE = ("mask", "schedule")  # their own text may hold commas
 WAIT_S = 1.0  # before a bar is worth showing
 
 
@@ -45,7 +47,7 @@ def _options(f: F) -> F:
     sizes = {str(r.option): f"{r.meaning[0].upper()}{r.meaning[1:]}." for r in LETTERS.values() if r.option} | OTHERS
     for name, text in reversed({**NAMES, **sizes}.items()):
         own = f"{name.replace('-', '_')}_" if name in ("m", "n", "k") else name.replace("-", "_")
-        f = click.option(f"--{name}", own, metavar="A,B,..." if name != "mask" else "MASK", help=text)(f)
+        f = click.option(f"--{name}", own, metavar="A,B,..." if name not in WHOLE else name.upper(), help=text)(f)
     return click.option(
         "--with",
         "with_",
@@ -74,8 +76,8 @@ def command(source: str | None, path: str | None, force: bool, with_: tuple[str,
     attnmath sweep --from shapes.parquet -o out.parquet --gpu h100-sxm --engine sglang
     attnmath sweep --seq 1k,8k,64k --heads 32 --kv-heads 8,32 --phase prefill,decode --gpu h100-sxm,b200-sxm
     """
-    lists = {k.rstrip("_").replace("-", "_"): v for k, v in values.items() if v is not None}
-    lists = {k: [p.strip() for p in v.split(",")] if k != "mask" else [v] for k, v in lists.items()}
+    texts = {k.rstrip("_"): v for k, v in values.items() if v is not None}
+    lists = {k: [v] if k in WHOLE else [p.strip() for p in v.split(",")] for k, v in texts.items()}
     lists |= {"with": [" ".join(with_)]} if with_ else {}
     if empty := [k for k, v in lists.items() if not all(v)]:
         raise InputError(f"--{empty[0].replace('_', '-')}: nothing stands between two commas")

@@ -405,7 +405,7 @@ def tile_cycles(m: Machine, c: Cut, element_bytes: float, asynchronous: bool) ->
     width = c.head_dim + c.v_head_dim
     tensor = 2 * c.rows * c.keys * width / (m.flop_per_clock * (1.0 if asynchronous else m.mma_sync))
     if asynchronous:
-        turns = ceil_div(c.rows, m.mma_rows) if m.mma_rows else 0.0
+        turns = ceil_div(c.rows, maximum(m.mma_rows, 1.0))
         read = (c.rows * c.head_dim + turns * c.keys * width) * (m.mma_rows > 0)
     else:
         read = c.rows / c.warp_rows * c.keys * width

@@ -13,6 +13,7 @@ from attnmath.hardware import estimates
 from attnmath.language.letters import LETTERS
 from attnmath.language.parse import UNITS, mask
 from attnmath.language.syntax import MAX_DIGITS
+from attnmath.readings.schedules import parse as schedule_of
 from attnmath.request import PHASES, check
 
 OPS = {
@@ -56,10 +57,6 @@ def _phase(text: str) -> None:
         raise Unknown("phase", text, (*PHASES, ENCODER))
 
 
-def _schedule(text: str) -> None:
-    raise InputError(f"{text[:40]!r}: schedules are not read yet; leave the column empty")
-
-
 NAMES: dict[str, Column] = {
     "op": Column(", ".join(OPS), "attention", _one_of("op", OPS)),
     "variant": Column("the attention variant", DEFAULT_VARIANT, variants.get),
@@ -67,7 +64,7 @@ NAMES: dict[str, Column] = {
     "phase": Column(f"{', '.join(PHASES)}, or {ENCODER}: prefill under the mask full", "prefill", _phase),
     "form": Column("which of the variant's equivalent sets of equations", "the one a kernel would take"),
     "mask": Column("which keys a query sees", "the variant's", mask),
-    "schedule": Column("not read yet: empty", "", _schedule),
+    "schedule": Column("loops that the core is walked by; checked, no number here depends on it", "", schedule_of),
     "dtype": Column(
         "how activations are stored and multiplied", "bf16", lambda s: check({}, "prefill", s, None, "cold")
     ),

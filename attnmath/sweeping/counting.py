@@ -23,6 +23,8 @@ from attnmath.language.letters import OPTIONS
 from attnmath.layers import Layer
 from attnmath.readings.memory import blocks, caches_tokens, check_blocks, in_bytes
 from attnmath.readings.memory import bits as bits_of
+from attnmath.readings.schedules import bound
+from attnmath.readings.schedules import parse as schedule_of
 from attnmath.request import by_letter, check_useful
 from attnmath.sweeping.columns import ENCODER, uses
 
@@ -38,6 +40,7 @@ class Kind(Struct, frozen=True):
     phase: str
     form: str | None
     mask: str | None
+    schedule: str | None
     dtype: str
     kv_dtype: str | None
     given: tuple[str, ...]
@@ -100,6 +103,8 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
     def reading(page_of: str | None, which: Any = None) -> Reading:
         some = {k: v[which] if which is not None and hasattr(v, "dtype") else v for k, v in given.items()}
         page = layer.form(page_of)
+        if kind.schedule is not None:  # no number here depends on it, but it has to fit
+            bound(schedule_of(kind.schedule), page)
         sizes, _ = layer.sizes(by_letter(some, kind.new, layer.names), page=page)
         layers.check_documents(layer.mask, sizes)
         past = sizes.get("past")
@@ -171,12 +176,12 @@ def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:
     m, n, k = (given[x] for x in ("m", "n", "k"))
     width = bits_of(kind.dtype)
     moved = in_bytes((m * k) * width) + in_bytes((k * n) * width) + in_bytes((m * n) * width)
-    return Counts(2 * m * n * k, moved, 2 * m * n * k, 0, None, "no time model of matrix products yet")
+    return Counts(2 * m * n * k, moved, 2 * m * n * k, 0, None)
 
 
 def all_reduce(kind: Kind, given: Mapping[str, Number]) -> Counts:
     """A collective: no arithmetic that counts."""
-    return Counts(0 * given["message-bytes"], None, None, 0, None, "no time model of collectives yet")
+    return Counts(0 * given["message-bytes"], None, None, 0, None)
 
 
 OTHERS = {"gemm": (("m", "n", "k"), gemm), "all_reduce": (("num-gpus", "message-bytes"), all_reduce)}

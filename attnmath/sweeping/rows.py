@@ -16,8 +16,12 @@ from msgspec import Struct, structs
 from attnmath import hardware
 from attnmath.errors import AttnmathError, InputError, NoClosedForm
 from attnmath.hardware import estimates
-from attnmath.hardware.kernels import kernel_of
-from attnmath.hardware.machine import Machine
+from attnmath.hardware.collectives import COLLECTIVES, IN_SWITCH, collective, links_of
+from attnmath.hardware.constants import of_gpu
+from attnmath.hardware.estimates import Job
+from attnmath.hardware.gemm import Product
+from attnmath.hardware.kernels import library_of
+from attnmath.hardware.machine import Machine, machine
 from attnmath.hardware.roofline import bound
 from attnmath.hardware.timing import UNITS, Shape
 from attnmath.language.letters import OPTIONS
@@ -27,12 +31,12 @@ from attnmath.sweeping.cells import EXACT, Block, Names, Problems
 from attnmath.sweeping.columns import DEFAULT_VARIANT
 from attnmath.sweeping.counting import OTHERS, Counts, Kind
 
-KIND = ("op", "variant", "with", "phase", "form", "mask", "dtype", "kv_dtype")
+KIND = ("op", "variant", "with", "phase", "form", "mask", "schedule", "dtype", "kv_dtype")
 DEFAULTS = {
     "op": "attention", "variant": None, "phase": "prefill", "dtype": "bf16", "l2": "cold", "engine": estimates.DEFAULT_ENGINE
 }  # fmt: skip
 NUMBERS = ("flops", "hbm_bytes", "time_bound_s", "time_s", "kernel_time_s", "launch_time_s")
-BINDS = (*UNITS, "launch")
+BINDS = (*UNITS, "launch", "link")
 SHAPE = ("batch", "seq", "context", "heads", "kv_heads", "head_dim", "v_head_dim", "window")
 
 
@@ -55,11 +59,6 @@ def _gpu(name: str) -> hardware.Gpu:
     return hardware.get(name)
 
 
-@lru_cache(1024)
-def _rates(gpu: str, dtype: str, engine: str) -> Machine:
-    return estimates.rates(_gpu(gpu), dtype, engine)
-
-
 class _Work:
     """What is known of a block's rows so far."""
 
@@ -75,6 +74,13 @@ class _Work:
         self.notes: list[str] = []
         self.kernel, self.note = np.full(n, -1), np.full(n, -1)
         self.bound = np.full(n, -1)
+        self.op = np.full(n, "attention", "U10")
+
+    @property
+    def timed(self) -> Any:
+        """The rows that name an accelerator."""
+        gpus = self.texts("gpu")
+        return np.array([t is not None for t in gpus.texts])[gpus.codes]
 
     def texts(self, column: str) -> Names:
         found = self.block.names.get(column)
@@ -89,13 +95,10 @@ class _Work:
             self.notes.append(why)
         self.note[rows] = self.notes.index(why)
 
-    def integers(self, kind: Kind, row: int) -> tuple[int, ...]:
-        """A row's sizes as they were given, in the order of the kind's options."""
-        found = []
-        for o in kind.given:
-            column = self.block.sizes[o.replace("-", "_")]
-            found.append(column.exact.get(row, None) or int(column.values[row]))
-        return tuple(found)
+    def run_by(self, rows: Any, kernel: str) -> None:
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
+        self.kernel[rows] = self.kernels.index(kernel)
 
 
 def evaluate(block: Block, problems: Problems) -> Results:
@@ -110,6 +113,7 @@ def evaluate(block: Block, problems: Problems) -> Results:
             _bounds(work)
             _times(work)
     numbers = {k: work.numbers[k] for k in NUMBERS}
+    work.note[~work.timed] = -1
     return Results(numbers, work.exact, work.bound, work.kernel, work.kernels, work.note, work.notes)
 
 
@@ -157,6 +161,7 @@ def _kinds(work: _Work) -> Iterator[tuple[Kind, Any]]:
             phase=names["phase"],
             form=names["form"],
             mask=names["mask"],
+            schedule=names["schedule"],
             dtype=names["dtype"],
             kv_dtype=names["kv_dtype"],
             given=tuple(o for o, g in given.items() if g[at] and o in own),
@@ -324,6 +329,9 @@ def _put(work: _Work, kind: Kind, rows: Any, c: Counts) -> None:
         if values is not None:
             work.numbers[key][rows] = _floats(values)
     work.decodes[rows] = kind.phase == "decode"
+    if kind.op in OTHERS:
+        work.op[rows] = kind.op
+        return
     if c.shape is None:
         work.say(rows, c.why)
         return
@@ -338,6 +346,11 @@ def _floats(x: Any) -> Any:
 
 def _bounds(work: _Work) -> None:
     """The lower bounds, and the units that set them."""
+    engine = work.block.names.get("engine")
+    if engine is not None:
+        idle = np.flatnonzero(~work.timed & np.array([t is not None for t in engine.texts])[engine.codes])
+        if len(idle):
+            work.problems.add(work.block.first + int(idle[0]), "engine", "it has a use only with a gpu", len(idle) - 1)
     texts = {c: work.texts(c) for c in ("gpu", "dtype", "l2")}
     n = work.numbers
     for rows in groups([t.codes for t in texts.values()], np.arange(work.block.rows)):
@@ -370,82 +383,118 @@ def _codes(names: Any) -> Any:
     return out
 
 
-class _Run(Struct, frozen=True):
-    """A kernel as an engine runs it; whatever of a row decides how its time is computed, but for the accelerator's rates."""
-
-    phase: str
-    engine: str
-    kernel: str
-    causal: bool
-    latent: bool
-    q_bytes: float
-    kv_bytes: float
-    warm: bool
-
-
 def _times(work: _Work) -> None:
     """The estimates, where a kernel is modelled; else why not."""
-    runs: dict[_Run, list[tuple[Any, Machine]]] = {}
-    for run, rows, machine in _runs(work):
-        runs.setdefault(run, []).append((rows, machine))
-    for run, parts in runs.items():
-        rows = np.concatenate([r for r, _ in parts])
-        shape = _shape(work, rows, run)
-        bound_s = work.numbers["time_bound_s"][rows]
-        found = estimates.timed(shape, run.phase, run.engine, run.kernel, _together(parts), run.warm, bound_s)
-        for key in ("time_s", "kernel_time_s", "launch_time_s"):
-            work.numbers[key][rows] = getattr(found, key)
-        work.bound[rows] = _codes(found.binds)
-        work.kernels += [] if run.kernel in work.kernels else [run.kernel]
-        work.kernel[rows] = work.kernels.index(run.kernel)
+    same: dict[Any, list[tuple[Any, Job]]] = {}
+    for rows, job in _jobs(work):
+        how = structs.astuple(job.shape)[len(SHAPE) :]
+        constants = tuple(job.constants.values())
+        same.setdefault((job.engine, job.phase, job.kernel, job.warm, how, constants), []).append((rows, job))
+    for parts in same.values():
+        rows, first = np.concatenate([r for r, _ in parts]), parts[0][1]
+        sizes = {k: work.shape[k][rows] for k in SHAPE}
+        _estimated(work, rows, structs.replace(first, shape=structs.replace(first.shape, **sizes), rates=_rates(parts)))
+    for (gpu, dtype, l2), rows in _on_gpus(work, "gemm", "dtype", "l2"):
+        sizes = {k: work.block.sizes[k].values[rows] for k in ("m", "n", "k")}
+        try:
+            job = _product(gpu, dtype)
+        except InputError as error:
+            work.say(rows, str(error))
+            continue
+        product = Product(**sizes, bytes=float(bits(dtype)) / 8)
+        _estimated(work, rows, structs.replace(job, shape=product, warm=l2 == "warm"))
+    for (gpu,), rows in _on_gpus(work, "all_reduce"):
+        _collective(work, gpu, rows)
 
 
-def _shape(work: _Work, rows: Any, run: _Run) -> Shape:
-    sizes = {k: work.shape[k][rows] for k in SHAPE}
-    return Shape(**sizes, causal=run.causal, q_bytes=run.q_bytes, kv_bytes=run.kv_bytes, latent=run.latent)
+def _estimated(work: _Work, rows: Any, job: Job) -> None:
+    found = estimates.of_job(job, work.numbers["time_bound_s"][rows])
+    for key in ("time_s", "kernel_time_s", "launch_time_s"):
+        work.numbers[key][rows] = getattr(found, key)
+    work.bound[rows] = _codes(found.binds)
+    work.run_by(rows, job.kernel)
 
 
-def _runs(work: _Work) -> Iterator[tuple[_Run, Any, Machine]]:
-    """The rows by kernel and accelerator."""
-    columns = ("gpu", "dtype", "kv_dtype", "engine", "l2")
-    texts = {c: work.texts(c) for c in columns}
+def _on_gpus(work: _Work, op: str, *columns: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The rows of an op that name an accelerator, by it and by other columns."""
+    texts = [work.texts(c) for c in ("gpu", *columns)]
+    some = np.flatnonzero((work.op == op) & work.timed)
+    for rows in groups([t.codes[some] for t in texts], some):
+        yield tuple(str(t.texts[t.codes[rows[0]]]) for t in texts), rows
+
+
+def _jobs(work: _Work) -> Iterator[tuple[Any, Job]]:
+    """The rows that a kernel runs alike on one accelerator, and the kernel, for the first of them."""
+    texts = {c: work.texts(c) for c in ("gpu", "dtype", "kv_dtype", "engine", "l2")}
     d, e = work.shape["head_dim"], work.shape["v_head_dim"]
     flags = [work.decodes, work.causal, work.latent, d > e, d % 16 > 0]
-    gpu = texts["gpu"]
-    some = np.flatnonzero((work.note < 0) & np.array([t is not None for t in gpu.texts])[gpu.codes])
+    some = np.flatnonzero((work.op == "attention") & (work.note < 0) & work.timed)
     keys = [t.codes[some] for t in texts.values()] + [f[some].astype(np.int64) for f in flags]
     for rows in groups(keys, some):
         at = rows[0]
         name, dtype, kv_dtype, engine, l2 = (t.texts[t.codes[at]] for t in texts.values())
-        one = _Run(
-            "",
-            engine,
-            "",
-            bool(work.causal[at]),
-            bool(work.latent[at]),
-            bits(dtype) / 8,
-            float(bits(kv_dtype or dtype)) / 8,
-            l2 == "warm",
-        )
+        how = (bool(work.causal[at]), bits(dtype) / 8, bits(kv_dtype or dtype) / 8, bool(work.latent[at]))
+        widths = (float(d[at]), float(e[at]))
         try:
-            accelerator = _gpu(name)
-            shape = _shape(work, at, one)
-            phase = estimates.phase_of(shape, bool(work.decodes[at]))
-            kernel = kernel_of(engine, phase, accelerator.architecture, one.kv_bytes, int(shape.head_dim))
-            machine = _rates(name, dtype, engine)
+            yield rows, _job(name, dtype, engine, bool(work.decodes[at]), l2 == "warm", widths, *how)
         except InputError as error:
             work.say(rows, str(error))
-            continue
-        yield structs.replace(one, phase=phase, kernel=kernel), rows, machine
 
 
-def _together(parts: Sequence[tuple[Any, Machine]]) -> Machine:
+@lru_cache(4096)
+def _job(
+    gpu: str,
+    dtype: str,
+    engine: str,
+    decodes: bool,
+    warm: bool,
+    widths: tuple[float, float],
+    causal: bool,
+    q_bytes: float,
+    kv_bytes: float,
+    latent: bool,
+) -> Job:
+    shape = Shape(1.0, 1.0, 1.0, 1.0, 1.0, *widths, 0.0, causal, q_bytes, kv_bytes, latent)
+    return estimates.job(shape, _gpu(gpu), engine, dtype, decodes, warm, of_gpu(gpu))
+
+
+@lru_cache(256)
+def _product(gpu: str, dtype: str) -> Job:
+    """A matrix product's kernel, its sizes to be filled in."""
+    kernel = library_of(_gpu(gpu).architecture)
+    constants, assumed = of_gpu(gpu).of(kernel, "", "gemm")
+    return Job(Shape(*[0.0] * 7), _gpu(gpu), "", "gemm", kernel, machine(_gpu(gpu), dtype), constants, False, assumed)
+
+
+def _collective(work: _Work, gpu: str, rows: Any) -> None:
+    """Bounds and estimates of collectives: the links' rate, and the faster of the library's protocols."""
+    num_gpus, message = (work.block.sizes[c].values[rows] for c in ("num_gpus", "message_bytes"))
+    try:
+        links, rate = links_of(_gpu(gpu)), float(_gpu(gpu).figure("link_bytes_per_s"))
+        constants, _ = of_gpu(gpu).of(links, "", "collective")
+    except InputError as error:
+        work.say(rows, str(error))
+        return
+    time_s, launch_s = collective("all_reduce", links, num_gpus, message, rate, constants)
+    sent = COLLECTIVES["all_reduce"].sent_bytes(num_gpus, message, links in IN_SWITCH)
+    n = work.numbers
+    n["time_bound_s"][rows] = sent / rate
+    n["time_s"][rows] = np.maximum(time_s, sent / rate)
+    n["launch_time_s"][rows] = launch_s
+    n["kernel_time_s"][rows] = n["time_s"][rows] - launch_s
+    work.bound[rows] = np.where(launch_s > n["kernel_time_s"][rows], BINDS.index("launch"), BINDS.index("link"))
+    work.run_by(rows, links)
+
+
+def _rates(parts: Sequence[tuple[Any, Job]]) -> Machine:
     """One accelerator's rates, or an array of each rate where rows run on several."""
-    machines = {id(m): m for _, m in parts}
-    if len({structs.astuple(m)[:-1] for m in machines.values()}) == 1:
-        return parts[0][1]
+    if len({structs.astuple(job.rates)[:-1] for _, job in parts}) == 1:
+        return parts[0][1].rates
     fields = [f for f in Machine.__struct_fields__ if f != "assumed"]
-    return Machine(**{f: np.concatenate([np.full(len(r), getattr(m, f)) for r, m in parts]) for f in fields})
+    arrays: dict[str, Any] = {
+        f: np.concatenate([np.full(len(r), getattr(j.rates, f)) for r, j in parts]) for f in fields
+    }
+    return Machine(**arrays)
 
 
 def in_columns(message: str) -> str:
