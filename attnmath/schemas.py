@@ -290,6 +290,7 @@ class FileArchitecture(Struct, forbid_unknown_fields=True):
     smem_block_bytes: FileFigure | UnsetType = UNSET
     smem_bytes_per_clock: FileFigure | UnsetType = UNSET
     registers: FileFigure | UnsetType = UNSET
+    l2_partitions: FileFigure | UnsetType = UNSET
 
 
 class FileGpu(Struct, forbid_unknown_fields=True):
@@ -319,6 +320,7 @@ class FileGpu(Struct, forbid_unknown_fields=True):
     smem_block_bytes: FileFigure | UnsetType = UNSET
     smem_bytes_per_clock: FileFigure | UnsetType = UNSET
     registers: FileFigure | UnsetType = UNSET
+    l2_partitions: FileFigure | UnsetType = UNSET
     sustained_tensor_fraction: FileFigure | UnsetType = UNSET
 
 

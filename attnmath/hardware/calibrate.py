@@ -178,6 +178,24 @@ def fit(
     return _with(book, where, low + (high - low) * found.x)
 
 
+def part(c: Case, rows: Any) -> Case:
+    """The chosen rows of a case: places, or a boolean for each.
+
+    >>> import numpy as np
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(np.array([1.0, 64.0]), 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> case = Case("decode", "h100-sxm", "vllm", "flash-attention-3", machine(get("h100-sxm")), shape, np.ones(2))
+    >>> part(case, [1]).shape.batch
+    array([64.])
+    """
+    import numpy as np
+
+    fields = ((f, getattr(c.shape, f)) for f in c.shape.__struct_fields__)
+    own = {f: v[rows] for f, v in fields if isinstance(v, np.ndarray)}
+    return replace(c, shape=replace(c.shape, **own), measured_s=c.measured_s[rows])
+
+
 def _cuts(c: Case) -> tuple[Cut, ...]:
     """What of a case does not depend on the constants."""
     if not isinstance(c.shape, Shape):

@@ -40,7 +40,7 @@ def sweep(
     >>> sweep(Grid({"seq": ["1k", "8k"], "heads": ["32"], "kv_heads": ["8"]}), out, "csv")
     2
     >>> print(out.getvalue().decode().splitlines()[2][:40])
-    8k,32,8,555191631872,167772160,,,,,,,
+    8k,32,8,556266160128,167772160,,,,,,,
     """
     from attnmath.sweeping.cells import Problems
     from attnmath.sweeping.columns import COLUMNS, NAMES, size, wrong

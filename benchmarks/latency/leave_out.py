@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from msgspec.structs import replace
 
-from attnmath.hardware.calibrate import Case, estimate, fit
+from attnmath.hardware.calibrate import Case, estimate, fit, part
 from attnmath.hardware.constants import Book
 
 Estimated = tuple[Case, np.ndarray]
@@ -61,13 +61,3 @@ def thinned(cases: Iterable[Case], most: int) -> list[Case]:
     return [
         part(c, np.sort(draw.permutation(len(c.measured_s))[:most])) if len(c.measured_s) > most else c for c in cases
     ]
-
-
-def part(c: Case, rows: np.ndarray) -> Case:
-    """The chosen rows of a case."""
-    fields = ((f, getattr(c.shape, f)) for f in c.shape.__struct_fields__)
-    return replace(
-        c,
-        shape=replace(c.shape, **{f: v[rows] for f, v in fields if isinstance(v, np.ndarray)}),
-        measured_s=c.measured_s[rows],
-    )
