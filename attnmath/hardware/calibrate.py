@@ -17,7 +17,7 @@ from attnmath.hardware.machine import Machine
 from attnmath.hardware.timing import Cut, Shape, Times, cut, decode, prefill
 
 SPREAD = 0.06  # of log(estimate / measured): errors beyond it count less than by their square
-PULL = 0.01  # of a constant towards where it starts, for those that the times do not show
+PULL = 0.5  # of a constant towards where it starts, for those that the times do not show
 
 
 class Case(Struct, frozen=True):
@@ -108,7 +108,7 @@ START = {
     "combine_us": 2.0,
     "part_cycles": 200.0,
     "launch_us": 9.0,
-    "write_efficiency": 0.9,
+    "write_bytes_per_clock": 20.0,
     "token_cycles": 60.0,
     "stage_bytes_per_clock": 64.0,
     "step_us": 0.8,

@@ -7,7 +7,7 @@ constant belongs to a shape, and none to an accelerator: what an accelerator is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -50,7 +50,9 @@ KERNEL: dict[str, Meaning] = {  # one value per kernel and phase
 }
 ENGINE: dict[str, Meaning] = {  # one value per engine and phase: what runs around the attention kernel
     "launch_us": LAUNCH,
-    "write_efficiency": Meaning("of the data sheet", "bandwidth of the pass that writes the cache", 0.1, 1.0),
+    "write_bytes_per_clock": Meaning(
+        "bytes/clock", "what a processor moves in the pass that writes the cache", 2.0, 64.0
+    ),
     "token_cycles": Meaning(
         "cycles", "a processor's work on one new token outside attention: its cache slot, its schedule", 0.0, 6_000.0
     ),
@@ -69,10 +71,10 @@ SHARED: dict[str, Meaning] = {  # the same for all
 OF_PHASE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # phase: (kernel's constants, engine's constants)
     "prefill": (
         ("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed"),
-        ("launch_us", "write_efficiency", "token_cycles"),
+        ("launch_us", "write_bytes_per_clock", "token_cycles"),
     ),
     "decode": (
-        ("mma_efficiency", "overlap", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
+        ("mma_efficiency", "tile_cycles", "block_cycles", "hbm_efficiency", "combine_us", "part_cycles"),
         ("launch_us", "token_cycles"),
     ),
     "encoder": (("mma_efficiency", "overlap", "block_cycles", "tile_cycles", "exposed", "launch_us"), ()),
@@ -84,10 +86,11 @@ OF_PHASE["gemm"] = (
 OF_PHASE["collective"] = (("launch_us", "step_us", "latent_share", "bulk_us", "bulk_share"), ())
 OF_PHASE |= {"mla_prefill": OF_PHASE["prefill"], "mla_decode": OF_PHASE["decode"]}
 FIXED: dict[str, float] = {  # where a phase does not fit a constant of its own
+    "overlap": 0.0,
     "hbm_efficiency": 0.9,
     "combine_us": 2.0,
     "part_cycles": 200.0,
-    "write_efficiency": 0.9,
+    "write_bytes_per_clock": 20.0,
     "token_cycles": 0.0,
 }
 WITHOUT_OVERHEAD: dict[str, float] = {
@@ -100,7 +103,7 @@ WITHOUT_OVERHEAD: dict[str, float] = {
     "combine_us": 0.0,
     "part_cycles": 0.0,
     "launch_us": 0.0,
-    "write_efficiency": 1.0,
+    "write_bytes_per_clock": 1e9,
     "token_cycles": 0.0,
     "small_us": 0.0,
     "load_bytes_per_clock": 1e9,
@@ -160,7 +163,10 @@ class Book(Struct, frozen=True):
 def _nearest(
     table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str, phase: str, wanted: tuple[str, ...]
 ) -> tuple[dict[str, float], str]:
-    """(values, where they come from if not from this row): of its own, of its related phase, of the median of the others."""
+    """(values, where they come from if not from this row).
+
+    Of its own, of its related phase, of the median of its kin, of that of all others.
+    """
     if not wanted:
         return {}, ""
     rows = table.get(name, {})
@@ -168,10 +174,22 @@ def _nearest(
     for of in (phase, related.get(phase, phase)):
         if of in rows and set(wanted) <= set(rows[of]):
             return {k: rows[of][k] for k in wanted}, "" if of == phase else f"its constants of {of}"
-    same = [
-        r[p] for p in (phase, related.get(phase, phase)) for r in table.values() if set(wanted) <= set(r.get(p, {}))
-    ]
-    return {k: _middle([r[k] for r in same]) for k in wanted}, "the median of the others"
+    for among, who in ((_kin(name, phase, table), "its kin"), (list(table), "the others")):
+        for of in (phase, related.get(phase, phase)):
+            same = [table[n][of] for n in among if set(wanted) <= set(table[n].get(of, {}))]
+            if same:
+                return {k: _middle([r[k] for r in same]) for k in wanted}, f"the median of {who}"
+    raise InputError(f"no constants for {phase.replace('_', ' ')} at all")
+
+
+def _kin(name: str, phase: str, table: Iterable[str]) -> list[str]:
+    """Kernels whose matrix unit is fed as this one's is: by itself, or by warps that read for it.
+
+    None in decoding, where the matrix unit waits for memory.
+    """
+    if name not in KERNELS or phase.endswith("decode"):
+        return []
+    return [n for n in table if KERNELS[n].asynchronous == KERNELS[name].asynchronous]
 
 
 def _middle(values: list[float]) -> float:

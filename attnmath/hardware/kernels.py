@@ -31,8 +31,8 @@ class Kernel(Struct, frozen=True):
     """A family of attention kernels.
 
     `tiles`, `tiles8`: by head width, for 16-bit and for 8-bit queries; `paired_rows`: it also has tiles of twice the rows, two
-    row tiles taking turns on the matrix unit, and the faster is taken; `decode_rows`: the row tile of one new token per
-    sequence (0: the smallest power of two from 16 that holds the group); `packed`: the query heads of a group share a
+    row tiles taking turns on the matrix unit, and the faster is taken; `decode_rows`: row tiles for one new token per
+    sequence, of which the first that holds the group is taken (none: the tiles of prefill); `packed`: the query heads of a group share a
     tile; `resident`: blocks that a processor holds at once, if shared memory lets it; `longest_first`: the order in which
     blocks start; `asynchronous`: the matrix unit reads shared memory by itself, where otherwise every warp reads keys
     and values into registers; `split_prefill`: keys are split where the grid does not fill the processors; `pad`: head
@@ -44,7 +44,7 @@ class Kernel(Struct, frozen=True):
     tiles: tuple[Tile, ...]
     tiles8: tuple[Tile, ...] = ()
     paired_rows: bool = False
-    decode_rows: int = 64
+    decode_rows: tuple[int, ...] = (64,)
     packed: bool = False
     resident: int = 1
     longest_first: bool = False
@@ -56,6 +56,7 @@ class Kernel(Struct, frozen=True):
     light_groups: int = 0  # groups below it run on a kernel without the matrix unit, several blocks to a processor
     reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
     pads: tuple[int, ...] = ()
+    paired_math: bool = False  # its softmax has instructions that do two FP32 numbers at once
     latent: bool = False  # attends to one cached latent per token, whose first part is the value, too
 
 
@@ -111,6 +112,7 @@ KERNELS: dict[str, Kernel] = {
         "FlashAttention-4",
         "FlashAttention-4, arXiv:2603.05451: two tiles of 128 query rows take turns, 128 keys",
         (Tile(1024, 128, 128),),
+        paired_math=True,
         paired_rows=True,
         longest_first=True,
         pads=tuple(range(16, 257, 16)),
@@ -119,7 +121,7 @@ KERNELS: dict[str, Kernel] = {
         "FlashInfer's FlashAttention-2 template",
         "flashinfer-ai/flashinfer, include/flashinfer/attention/prefill.cuh, utils.cuh (FA2DetermineCtaTileQ); arXiv:2501.01005",
         (Tile(255, 128, 32), Tile(1024, 64, 16)),
-        decode_rows=0,
+        decode_rows=(16, 64, 128),
         packed=True,
         resident=2,
         longest_first=True,
@@ -143,9 +145,10 @@ KERNELS: dict[str, Kernel] = {
     ),
     "xqa": Kernel(
         "TensorRT-LLM's XQA; for groups above 32, its masked multi-head kernel",
-        "NVIDIA/TensorRT-LLM, cpp/kernels/xqa",
-        (Tile(1024, 64, 128),),
-        decode_rows=0,
+        "NVIDIA/TensorRT-LLM, cpp/kernels/xqa/mha.cu (mma.sync; four warps of 64 keys)",
+        (Tile(1024, 64, 256),),
+        asynchronous=False,
+        decode_rows=(16, 32, 64),
         unpacked_decode=("wide",),
         light_groups=2,
     ),
@@ -153,15 +156,16 @@ KERNELS: dict[str, Kernel] = {
         "TensorRT-LLM's generated kernels for Blackwell",
         "NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/kernels/trtllmGenKernels (tiles of 128 or 2 x 128 rows by 128 keys)",
         (Tile(1024, 128, 128),),
+        paired_math=True,
         paired_rows=True,
-        decode_rows=0,
+        decode_rows=(16, 32, 64),
         longest_first=True,
     ),
     "ideal": Kernel(
         "a kernel without overheads: 128 by 128 tiles, every unit at its data sheet's rate, all of them overlapping",
         "the roofline model with tiles and waves",
         (Tile(1024, 128, 128),),
-        decode_rows=0,
+        decode_rows=(16, 32, 64),
         packed=True,
         longest_first=True,
         split_prefill=True,

@@ -143,7 +143,7 @@ class _Bench:
     def row_tiles(self) -> list[int]:
         """Multiples of what the instruction takes; of fewer new tokens the kernels that swap operands take 16, 32, 64."""
         found = [r for r in range(STEP, MOST + 1, STEP) if r % self.rules.rows == 0]
-        return [16, 32, 64] if self.job.decodes and not self.kernel.decode_rows else found
+        return list(self.kernel.decode_rows) if self.job.decodes and len(self.kernel.decode_rows) > 1 else found
 
     def need(self, rows: int, keys: int) -> tuple[float, Need]:
         """(stages, what a block needs): with the most stages that leave as many blocks resident as the fewest do."""

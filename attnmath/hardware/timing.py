@@ -172,7 +172,7 @@ def _prefill_block(s: Shape, m: Machine, kernel: Kernel, pair: int) -> Block:
 def _decode_block(s: Shape, m: Machine, kernel: Kernel) -> Block:
     rows, keys = tile_of(kernel, s, True)
     packed = _decode_groups(kernel, s)[0] * s.seq  # rows that share the keys
-    rows = rows * 0.0 + kernel.decode_rows if kernel.decode_rows else _power_of_two(packed)
+    rows = _first_that_holds(kernel.decode_rows, packed) if kernel.decode_rows else rows
     return Block(rows, keys, _resident(kernel, m, rows, keys, s.head_dim, s.kv_bytes))
 
 
@@ -193,8 +193,7 @@ def _cut_prefill(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
 def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     group, owners = _decode_groups(kernel, s)
     rows, keys, packed = block.rows, block.keys, group * s.seq
-    context = where(s.window > 0, minimum(s.window + s.seq - 1, s.context), s.context)
-    query_tiles, most = ceil_div(packed, rows), ceil_div(context, keys)
+    query_tiles, most = ceil_div(packed, rows), ceil_div(_seen(s), keys)
     grids = s.batch * owners
     splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
     resident = where(group < kernel.light_groups, LIGHT, block.resident)
@@ -238,8 +237,9 @@ def prefill(
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
     unit = _one_tile(s, m, kernel, k, c, False)
     combine = _combine_s(m, k, c.splits) * m.clock_hz
-    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"]
-    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
+    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"] / c.resident
+    alone = unit.pair(overlapped(kernel, k, c, alone=True)) + k["tile_cycles"]
+    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine, alone)
     compute_s = work.cycles / m.clock_hz
     outer, inner = _outer(s), _inner(s)
     hbm_s, l2_s = moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
@@ -258,8 +258,10 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     )
 
 
-def overlapped(kernel: Kernel, k: Constants, c: Cut) -> Number:
+def overlapped(kernel: Kernel, k: Constants, c: Cut, alone: bool = False) -> Number:
     """The part of the shorter of matrix and scalar work that a prefill hides: none with nobody to take turns with.
+
+    `alone`: of a block that has the processor to itself, though another would fit.
 
     >>> from attnmath.hardware.kernels import KERNELS
     >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
@@ -268,7 +270,9 @@ def overlapped(kernel: Kernel, k: Constants, c: Cut) -> Number:
     """
     if kernel.paired_rows and not c.paired:
         return 0.0
-    return k["overlap"] * (c.resident > 1) if kernel.resident > 1 else k["overlap"]
+    if kernel.resident > 1:
+        return k["overlap"] * (c.resident > 1) * (not alone)
+    return k["overlap"]
 
 
 class Spread(Struct, frozen=True):
@@ -288,30 +292,42 @@ class Spread(Struct, frozen=True):
 
 
 def spread(
-    c: Cut, processors: Number, longest_first: bool, cycles: Number, prologue: Number, combine: Number = 0.0
+    c: Cut,
+    processors: Number,
+    longest_first: bool,
+    cycles: Number,
+    prologue: Number,
+    combine: Number = 0.0,
+    alone: Number | None = None,
 ) -> Spread:
     """How long blocks take on so many processors: `cycles` for each pair of tiles, and a `prologue` for each block.
+
+    `alone`: cycles of a pair in a block that has the processor to itself and hides nothing behind another's work.
 
     >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
     >>> spread(c, 1.0, True, 100.0, 10.0).cycles
     630.0
     """
-    longest = prologue + ceil_div(c.most, c.splits) * cycles + combine
+    sharing = minimum(ceil_div(c.grids * c.query_tiles, processors), c.resident)  # blocks on the fullest processor
+    average = c.visits / c.query_tiles / c.splits
+    lone = prologue + ceil_div(c.most, c.splits) * (cycles if alone is None else alone)
+    longest = maximum(lone, sharing * (prologue + average * cycles)) + combine
     mean = prologue + c.visits / c.query_tiles * cycles
     unsplit = c.grids * c.query_tiles
     waves = unsplit / (processors * c.resident)
     left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
     tail = left * (prologue + c.first * cycles if longest_first else 0.5 * (mean + longest))
     busy = c.grids * (c.query_tiles * prologue + c.visits * cycles) / processors
-    return Spread(busy, tail, longest * where(unsplit <= processors, 1.0, c.resident), waves)
+    return Spread(busy, tail, longest, waves)
 
 
 def _stored(s: Shape, m: Machine, k: Constants, warm: bool, rotates: bool) -> Number:
     """The pass that writes new keys and values into the cache, and turns queries and keys if the engine does it there."""
     stored = s.batch * s.seq * s.kv_heads * s.cached * (2.0 + s.kv_bytes)
     stored = stored + (s.batch * s.seq * s.heads * s.head_dim * 4.0 if rotates else 0.0)
-    slow_s, near_s = moved(stored, _outer(s) + _inner(s) + stored, m, k, k["write_efficiency"], warm)
-    return maximum(slow_s, near_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
+    slow_s, near_s = moved(stored, _outer(s) + _inner(s) + stored, m, k, k["hbm_efficiency"], warm)
+    issued_s = stored / (m.processors * k["write_bytes_per_clock"] * m.clock_hz)
+    return maximum(maximum(slow_s, near_s), issued_s) + s.batch * s.seq * k["token_cycles"] / m.processors / m.clock_hz
 
 
 def _outer(s: Shape) -> Number:
@@ -321,8 +337,12 @@ def _outer(s: Shape) -> Number:
 
 def _inner(s: Shape) -> Number:
     """Bytes of the keys and values that some query sees."""
-    seen = where(s.window > 0, minimum(s.context, s.window + s.seq - 1), s.context)
-    return s.batch * seen * s.kv_heads * s.cached * s.kv_bytes
+    return s.batch * _seen(s) * s.kv_heads * s.cached * s.kv_bytes
+
+
+def _seen(s: Shape) -> Number:
+    """Keys that some query sees."""
+    return where(s.window > 0, minimum(s.context, s.window + s.seq - 1), s.context)
 
 
 def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts: tuple[Cut, ...] = ()) -> Times:
@@ -339,7 +359,8 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     """
     (c,) = cuts or cut(s, m, kernel, True)
     unit = _one_tile(s, m, kernel, k, c, True)
-    alone, pair = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"], unit.pair(k["overlap"])
+    pair = unit.pair(k["overlap"]) + k["tile_cycles"]
+    alone = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"]
     steps, slots = ceil_div(c.most, c.splits), m.processors * c.resident
     full = floor_div(c.blocks, slots)
     last = ceil_div(c.blocks - full * slots, m.processors)  # blocks to a processor in the last wave
@@ -395,8 +416,11 @@ class _Unit(Struct, frozen=True):
 def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
     at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
     fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
-    matrix = fed / m.sustained / k["mma_efficiency"]
-    fp32 = c.rows * c.keys * k["fp32_per_score"] / m.fp32_lanes
+    # a decode step leaves the matrix unit idle most of the time, so that it draws too little power to be slowed
+    sustained = 1.0 if decodes else m.sustained
+    matrix = fed / minimum(sustained * k["mma_efficiency"], 1.0)
+    instructions = c.rows * c.keys * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
+    fp32 = instructions / m.fp32_lanes
     return _Unit(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
 
 
@@ -497,9 +521,12 @@ def _decode_splits(kernel: Kernel, m: Machine, heads: Number, most: Number, grou
     return where(whole, 1.0, maximum(parts, 1.0))
 
 
-def _power_of_two(rows: Number) -> Number:
-    """The smallest of 16, 32 and 64 that holds so many rows, 64 for more."""
-    return where(rows <= 16, 16.0, where(rows <= 32, 32.0, 64.0))
+def _first_that_holds(tiles: tuple[int, ...], rows: Number) -> Number:
+    """The first of some row tiles, in ascending order, that holds so many rows; the last for more."""
+    found = 0.0 * rows + tiles[-1]
+    for tile in reversed(tiles[:-1]):
+        found = where(rows <= tile, float(tile), found)
+    return found
 
 
 def moved(
