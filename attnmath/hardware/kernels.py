@@ -30,13 +30,13 @@ class Tile(Struct, frozen=True):
 class Kernel(Struct, frozen=True):
     """A family of attention kernels.
 
-    `tiles`, `tiles8`: by head width, for 16-bit and for 8-bit queries; `paired_rows`: it also has tiles of twice the rows, two
-    row tiles taking turns on the matrix unit, and the faster is taken; `decode_rows`: row tiles for one new token per
-    sequence, of which the first that holds the group is taken (none: the tiles of prefill); `packed`: the query heads of a group share a
-    tile; `resident`: blocks that a processor holds at once, if shared memory lets it; `longest_first`: the order in which
-    blocks start; `asynchronous`: the matrix unit reads shared memory by itself, where otherwise every warp reads keys
-    and values into registers; `split_prefill`: keys are split where the grid does not fill the processors; `pad`: head
-    widths are padded to multiples of it, `pads` to the next of these.
+    `tiles`, `tiles8`: by head width, for 16-bit and for 8-bit queries; `paired_rows`: it also has tiles of twice the
+    rows, two row tiles taking turns on the matrix unit, and the faster is taken; `decode_rows`: row tiles for one new
+    token per sequence, of which the first that holds the group is taken (none: the tiles of prefill); `packed`: the
+    query heads of a group share a tile; `resident`: blocks that a processor holds at once, if shared memory lets it;
+    `longest_first`: the order in which blocks start; `asynchronous`: the matrix unit reads shared memory by itself,
+    where otherwise every warp reads keys and values into registers; `split_prefill`: keys are split where the grid
+    does not fill the processors; `pad`: head widths are padded to multiples of it, `pads` to the next of these.
     """
 
     title: str
