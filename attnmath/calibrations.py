@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnmath.hardware.constants import Book
 
 FOLDS = 3
+ROUNDS = 60  # of least squares
 LEAST = 12  # rows of a kernel: fewer say nothing about its constants
 
 
@@ -61,6 +62,9 @@ def calibrate(cases: Sequence[Case], gpu: str, name: str = "") -> Calibration:
     """The constants that explain these timings best; `gpu`, a name or file, is the accelerator that they are of.
 
     Every kernel needs some rows. Raises InputError where there are too few, or where rows are of other accelerators.
+
+    >>> calibrate([], "h100-sxm").name
+    'h100-sxm-calibrated'
     """
     from attnmath.hardware.calibrate import addresses, fit
     from attnmath.hardware.constants import of_gpu
@@ -75,7 +79,7 @@ def calibrate(cases: Sequence[Case], gpu: str, name: str = "") -> Calibration:
             "its constants"
         )
     start = of_gpu(gpu)
-    book = fit(cases, start)
+    book = fit(cases, start, ROUNDS) if cases else start
     fitted = tuple(dict.fromkeys((kind, who, phase) for kind, who, phase, _ in addresses(cases)))
     errors = tuple(_errors(c, start, book, cases) for c in cases)
     return Calibration(own, name or f"{own.name}-calibrated", book, errors, fitted)
@@ -92,7 +96,6 @@ def _errors(c: Case, before: Book, after: Book, cases: Sequence[Case]) -> Errors
 def _left_out(c: Case, cases: Sequence[Case], start: Book) -> Any:
     """The errors of a case's rows, each set of them left out of the fit in turn."""
     import numpy as np
-    from msgspec.structs import replace
 
     from attnmath.hardware.calibrate import estimate, fit, part
 
@@ -101,8 +104,8 @@ def _left_out(c: Case, cases: Sequence[Case], start: Book) -> Any:
     out = []
     for k in range(FOLDS):
         rest, left = part(c, sets != k), part(c, sets == k)
-        book = fit([*others, rest], start)
-        out.append(abs(estimate(replace(left), book) / left.measured_s - 1))
+        book = fit([*others, rest], start, ROUNDS)
+        out.append(abs(estimate(left, book) / left.measured_s - 1))
     return np.concatenate(out)
 
 

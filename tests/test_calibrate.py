@@ -40,7 +40,7 @@ def timings(path, rows=240, seed=0, unit=1e6, column="latency_us"):
     with open(path, "w", newline="") as file:
         out = csv.writer(file)
         out.writerow([*COLUMNS, column])
-        out.writerows(zip(*(sizes[c] for c in COLUMNS), (times * unit).round(6)))
+        out.writerows(zip(*(sizes[c] for c in COLUMNS), (times * unit).round(12)))
 
 
 @pytest.fixture

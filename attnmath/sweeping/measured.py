@@ -20,7 +20,6 @@ TIMES = {
     for name in ("measured", "latency")
     for unit, scale in (("s", 1), ("ms", 1e-3), ("us", 1e-6))
 }
-LEAST = 12  # rows of a kernel: fewer say nothing about its constants
 MOST = 200_000
 
 
@@ -28,6 +27,15 @@ def cases(table: Table, options: Mapping[str, str]) -> list[Case]:
     """The table's rows by kernel, engine and phase; `options` stand in for missing columns and empty cells.
 
     Raises InputError with every bad row's line and column, and where there is no column of times, or no accelerator.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "timings.csv")
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("seq,heads,latency_us\\n1k,32,80\\n2k,32,250\\n")
+    ...     found = cases(Table(path), {"gpu": "h100-sxm"})
+    >>> [(c.kernel, c.measured_s.tolist()) for c in found]
+    [('flash-attention-3', [8e-05, 0.00025])]
     """
     column = [n for n in table.names if n in TIMES]
     if len(column) != 1:

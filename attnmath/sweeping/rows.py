@@ -121,6 +121,13 @@ def evaluate(block: Block, problems: Problems) -> Results:
 def jobs(block: Block, problems: Problems) -> list[tuple[Any, Job]]:
     """Rows, and the kernel that runs them at their sizes, arrays; of attention on a named accelerator. What no kernel here
     runs is a problem.
+
+    >>> import pyarrow as pa
+    >>> from attnmath.sweeping.cells import block
+    >>> batch = pa.RecordBatch.from_pydict({"seq": [1024, 8192], "heads": [32, 32], "gpu": ["h100-sxm", "h100-sxm"]})
+    >>> [(rows, job)] = jobs(block(batch, 0, {n: n for n in batch.schema.names}, {}, Problems()), Problems())
+    >>> job.kernel, job.shape.seq
+    ('flash-attention-3', array([1024., 8192.]))
     """
     work = _Work(block, problems)
     with np.errstate(all="ignore"):
