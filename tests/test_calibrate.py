@@ -67,7 +67,7 @@ def test_planted_constants_come_back(call):
     assert kernel["after"][0] < 0.01 < kernel["before"][0]
     assert kernel["left_out"][1] < 0.05
     found = document["constants"][0]["values"]
-    assert found["mma_efficiency"] == pytest.approx(PLANTED["mma_efficiency"], rel=0.05)
+    assert found["mma_efficiency"] == pytest.approx(PLANTED["mma_efficiency"], rel=0.1)
     assert found["block_cycles"] == pytest.approx(PLANTED["block_cycles"], rel=0.25)
 
 

@@ -146,7 +146,7 @@ def fit(
     where = addresses(cases)
     ranges = [{**constants.KERNEL, **constants.ENGINE}[a[3]] for a in where]
     low, high = np.array([r.low for r in ranges]), np.array([r.high for r in ranges])
-    start = np.clip((np.array([START[a[3]] for a in where]) - low) / (high - low), 0.01, 0.99)
+    start = np.clip((np.array([_start(book, a) for a in where]) - low) / (high - low), 0.01, 0.99)
     concerns = [[i for i, c in enumerate(cases) if a[1:3] in ((c.kernel, c.phase), (c.engine, c.phase))] for a in where]
     ends = np.cumsum([0, *(len(c.measured_s) for c in cases)])
     weight = [1 / np.sqrt(len(c.measured_s)) for c in cases]
@@ -176,6 +176,12 @@ def fit(
     scale = SPREAD / np.sqrt(ends[-1] / len(cases))
     found = least_squares(all_errors, start, jac=slopes, bounds=(0, 1), loss="soft_l1", f_scale=scale, max_nfev=rounds)
     return _with(book, where, low + (high - low) * found.x)
+
+
+def _start(book: Book, a: Address) -> float:
+    """Where a constant starts: at its value, so that a few timings move it only as far as they say."""
+    kind, name, phase, constant = a
+    return float(getattr(book, kind).get(name, {}).get(phase, {}).get(constant, START[constant]))
 
 
 def part(c: Case, rows: Any) -> Case:
