@@ -73,6 +73,7 @@ def bench() -> None:
     """How fast it starts, whether its bounds are bounds, and how right its estimates are."""
     run(PYTHON, "benchmarks/startup.py")
     run(PYTHON, "benchmarks/bounds.py")
+    run(PYTHON, "benchmarks/sweep.py")
     run(PYTHON, "benchmarks/latency/run.py")
 
 

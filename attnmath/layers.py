@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -106,7 +107,8 @@ def _made_of(value: int | float | str, sizes: Mapping[str, Number]) -> str:
 
 
 def _consistent(sizes: Mapping[str, Number]) -> None:
-    t, n, layer, layers = (sizes.get(x) for x in ("t", "n", "layer", "layers"))
+    found: list[Any] = [sizes.get(x) for x in ("t", "n", "layer", "layers")]
+    t, n, layer, layers = found
     if "past" in sizes and known(t, n) and any_true(n < t):
         raise InputError(
             f"--context {shown(n)} is less than --seq {shown(t)}: "

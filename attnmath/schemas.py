@@ -280,6 +280,36 @@ class FileFigure(Struct, forbid_unknown_fields=True):
     note: str | UnsetType = UNSET
 
 
+class CalibratedKernel(Struct):
+    """Median and 90th percentile of |estimate / measured - 1|: before the fit, after it, and on rows left out of it."""
+
+    kernel: str
+    engine: str
+    phase: str
+    rows: int
+    before: tuple[float, float]
+    after: tuple[float, float]
+    left_out: tuple[float, float]
+
+
+class FittedConstants(Struct):
+    """The constants of a kernel or of an engine in a phase, by name; `attnmath/hardware/constants.py` says what they are."""
+
+    of: str
+    phase: str
+    values: dict[str, float]
+
+
+class Calibrate(Struct):
+    """`attnmath gpus calibrate --json`."""
+
+    schema: Literal["attnmath.calibrate/1"]
+    gpu: str
+    name: str
+    kernels: list[CalibratedKernel]
+    constants: list[FittedConstants]
+
+
 class FileArchitecture(Struct, forbid_unknown_fields=True):
     """A table [architectures.NAME] of a GPU file: what every processor has."""
 
@@ -290,6 +320,7 @@ class FileArchitecture(Struct, forbid_unknown_fields=True):
     smem_block_bytes: FileFigure | UnsetType = UNSET
     smem_bytes_per_clock: FileFigure | UnsetType = UNSET
     registers: FileFigure | UnsetType = UNSET
+    l2_partitions: FileFigure | UnsetType = UNSET
 
 
 class FileGpu(Struct, forbid_unknown_fields=True):
@@ -319,6 +350,7 @@ class FileGpu(Struct, forbid_unknown_fields=True):
     smem_block_bytes: FileFigure | UnsetType = UNSET
     smem_bytes_per_clock: FileFigure | UnsetType = UNSET
     registers: FileFigure | UnsetType = UNSET
+    l2_partitions: FileFigure | UnsetType = UNSET
     sustained_tensor_fraction: FileFigure | UnsetType = UNSET
 
 
@@ -341,6 +373,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "plan-explain": (PlanExplain,),
     "sweep": (),
     "gpus": (Gpus,),
+    "gpus-calibrate": (Calibrate,),
     "gpu-file": (FileGpu, FileArchitecture),
 }
 

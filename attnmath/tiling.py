@@ -15,7 +15,7 @@ from attnmath.hardware.constants import of_gpu
 from attnmath.hardware.estimates import Job, job, kernel_shape
 from attnmath.hardware.kernels import IDEAL, KERNELS, TITLES
 from attnmath.hardware.search import Search, efficiency, loaded_bytes, pairs, search, sizes_of, waves_of
-from attnmath.hardware.timing import Cut, Times, instructions, matrix_share, overlapped, tile_cycles
+from attnmath.hardware.timing import Cut, Times, overlapped, tile_work
 from attnmath.results import Cost, ErrorBand, document
 
 SCHEMA = "attnmath.tile/1"
@@ -292,7 +292,8 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
     at = f"({g.processors} * {m.clock_hz:.6g})"
     tiles = f"{g.groups} * {g.visits}"
     scores = f"{tiles} * {g.rows} * {g.keys}"
-    read = tile_cycles(m, own, work.shape.q_bytes, kernel.asynchronous).smem * m.smem_bytes_per_clock
+    unit = tile_work(work.shape, m, kernel, k, own, work.decodes)
+    read, instructions = unit.smem * m.smem_bytes_per_clock, unit.fp32 * m.fp32_lanes / (own.rows * own.keys)
     yield Line(
         "tensor",
         "visited scores * 2 * (d + dv) / (FLOP per clock, sustained) / (processors * clock)",
@@ -310,7 +311,7 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
     yield Line(
         "fp32",
         "visited scores * instructions of a score / lanes / (processors * clock)",
-        f"{scores} * {instructions(kernel, k):.6g} / {m.fp32_lanes:g} / {at}",
+        f"{scores} * {instructions:.6g} / {m.fp32_lanes:g} / {at}",
         t.fp32_s,
         "s",
     )
@@ -333,18 +334,16 @@ def _units(work: Job, own: Cut, g: Grid, t: Times) -> Iterator[Line]:
 
 def _kernel_time(work: Job, own: Cut, t: Times) -> Iterator[Line]:
     """How the units' times make the kernel's."""
-    m, k, kernel = work.rates, work.constants, KERNELS[work.kernel]
-    at = tile_cycles(m, own, work.shape.q_bytes, kernel.asynchronous)
-    fed = at.tensor if work.decodes else max(at.tensor, at.smem)
-    matrix = fed / matrix_share(m, k, work.decodes)
-    scalar = at.exp + own.rows * own.keys * instructions(kernel, k) / m.fp32_lanes
+    k, kernel = work.constants, KERNELS[work.kernel]
+    unit = tile_work(work.shape, work.rates, kernel, k, own, work.decodes)
+    matrix, scalar = unit.matrix, unit.scalar
     overlap = k["overlap"] if work.decodes else overlapped(kernel, k, own)
     yield Line(
         "pair of tiles",
         "max(matrix, scalar) + (1 - overlap) * min(matrix, scalar), "
-        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} as far as {'its loop lets it' if work.decodes else 'sustained'}, scalar = exp + fp32",
+        f"matrix = {'tensor' if work.decodes else 'max(tensor, smem)'} at the rate that is reached, scalar = exp + fp32",
         f"max({matrix:.6g}, {scalar:.6g}) + (1 - {overlap:.6g}) * min({matrix:.6g}, {scalar:.6g})",
-        max(matrix, scalar) + (1 - overlap) * min(matrix, scalar),
+        unit.pair(overlap),
         "cycles",
     )
     if work.decodes:

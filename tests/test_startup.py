@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("sympy", "numpy", "jinja2", "matplotlib")
+HEAVY = ("sympy", "numpy", "jinja2", "matplotlib", "pyarrow")
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -52,6 +52,8 @@ LIGHT = [
     ["gpus"],
     ["equations", "gqa"],
     ["schema", "cost"],
+    ["schema", "sweep"],
+    ["sweep", "--help"],
 ]
 
 

@@ -371,7 +371,7 @@ def test_a_wide_tile_does_not_fit():
 
 OTHERWISE = {  # tiles that our table gives a kernel and that do not fit by the rules: there it does something else
     *(("tcgen05", k, d) for k in ("trtllm-gen", "flash-attention-4") for d in (192, 256)),  # both tiles of a pair
-    *((i, "xqa", d) for i, d in (("mma.sync", 192), ("mma.sync", 256), ("wgmma", 256))),
+    *(("mma.sync", "xqa", d) for d in (128, 192, 256)),  # 256 keys at once, on Ada: head by parts
 }
 
 
@@ -442,6 +442,9 @@ def test_the_kernels_own_tile_takes_what_the_estimate_says(name, engine, decodes
     work = job(s, get(name), engine, decodes=decodes)
     own = search.search(work).shipped[0]
     assert own.kernel == work.kernel
+    if own.misfit:
+        assert (rules_of(get(name), KERNELS[own.kernel].asynchronous).instruction, own.kernel, 128) in OTHERWISE
+        return
     assert own.candidate.time_s == pytest.approx(work.times().time_s, rel=1e-9)
     assert own.candidate.binds == search.slowest(work.times())
 
@@ -564,16 +567,6 @@ def test_equations_come_to_the_numbers_beside_them(line, call):
     assert trace["blocks"]["value"] == t["grid"]["blocks"]
     assert {k: trace[k]["value"] for k in t["unit_s"]} == t["unit_s"]
     assert all(share <= 1 + 1e-9 for share in t["busy"].values())
-
-
-@pytest.mark.parametrize(("name", "decodes"), [("h100-sxm", False), ("a100-sxm-80g", False), ("b200-sxm", True)])
-def test_the_pair_of_tiles_is_the_time_models(name, decodes):
-    c = am.cost("gqa", seq=8192, heads=32, gpu=name, phase="decode" if decodes else "prefill")
-    shown = {x.name: x.value for x in tiling(c).trace}["pair of tiles"]
-    work = job(estimates.kernel_shape(c.readings[0]), get(name), decodes=decodes)
-    own, kernel, k = work.cut(), KERNELS[work.kernel], work.constants
-    unit = timing._one_tile(work.shape, work.rates, kernel, k, own, decodes)
-    assert shown == pytest.approx(unit.pair(k["overlap"] if decodes else timing.overlapped(kernel, k, own)))
 
 
 def test_the_text_says_what_the_document_holds(call):

@@ -160,7 +160,7 @@ def fit(
     where = addresses(cases)
     ranges = [{**constants.KERNEL, **constants.ENGINE}[a[3]] for a in where]
     low, high = np.array([r.low for r in ranges]), np.array([r.high for r in ranges])
-    start = np.clip((np.array([START[a[3]] for a in where]) - low) / (high - low), 0.01, 0.99)
+    start = np.clip((np.array([_start(book, a) for a in where]) - low) / (high - low), 0.01, 0.99)
     concerns = [[i for i, c in enumerate(cases) if a[1:3] in ((c.kernel, c.phase), (c.engine, c.phase))] for a in where]
     ends = np.cumsum([0, *(len(c.measured_s) for c in cases)])
     weight = [1 / np.sqrt(len(c.measured_s)) for c in cases]
@@ -190,6 +190,30 @@ def fit(
     scale = SPREAD / np.sqrt(ends[-1] / len(cases))
     found = least_squares(all_errors, start, jac=slopes, bounds=(0, 1), loss="soft_l1", f_scale=scale, max_nfev=rounds)
     return _with(book, where, low + (high - low) * found.x)
+
+
+def _start(book: Book, a: Address) -> float:
+    """Where a constant starts: at its value, so that a few timings move it only as far as they say."""
+    kind, name, phase, constant = a
+    return float(getattr(book, kind).get(name, {}).get(phase, {}).get(constant, START[constant]))
+
+
+def part(c: Case, rows: Any) -> Case:
+    """The chosen rows of a case: places, or a boolean for each.
+
+    >>> import numpy as np
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(np.array([1.0, 64.0]), 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> case = Case("decode", "h100-sxm", "vllm", "flash-attention-3", machine(get("h100-sxm")), shape, np.ones(2))
+    >>> part(case, [1]).shape.batch
+    array([64.])
+    """
+    import numpy as np
+
+    fields = ((f, getattr(c.shape, f)) for f in c.shape.__struct_fields__)
+    own = {f: v[rows] for f, v in fields if isinstance(v, np.ndarray)}
+    return replace(c, shape=replace(c.shape, **own), measured_s=c.measured_s[rows])
 
 
 def _cuts(c: Case) -> tuple[Cut, ...]:

@@ -76,9 +76,9 @@ def estimate(
 
 
 class Job(Struct, frozen=True):
-    """An attention core as an engine would run it: which kernel, at which rates and constants; `warm`: the L2 is."""
+    """A core as an engine would run it, or a matrix product: which kernel, at which rates and constants; `warm`: the L2 is."""
 
-    shape: Shape
+    shape: Any  # a Shape, or a Product
     gpu: Gpu
     engine: str
     phase: str

@@ -235,7 +235,7 @@ def prefill(
 
 
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
-    unit = _one_tile(s, m, kernel, k, c, False)
+    unit = tile_work(s, m, kernel, k, c, False)
     combine = _combine_s(m, k, c.splits) * m.clock_hz
     cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"]
     work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
@@ -346,7 +346,7 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
     16.0
     """
     (c,) = cuts or cut(s, m, kernel, True)
-    unit = _one_tile(s, m, kernel, k, c, True)
+    unit = tile_work(s, m, kernel, k, c, True)
     pair = unit.pair(k["overlap"]) + k["tile_cycles"]
     alone = c.keys * s.cached * s.kv_bytes / k["load_bytes_per_clock"]
     steps, slots = ceil_div(c.most, c.splits), m.processors * c.resident
@@ -381,7 +381,7 @@ def decode(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, cuts:
 LIGHT = 4.0  # blocks on a processor of a kernel without the matrix unit
 
 
-class _Unit(Struct, frozen=True):
+class TileWork(Struct, frozen=True):
     """Cycles of one pair of tiles: of the matrix unit with what slows it, of the scalar units, and of each unit alone."""
 
     matrix: Any
@@ -401,35 +401,27 @@ class _Unit(Struct, frozen=True):
         return tuple(visits * c / self.per_s for c in (self.tensor, self.exp, self.fp32, self.smem))
 
 
-def _one_tile(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> _Unit:
-    at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
-    fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
-    fp32 = c.rows * c.keys * instructions(kernel, k) / m.fp32_lanes
-    matrix = fed / matrix_share(m, k, decodes)
-    return _Unit(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
-
-
-def matrix_share(m: Machine, k: Constants, decodes: bool) -> float:
-    """The part of its data sheet's rate that the matrix unit reaches inside the tile loop, at most all of it.
-
-    A decode step leaves it idle most of the time, so that it draws too little power to be slowed.
+def tile_work(s: Shape, m: Machine, kernel: Kernel, k: Constants, c: Cut, decodes: bool) -> TileWork:
+    """What a pair of tiles costs each unit as a kernel runs it, in cycles.
 
     >>> from attnmath.hardware import get
-    >>> from attnmath.hardware.machine import machine
-    >>> matrix_share(machine(get("l40s")), {"mma_efficiency": 1.0}, True)
-    1.0
-    """
-    return min((1.0 if decodes else m.sustained) * k["mma_efficiency"], 1.0)
-
-
-def instructions(kernel: Kernel, k: Constants) -> float:
-    """FP32 instructions a score: half as many where one works on two numbers.
-
+    >>> from attnmath.hardware.constants import built_in
     >>> from attnmath.hardware.kernels import KERNELS
-    >>> instructions(KERNELS["flash-attention-4"], {"fp32_per_score": 5.0})
-    2.5
+    >>> from attnmath.hardware.machine import machine
+    >>> m, kernel, shape = machine(get("h100-sxm")), KERNELS["ideal"], Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 64.0, 64.0)
+    >>> k, _ = built_in().of("ideal", "ideal", "prefill")
+    >>> w = tile_work(shape, m, kernel, k, cut(shape, m, kernel, False)[0], False)
+    >>> w.exp, w.scalar == w.exp + w.fp32
+    (1024.0, True)
     """
-    return k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
+    at = tile_cycles(m, c, s.q_bytes, kernel.asynchronous)
+    fed = at.tensor if decodes else maximum(at.tensor, at.smem)  # few rows wait for memory before they wait for this
+    # a decode step leaves the matrix unit idle most of the time, so that it draws too little power to be slowed
+    sustained = 1.0 if decodes else m.sustained
+    matrix = fed / minimum(sustained * k["mma_efficiency"], 1.0)
+    instructions = c.rows * c.keys * k["fp32_per_score"] / (2.0 if kernel.paired_math else 1.0)
+    fp32 = instructions / m.fp32_lanes
+    return TileWork(matrix, at.exp + fp32, at.tensor / m.sustained, at.exp, fp32, at.smem, m.processors * m.clock_hz)
 
 
 class TileCycles(Struct, frozen=True):

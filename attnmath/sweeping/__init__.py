@@ -40,24 +40,13 @@ def sweep(
     >>> sweep(Grid({"seq": ["1k", "8k"], "heads": ["32"], "kv_heads": ["8"]}), out, "csv")
     2
     >>> print(out.getvalue().decode().splitlines()[2][:40])
-    8k,32,8,555191631872,167772160,,,,,,,
+    8k,32,8,556266160128,167772160,,,,,,,
     """
     from attnmath.sweeping.cells import Problems
-    from attnmath.sweeping.columns import COLUMNS, NAMES, size, wrong
     from attnmath.sweeping.tables import Beyond, Writer
 
     given = dict(options or {})
-    errors = []
-    for column, text in given.items():
-        try:
-            why = wrong(column, text) if column in NAMES else str(size(column, text)) and ""
-        except InputError as error:
-            why = str(error)
-        errors += [f"--{column.replace('_', '-')}: {why}"] if why else []
-    assert set(given) <= set(COLUMNS)
-    if errors:
-        raise InputError(together(errors))
-
+    texts_checked(given)
     for wide in (False, True):
         file.seek(0)
         file.truncate()
@@ -77,6 +66,25 @@ def sweep(
             raise InputError(_told(problems, table))
         return rows
     raise AssertionError("a wide table holds any integer")
+
+
+def texts_checked(options: Mapping[str, str]) -> None:
+    """Refuse options that cannot stand in their columns, all of them at once.
+
+    >>> texts_checked({"gpu": "h100-sxm", "seq": "8k"})
+    """
+    from attnmath.sweeping.columns import COLUMNS, NAMES, size, wrong
+
+    errors = []
+    for column, text in options.items():
+        try:
+            why = wrong(column, text) if column in NAMES else str(size(column, text)) and ""
+        except InputError as error:
+            why = str(error)
+        errors += [f"--{column.replace('_', '-')}: {why}"] if why else []
+    assert set(options) <= set(COLUMNS)
+    if errors:
+        raise InputError(together(errors))
 
 
 def _evaluated(

@@ -176,7 +176,8 @@ def _parsed(column: str, cells: Any, default: str | None, bad: _Bad) -> Sizes:
     found = cells.cast(pa.string()).dictionary_encode()
     codes = pc.fill_null(found.indices, -1).to_numpy(zero_copy_only=False)
     texts = found.dictionary.to_pylist()
-    values, exact = np.full(len(codes), np.nan if default is None else float(size(column, default))), {}
+    values = np.full(len(codes), np.nan if default is None else float(size(column, default)))
+    exact: dict[int, int] = {}
     order = np.argsort(codes, kind="stable")
     ends = np.searchsorted(codes[order], np.arange(len(texts) + 1))
     for code, text in enumerate(texts):

@@ -57,10 +57,20 @@ def _phase(text: str) -> None:
         raise Unknown("phase", text, (*PHASES, ENCODER))
 
 
+@lru_cache(4096)
+def uses(text: str) -> tuple[modifiers.Use, ...]:
+    """The modifiers of a cell.
+
+    >>> [str(u) for u in uses("rope softcap:cap=50")]
+    ['rope', 'softcap:cap=50']
+    """
+    return tuple(map(modifiers.use, text.split()))
+
+
 NAMES: dict[str, Column] = {
     "op": Column(", ".join(OPS), "attention", _one_of("op", OPS)),
     "variant": Column("the attention variant", DEFAULT_VARIANT, variants.get),
-    "with": Column("modifiers in the order in which they apply, spaces between them", "none", lambda s: uses(s)),
+    "with": Column("modifiers in the order in which they apply, spaces between them", "none", uses),
     "phase": Column(f"{', '.join(PHASES)}, or {ENCODER}: prefill under the mask full", "prefill", _phase),
     "form": Column("which of the variant's equivalent sets of equations", "the one a kernel would take"),
     "mask": Column("which keys a query sees", "the variant's", mask),
@@ -120,21 +130,11 @@ ADDED: dict[str, Added] = {
 }
 
 
-@lru_cache(4096)
-def uses(text: str) -> tuple[modifiers.Use, ...]:
-    """The modifiers of a cell.
-
-    >>> [str(u) for u in uses("rope softcap:cap=50")]
-    ['rope', 'softcap:cap=50']
-    """
-    return tuple(map(modifiers.use, text.split()))
-
-
 @lru_cache(65536)
 def wrong(column: str, text: str) -> str:
     """What is wrong with a text in a column; empty if nothing is.
 
-    >>> wrong("variant", "gqaa").split("?")[0]
+    >>> wrong("variant", "gqaa").split(" or ")[0]
     "unknown variant 'gqaa': did you mean 'gqa'"
     """
     row = NAMES[column]

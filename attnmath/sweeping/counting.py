@@ -107,8 +107,8 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
             bound(schedule_of(kind.schedule), page)
         sizes, _ = layer.sizes(by_letter(some, kind.new, layer.names), page=page)
         layers.check_documents(layer.mask, sizes)
-        past = sizes.get("past")
-        if hasattr(past, "any") and not past.any():
+        past: Any = sizes.get("past")
+        if hasattr(past, "dtype") and not past.any():
             sizes["past"] = 0  # where nothing is past, other masks are simple
         return Reading(page, sizes, kind.dtype, kv_dtype)
 
@@ -121,7 +121,7 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
     best = _best([(stepwise, _fitting(r, r.flops.total)) for r, stepwise in found.values()])
     if not hasattr(best, "dtype"):
         return [(None, names[best], _counts(reading(names[best])))]
-    out = []
+    out: list[tuple[Any, str | None, Counts]] = []
     for at, name in enumerate(names):
         which = np.flatnonzero(best == at)
         if len(which) == len(best):

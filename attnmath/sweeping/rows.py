@@ -37,6 +37,7 @@ DEFAULTS = {
 }  # fmt: skip
 NUMBERS = ("flops", "hbm_bytes", "time_bound_s", "time_s", "kernel_time_s", "launch_time_s")
 BINDS = (*UNITS, "launch", "link")
+WIDEST = 256  # of a head with keys and values of its own (flash-attention and its kin take no wider one)
 SHAPE = ("batch", "seq", "context", "heads", "kv_heads", "head_dim", "v_head_dim", "window")
 
 
@@ -115,6 +116,33 @@ def evaluate(block: Block, problems: Problems) -> Results:
     numbers = {k: work.numbers[k] for k in NUMBERS}
     work.note[~work.timed] = -1
     return Results(numbers, work.exact, work.bound, work.kernel, work.kernels, work.note, work.notes)
+
+
+def jobs(block: Block, problems: Problems) -> list[tuple[Any, Job]]:
+    """Rows, and the kernel that runs them at their sizes, arrays; of attention on a named accelerator. What no kernel here
+    runs is a problem.
+
+    >>> import pyarrow as pa
+    >>> from attnmath.sweeping.cells import block
+    >>> batch = pa.RecordBatch.from_pydict({"seq": [1024, 8192], "heads": [32, 32], "gpu": ["h100-sxm", "h100-sxm"]})
+    >>> [(rows, job)] = jobs(block(batch, 0, {n: n for n in batch.schema.names}, {}, Problems()), Problems())
+    >>> job.kernel, job.shape.seq
+    ('flash-attention-3', array([1024., 8192.]))
+    """
+    work = _Work(block, problems)
+    with np.errstate(all="ignore"):
+        for kind, rows in _kinds(work):
+            _count(work, kind, rows)
+    if problems.found:
+        return []
+    found = []
+    for rows, job in _jobs(work):
+        shape = structs.replace(job.shape, **{k: work.shape[k][rows] for k in SHAPE})
+        found.append((rows, structs.replace(job, shape=shape)))
+    for at, why in enumerate(work.notes):
+        rows = np.flatnonzero(work.note == at)
+        problems.add(block.first + int(rows[0]), "", why, len(rows) - 1)
+    return found
 
 
 def groups(keys: Sequence[Any], rows: Any) -> Iterator[Any]:
@@ -209,15 +237,15 @@ def _arrays(work: _Work, kind: Kind, rows: Any) -> dict[str, Any]:
 def _kernel_shapes(work: _Work, kind: Kind, rows: Any) -> None:
     """Latent attention as its kernels see it: heads, heads of keys, and their widths.
 
-    One head of keys for all, wider than its values, is the latent, and the values are a part of it: the absorbed form. Else
-    every head has keys and values of its own.
+    One head of keys for all, wider than its values, is the latent, and the values are a part of it: the absorbed form (one
+    head of queries in prefill could be either: the latent is wider than any head). Else every head has its own.
     """
     if missing := [f"--{o}" for o in ("heads", "head-dim", "v-head-dim") if o not in kind.given]:
         why = f"missing: {', '.join(missing)}, beside --kv-heads"
         work.problems.add(work.block.first + int(rows[0]), "", why, len(rows) - 1)
         return
     heads, kv, d, e = (_values(work, o, rows) for o in ("heads", "kv-heads", "head-dim", "v-head-dim"))
-    latent = (kv == 1) & (e < d) & ((heads > 1) | (kind.phase == "decode"))
+    latent = (kv == 1) & (e < d) & ((heads > 1) | (d > WIDEST) | (kind.phase == "decode"))
     rest = tuple(o for o in kind.given if o not in ("kv-heads", "head-dim", "v-head-dim"))
     plain = structs.replace(kind, op="attention", variant=DEFAULT_VARIANT, form=None)
     absorbed = structs.replace(
@@ -248,8 +276,8 @@ def _solve(work: _Work, kind: Kind, rows: Any, given: Mapping[str, Any]) -> None
         else:
             found = counting.count(kind, given)
     except NoClosedForm:
-        for at, row in enumerate(rows):
-            _alone(work, kind, int(row), _at(given, at))
+        for place, row in enumerate(rows):
+            _alone(work, kind, int(row), _at(given, place))
         return
     except AttnmathError:
         if len(rows) == 1:
@@ -264,8 +292,8 @@ def _solve(work: _Work, kind: Kind, rows: Any, given: Mapping[str, Any]) -> None
         own = given if which is None else {o: v[which] if hasattr(v, "dtype") else v for o, v in given.items()}
         _put(work, kind, some, counts)
         flops = work.numbers["flops"][some]
-        for at in np.flatnonzero(np.isnan(flops)):
-            _alone(work, kind, int(some[at]), _at(own, int(at)))
+        for misfit in np.flatnonzero(np.isnan(flops)):
+            _alone(work, kind, int(some[misfit]), _at(own, int(misfit)))
         _recount(work, kind, form, some, own)
 
 
@@ -463,7 +491,9 @@ def _product(gpu: str, dtype: str) -> Job:
     """A matrix product's kernel, its sizes to be filled in."""
     kernel = library_of(_gpu(gpu).architecture)
     constants, assumed = of_gpu(gpu).of(kernel, "", "gemm")
-    return Job(Shape(*[0.0] * 7), _gpu(gpu), "", "gemm", kernel, machine(_gpu(gpu), dtype), constants, False, assumed)
+    return Job(
+        Product(0.0, 0.0, 0.0), _gpu(gpu), "", "gemm", kernel, machine(_gpu(gpu), dtype), constants, False, assumed
+    )
 
 
 def _collective(work: _Work, gpu: str, rows: Any) -> None:

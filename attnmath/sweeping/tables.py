@@ -54,7 +54,7 @@ class Table:
             )
         try:
             self.size = os.path.getsize(path)
-            self.open = open(path, "rb")
+            self.file = pa.OSFile(path, "rb")
         except OSError as error:
             raise InputError(f"{printable(path)}: {error.strerror}") from None
         if not self.size:
@@ -64,7 +64,7 @@ class Table:
                 self.names = self._header()
                 self.schema = pa.schema([(n, pa.string()) for n in self.names])
             else:
-                self.parquet = pa.parquet.ParquetFile(self.open)
+                self.parquet = pa.parquet.ParquetFile(self.file)
                 self.schema = self.parquet.schema_arrow.remove_metadata()
                 self.names = list(self.schema.names)
                 self.size = self.parquet.metadata.num_rows
@@ -117,7 +117,7 @@ class Table:
         """The rows, in order."""
         try:
             for batch in self._batches():
-                self.read = self.open.tell() if self.format == "csv" else self.read + batch.num_rows
+                self.read = self.file.tell() if self.format == "csv" else self.read + batch.num_rows
                 yield batch
         except (pa.ArrowException, OSError) as error:
             raise InputError(self._unreadable(error)) from None
@@ -125,9 +125,9 @@ class Table:
     def rewind(self) -> None:
         """Start again at the first row."""
         self.read = 0
-        self.open = open(self.path, "rb")
+        self.file = pa.OSFile(self.path, "rb")
         if self.format == "parquet":
-            self.parquet = pa.parquet.ParquetFile(self.open)
+            self.parquet = pa.parquet.ParquetFile(self.file)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         if self.format == "parquet":
@@ -135,7 +135,7 @@ class Table:
             return
         kinds = dict.fromkeys(self.names, pa.string())
         reader = pa.csv.open_csv(
-            self.open,
+            self.file,
             pa.csv.ReadOptions(block_size=2**23),
             pa.csv.ParseOptions(newlines_in_values=False),
             pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
@@ -157,7 +157,8 @@ class Table:
         """Where rows, counted from 0, stand: the line of a CSV file, its header being line 1; else the row, counted from 1."""
         if self.format == "parquet":
             return {r: f"row {r + 1:,}" for r in rows}
-        wanted, found, row = set(rows), {}, -1
+        wanted, row = set(rows), -1
+        found: dict[int, str] = {}
         with open(self.path, encoding="utf-8-sig", errors="replace", newline="") as file:
             reader = csv.reader(file)
             for cells in reader:

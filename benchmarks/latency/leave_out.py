@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from attnmath.hardware.calibrate import Case, estimate, fit
+from attnmath.hardware.calibrate import Case, estimate, fit, part
 from attnmath.hardware.constants import Book
 
 Estimated = tuple[Case, np.ndarray]
@@ -73,10 +73,3 @@ def thinned(cases: Iterable[Case], most: int) -> list[Case]:
     return [
         part(c, np.sort(draw.permutation(len(c.measured_s))[:most])) if len(c.measured_s) > most else c for c in cases
     ]
-
-
-def part(c: Case, rows: np.ndarray) -> Case:
-    """The chosen rows of a case."""
-    sizes = {f: v[rows] if isinstance(v, np.ndarray) else v for f, v in _sizes(c.shape).items()}
-    shape = tuple(sizes.values()) if isinstance(c.shape, tuple) else type(c.shape)(**sizes)
-    return replace(c, shape=shape, measured_s=c.measured_s[rows])
