@@ -211,9 +211,13 @@ def part(c: Case, rows: Any) -> Case:
     """
     import numpy as np
 
-    fields = ((f, getattr(c.shape, f)) for f in c.shape.__struct_fields__)
-    own = {f: v[rows] for f, v in fields if isinstance(v, np.ndarray)}
-    return replace(c, shape=replace(c.shape, **own), measured_s=c.measured_s[rows])
+    def of(v: Any) -> Any:
+        return v[rows] if isinstance(v, np.ndarray) else v
+
+    sizes = c.shape if isinstance(c.shape, tuple) else [getattr(c.shape, f) for f in c.shape.__struct_fields__]
+    own = tuple(map(of, sizes))
+    shape = own if isinstance(c.shape, tuple) else type(c.shape)(*own)
+    return replace(c, shape=shape, measured_s=c.measured_s[rows])
 
 
 def _cuts(c: Case) -> tuple[Cut, ...]:
