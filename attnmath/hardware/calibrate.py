@@ -17,7 +17,7 @@ from attnmath.hardware.machine import Machine
 from attnmath.hardware.timing import Cut, Shape, Times, cut, decode, prefill
 
 SPREAD = 0.06  # of log(estimate / measured): errors beyond it count less than by their square
-PULL = 0.5  # of a constant towards where it starts, for those that the times do not show
+PULL = 0.01  # of a constant towards where it starts, for those that the times do not show
 
 
 class Case(Struct, frozen=True):
