@@ -213,9 +213,10 @@ def test_stages_end_at_the_model_and_start_at_a_roofline():
     s, m = case.shape, case.machine
     scores = ablation.pairs(s) * s.batch * s.heads
     peak = m.processors * m.clock_hz * m.flop_per_clock
-    moved = 2 * s.batch * (s.seq * s.heads * 256 + s.context * s.kv_heads * 256)
-    stored = 4 * s.batch * s.seq * s.kv_heads * 256
-    roofline_s = np.maximum(512 * scores / peak, moved / m.hbm_bytes_per_s) + stored / m.hbm_bytes_per_s
+    both = s.head_dim + s.v_head_dim
+    moved = 2 * s.batch * (s.seq * s.heads + s.context * s.kv_heads) * both
+    stored = 4 * s.batch * s.seq * s.kv_heads * both
+    roofline_s = np.maximum(2 * both * scores / peak, moved / m.hbm_bytes_per_s) + stored / m.hbm_bytes_per_s
     assert np.allclose(found, roofline_s, rtol=0.01)
 
 
