@@ -91,7 +91,7 @@ class _Work:
         return Names(found.codes, tuple(default if t is None else t for t in found.texts))
 
     def say(self, rows: Any, why: str) -> None:
-        why = why.replace("\n ", ";").replace(",", ";")  # nothing that a CSV has to quote
+        why = why.replace(":\n  ", ": ").replace("\n  ", "; ").replace(",", ";")  # nothing that a CSV has to quote
         if why not in self.notes:
             self.notes.append(why)
         self.note[rows] = self.notes.index(why)
