@@ -87,6 +87,11 @@ def block(
 
     `known`: the table's own names of the known columns; `options`: texts, checked already; `wrong` says what is wrong with a
     name in a column.
+
+    >>> batch = pa.RecordBatch.from_pydict({"seq": ["8k", None], "gpu": ["h100-sxm", ""]})
+    >>> found = block(batch, 0, {"seq": "seq", "gpu": "gpu"}, {"heads": "32"}, Problems())
+    >>> found.sizes["seq"].values.tolist(), found.names["gpu"].texts, found.sizes["heads"].values.tolist()
+    ([8192.0, nan], (None, 'h100-sxm', None), [32.0, 32.0])
     """
     names: dict[str, Names] = {}
     sizes: dict[str, Sizes] = {}
