@@ -27,11 +27,12 @@ from attnmath.hardware import estimates
 from attnmath.hardware.collectives import collective
 from attnmath.hardware.constants import built_in
 from attnmath.hardware.gemm import Product, gemm
+from attnmath.hardware.kernels import KERNELS
 from attnmath.hardware.machine import machine
 from attnmath.request import PHASES
 from attnmath.sweeping import counting, rows, sweep, tables
 from attnmath.sweeping.columns import ADDED, COLUMNS
-from attnmath.sweeping.tables import Table
+from attnmath.sweeping.tables import Grid, Table
 
 GPUS = ["h100-sxm", "a100_sxm_80g", "b200-sxm", "l40s", "mi300x", "t4", None]
 MASKS = [
@@ -122,7 +123,9 @@ def expected(row: dict) -> dict:
         "launch_time_s": made.launch_time_s if made else None,
         "bound": c.bound,
         "engine_kernel": made.kernels[0] if made else None,
-        "note": c.time_note.replace(":\n  ", ": ").replace("\n  ", "; ").replace(",", ";") if row.get("gpu") and c.time_note else None,
+        "note": c.time_note.replace(":\n  ", ": ").replace("\n  ", "; ").replace(",", ";")
+        if row.get("gpu") and c.time_note
+        else None,
     }
 
 
@@ -456,6 +459,24 @@ def test_a_grid_needs_no_file(call):
     for r in got:
         want = am.cost(r["variant"], seq=int(r["seq"][0]) * 1024, batch=int(r["batch"]), heads=32).flops.core
         assert int(r["flops"]) == want
+
+
+def test_every_accelerator_and_engine_has_an_estimate_or_says_why_not():
+    gpus = [g for g in hardware.names() if "fp16" in hardware.get(g).tensor_flop_per_s]
+    lists = {
+        "gpu": gpus,
+        "engine": estimates.engines(),
+        "phase": ["prefill", "decode", "encoder"],
+        "kv_dtype": ["fp16", "fp8"],
+    }
+    out = io.BytesIO()
+    sweep(Grid(lists | {"op": ["mla", "attention"]}), out, "csv", {"seq": "1k", "heads": "32", "dtype": "fp16"})
+    got = list(csv.DictReader(io.StringIO(out.getvalue().decode())))
+    assert len(got) > 30 * 4 * 3 * 2 * 2
+    for r in got:
+        assert bool(r["time_s"]) != bool(r["note"]), r
+        assert not r["time_s"] or float(r["time_s"]) >= float(r["time_bound_s"]) > 0
+    assert {r["engine_kernel"] for r in got} >= set(KERNELS) - {"flash-attention-2-dense"} - {""}
 
 
 def test_a_grid_may_name_files(call):

@@ -189,7 +189,7 @@ def _kin(name: str, phase: str, table: Iterable[str]) -> list[str]:
     """
     if name not in KERNELS or phase.endswith("decode"):
         return []
-    return [n for n in table if KERNELS[n].asynchronous == KERNELS[name].asynchronous]
+    return [n for n in table if n in KERNELS and KERNELS[n].asynchronous == KERNELS[name].asynchronous]
 
 
 def _middle(values: list[float]) -> float:
