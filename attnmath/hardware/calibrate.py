@@ -78,6 +78,20 @@ def estimate(case: Case, book: Book, cuts: tuple[Cut, ...] = ()) -> Any:
     (2,)
     """
     k, _ = book.of(case.kernel, case.engine, case.phase)
+    return estimate_with(case, k, cuts)
+
+
+def estimate_with(case: Case, k: Mapping[str, float], cuts: tuple[Cut, ...] = ()) -> Any:
+    """The estimated times of a case with these constants, seconds.
+
+    >>> from attnmath.hardware import get
+    >>> from attnmath.hardware.machine import machine
+    >>> shape = Shape(1.0, 1.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
+    >>> case = Case("decode", "h100-sxm", "ideal", "ideal", machine(get("h100-sxm")), shape, None)
+    >>> k, _ = constants.built_in().of("ideal", "ideal", "decode")
+    >>> 10e-6 < estimate_with(replace(case, warm=False), k) < 11e-6
+    True
+    """
     if case.phase == "collective":
         name, num_gpus, message_bytes, link_bytes_per_s = case.shape
         return collective(name, case.kernel, num_gpus, message_bytes, link_bytes_per_s, k)[0]

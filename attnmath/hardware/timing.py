@@ -237,9 +237,8 @@ def prefill(
 def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: Cut) -> Times:
     unit = tile_work(s, m, kernel, k, c, False)
     combine = _combine_s(m, k, c.splits) * m.clock_hz
-    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"] / c.resident
-    alone = unit.pair(overlapped(kernel, k, c, alone=True)) + k["tile_cycles"]
-    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine, alone)
+    cycles = unit.pair(overlapped(kernel, k, c)) + k["tile_cycles"]
+    work = spread(c, m.processors, kernel.longest_first, cycles, k["block_cycles"], combine)
     compute_s = work.cycles / m.clock_hz
     outer, inner = _outer(s), _inner(s)
     hbm_s, l2_s = moved(outer + inner, outer + inner, m, k, k["hbm_efficiency"], warm)
@@ -258,10 +257,8 @@ def _prefill(s: Shape, m: Machine, kernel: Kernel, k: Constants, warm: bool, c: 
     )
 
 
-def overlapped(kernel: Kernel, k: Constants, c: Cut, alone: bool = False) -> Number:
+def overlapped(kernel: Kernel, k: Constants, c: Cut) -> Number:
     """The part of the shorter of matrix and scalar work that a prefill hides: none with nobody to take turns with.
-
-    `alone`: of a block that has the processor to itself, though another would fit.
 
     >>> from attnmath.hardware.kernels import KERNELS
     >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
@@ -271,13 +268,13 @@ def overlapped(kernel: Kernel, k: Constants, c: Cut, alone: bool = False) -> Num
     if kernel.paired_rows and not c.paired:
         return 0.0
     if kernel.resident > 1:
-        return k["overlap"] * (c.resident > 1) * (not alone)
+        return k["overlap"] * (c.resident > 1)
     return k["overlap"]
 
 
 class Spread(Struct, frozen=True):
     """Blocks over processors, in cycles: `busy` if they shared the work evenly, `tail` what the last wave adds to it,
-    `longest` one block alone; `waves` of blocks, not rounded.
+    `longest` the longest block, or as many of average length as share a processor; `waves` of blocks, not rounded.
     """
 
     busy: Any
@@ -292,31 +289,22 @@ class Spread(Struct, frozen=True):
 
 
 def spread(
-    c: Cut,
-    processors: Number,
-    longest_first: bool,
-    cycles: Number,
-    prologue: Number,
-    combine: Number = 0.0,
-    alone: Number | None = None,
+    c: Cut, processors: Number, longest_first: bool, cycles: Number, prologue: Number, combine: Number = 0.0
 ) -> Spread:
     """How long blocks take on so many processors: `cycles` for each pair of tiles, and a `prologue` for each block.
-
-    `alone`: cycles of a pair in a block that has the processor to itself and hides nothing behind another's work.
 
     >>> c = Cut(128.0, 128.0, 128.0, 128.0, 1.0, 3.0, 6.0, 3.0, 1.0, 3.0, 1.0, 1.0, 1.0)
     >>> spread(c, 1.0, True, 100.0, 10.0).cycles
     630.0
     """
-    sharing = minimum(ceil_div(c.grids * c.query_tiles, processors), c.resident)  # blocks on the fullest processor
-    average = c.visits / c.query_tiles / c.splits
-    lone = prologue + ceil_div(c.most, c.splits) * (cycles if alone is None else alone)
-    longest = maximum(lone, sharing * (prologue + average * cycles)) + combine
-    mean = prologue + c.visits / c.query_tiles * cycles
     unsplit = c.grids * c.query_tiles
+    lone = prologue + ceil_div(c.most, c.splits) * cycles + combine
+    sharing = minimum(ceil_div(unsplit, processors), c.resident)  # blocks on the fullest processor, of average length
+    longest = maximum(lone, sharing * (prologue + c.visits / c.query_tiles / c.splits * cycles) + combine)
+    mean = prologue + c.visits / c.query_tiles * cycles
     waves = unsplit / (processors * c.resident)
     left = (-floor_div(-waves, 1.0) - waves) * (waves > 1)
-    tail = left * (prologue + c.first * cycles if longest_first else 0.5 * (mean + longest))
+    tail = left * (prologue + c.first * cycles if longest_first else 0.5 * (mean + lone))
     busy = c.grids * (c.query_tiles * prologue + c.visits * cycles) / processors
     return Spread(busy, tail, longest, waves)
 

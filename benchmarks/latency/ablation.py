@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnmath.hardware.calibrate import Case, fit, run
+from attnmath.hardware.calibrate import Case, estimate_with, fit
 from attnmath.hardware.constants import ENGINE, KERNEL, SHARED, WITHOUT_OVERHEAD, Book
 from attnmath.hardware.kernels import KERNELS
 from attnmath.hardware.timing import Cut, Shape, cut
@@ -32,6 +32,11 @@ def _constant(name: str) -> Without:
 
 NEUTRAL: dict[str, float] = {
     **WITHOUT_OVERHEAD,
+    "stage_bytes_per_clock": FREE,
+    "step_us": 0.0,
+    "latent_share": 1.0,
+    "bulk_us": 0.0,
+    "bulk_share": 1.0,
     "fp32_per_score": 0.0,
     "l2_kept": 0.0,
     "l2_gone": 1.0,
@@ -51,7 +56,11 @@ STAGES: tuple[tuple[str, Without, str], ...] = (  # in this order they are added
     ("efficiency", Without("", {"mma_efficiency": 1.0, "hbm_efficiency": 1.0}, {"sustained": 1.0}), ""),
     ("launch", Without("", {"launch_us": 0.0}), ""),
     ("tiles: padding, and those that a mask empties are skipped", Without(""), TILES),
-    ("waves over the processors, split keys", Without("", {"combine_us": 0.0}), WAVES),
+    (
+        "waves over the processors, split keys",
+        Without("", {"combine_us": 0.0, "part_cycles": 0.0, "small_us": 0.0}),
+        WAVES,
+    ),
     (
         "exponentials, FP32, shared memory",
         Without("", {"fp32_per_score": 0.0, "overlap": 1.0}, {"exp_per_clock": FREE, "smem_bytes_per_clock": FREE}),
@@ -64,7 +73,7 @@ STAGES: tuple[tuple[str, Without, str], ...] = (  # in this order they are added
     ),
     (
         "cache write, work per token, transfers that stay exposed",
-        Without("", {"write_efficiency": FREE, "token_cycles": 0.0, "exposed": 0.0}),
+        Without("", {"write_bytes_per_clock": FREE, "token_cycles": 0.0, "exposed": 0.0}),
         "",
     ),
     ("L2", Without("", {"l2_kept": 0.0, "l2_gone": 1e-9, "l2_bytes_per_clock": FREE}), ""),
@@ -81,7 +90,7 @@ def estimate(case: Case, book: Book, cuts: tuple[Cut, ...] = (), without: Iterab
         m = replace(m, **part.machine)
     if k["reference_hz"] == 0:
         k["reference_hz"] = m.clock_hz
-    return run(case.phase, case.engine, case.kernel, m, case.shape, k, case.warm, cuts).time_s
+    return estimate_with(replace(case, machine=m), k, cuts)
 
 
 def stages() -> list[tuple[str, tuple[Without, ...], frozenset[str]]]:

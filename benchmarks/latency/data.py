@@ -46,7 +46,7 @@ def cases(rows: pd.DataFrame) -> list[tuple[Case, np.ndarray]]:
         if (op, phase) not in PHASES:
             continue
         if phase == "comm":
-            out += _collective(op.removeprefix("nccl_").replace("alltoall", "all_to_all"), GPUS.get(gpu, gpu), part)
+            out += _collective(collective_of(op), GPUS.get(gpu, gpu), part)
             continue
         if op == "gemm":
             out += _gemm(GPUS.get(gpu, gpu.replace("_", "-")), part)
@@ -85,6 +85,15 @@ def _gemm(gpu, part):
     g = get(gpu)
     shape = Product(*(part[x].to_numpy(float) for x in "mnk"))
     return [_plain("gemm", gpu, library_of(g.architecture), machine(g), shape, part)]
+
+
+def collective_of(op: str) -> str:
+    """The name of a collective that the data name after NCCL's test.
+
+    >>> collective_of("nccl_alltoall")
+    'all_to_all'
+    """
+    return op.removeprefix("nccl_").replace("alltoall", "all_to_all")
 
 
 def _collective(name, gpu, part):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from ablation import pairs
-from data import BYTES, GPUS
+from data import BYTES, GPUS, collective_of
 
 from attnmath.hardware import Gpu, get
+from attnmath.hardware.collectives import COLLECTIVES, IN_SWITCH, links_of
+from attnmath.hardware.gemm import Product
 from attnmath.hardware.timing import Shape
 
 LATENT = 512  # values at least so wide, and narrower than keys, are part of the latent that is the key
-BUS = {  # bytes that leave each GPU, of the full buffer, times the number of GPUs
-    "nccl_all_gather": 1.0,
-    "nccl_reduce_scatter": 1.0,
-    "nccl_alltoall": 1.0,
-    "nccl_all_reduce": 2.0,
-}
 
 
 def work(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -39,12 +35,12 @@ def floor_s(rows: pd.DataFrame, gpu: Gpu) -> np.ndarray:
     A bound of a kernel that may compute in 8 bits is taken at that rate.
     """
     if str(rows.op.iloc[0]).startswith("nccl"):
-        n = rows.num_gpus.to_numpy(float)
-        factor = rows.op.astype(str).map(BUS).to_numpy(float) * (n - 1) / n
-        return rows.message_bytes.to_numpy(float) * factor / gpu.figure("link_bytes_per_s")
+        kind = COLLECTIVES[collective_of(str(rows.op.iloc[0]))]
+        n, size = rows.num_gpus.to_numpy(float), rows.message_bytes.to_numpy(float)
+        return kind.sent_bytes(n, size, links_of(gpu) in IN_SWITCH) / gpu.figure("link_bytes_per_s")
     if rows.op.iloc[0] == "gemm":
-        m, n, k = (rows[c].to_numpy(float) for c in ("m", "n", "k"))
-        flops, exps, moved, eight = 2 * m * n * k, 0.0 * m, 2.0 * (m * k + k * n + m * n), np.zeros(len(rows), bool)
+        product = Product(*(rows[x].to_numpy(float) for x in "mnk"))
+        flops, exps, moved, eight = product.flops, 0.0, product.hbm_bytes, np.zeros(len(rows), bool)
     else:
         flops, exps, moved = work(rows)
         eight = ((rows.q_dtype.astype(str) == "fp8") | (rows.kv_dtype.astype(str) == "fp8")).to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -41,7 +42,10 @@ def by_gpu(cases: Iterable[Case], book: Book) -> Iterator[Estimated]:
 
 
 def by_shape(cases: Iterable[Case], book: Book, folds: int = FOLDS) -> Iterator[Estimated]:
-    """Each set of head counts and widths, fitted on the others; which set a layer is in is a hash of its heads."""
+    """Each set of layers, fitted on the others; which set one is in is a hash of its heads and widths.
+
+    Of a matrix product those of its weights, of a collective the size of the message.
+    """
     cases = list(cases)
     sets = [_sets(c, folds) for c in cases]
     for k in range(folds):
@@ -51,8 +55,16 @@ def by_shape(cases: Iterable[Case], book: Book, folds: int = FOLDS) -> Iterator[
 
 
 def _sets(c: Case, folds: int) -> np.ndarray:
-    heads = np.stack([c.shape.heads, c.shape.kv_heads, c.shape.head_dim], 1)
-    return np.array([zlib.crc32(repr(row.tolist()).encode()) % folds for row in heads])
+    names = {"gemm": ("n", "k"), "collective": (2,)}.get(c.phase, ("heads", "kv_heads", "head_dim"))
+    sizes = np.stack([_sizes(c.shape)[name] for name in names], 1)
+    return np.array([zlib.crc32(repr(row.tolist()).encode()) % folds for row in sizes])
+
+
+def _sizes(shape: Any) -> dict[Any, Any]:
+    """A shape's sizes by name, or by place."""
+    if isinstance(shape, tuple):
+        return dict(enumerate(shape))
+    return {f: getattr(shape, f) for f in shape.__struct_fields__}
 
 
 def thinned(cases: Iterable[Case], most: int) -> list[Case]:

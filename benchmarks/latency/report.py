@@ -142,7 +142,7 @@ def _floors(shares: pd.DataFrame) -> str:
 
 Every row of every operator in the file, {shares.rows.sum():,}, those that are not estimated too; below the bound:
 {shares.below.sum()}. The bound is max(tensor, exp, (bytes - L2 size) / bandwidth) for warm replays at the data sheet's rates;
-of a collective what has to leave each GPU over its links (twice the buffer for an all-reduce, as a ring does it).
+of a collective what has to leave each GPU over its links (of an all-reduce once where the switch can add up, else twice).
 From `{COMMAND}`.
 
 {grid(["operator", "phase", "GPU", "rows", "below", "least measured / bound", "median"], rows)}"""
@@ -167,7 +167,8 @@ number of tokens). The model's clocks are those of served engines, replayed back
 
 def falls_short(estimated: pd.DataFrame) -> str:
     """Where the model is worst: the kernels and the shapes, with their errors."""
-    core = measures.chosen(estimated, CORE).copy()
+    core = measures.chosen(estimated, CORE)
+    core = core[core.num_q_heads > 0].copy()
     core["group"] = core.num_q_heads // core.num_kv_heads
     found = []
     for keys in (("head_dim",), ("group",), ("batch",), ("head_dim", "group")):
