@@ -85,13 +85,14 @@ def main() -> None:
             source, target = Path(folder) / f"shapes.{name}", Path(folder) / f"out.{name}"
             write(source, rows)
             alone = plain(source, Path(folder) / f"plain.{name}")
-            began = time.perf_counter()
+            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             subprocess.run([sys.executable, "-m", "attnmath", "sweep", "--from", source, "-o", target], check=True)
             took = time.perf_counter() - began
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             print(
                 f"{name}: {rows:,} rows in {took:.2f} s, {rows / took:,.0f} rows/s, {took / alone:.1f} times reading and "
-                f"writing alone ({alone:.2f} s); {peak:,.0f} MiB at the most"
+                f"writing alone ({alone:.2f} s); {busy:.2f} s of processors, {after.ru_maxrss / 2**10:,.0f} MiB at the most"
             )
 
 

@@ -27,11 +27,12 @@ from attnmath.hardware import estimates
 from attnmath.hardware.collectives import collective
 from attnmath.hardware.constants import built_in
 from attnmath.hardware.gemm import Product, gemm
+from attnmath.hardware.kernels import KERNELS
 from attnmath.hardware.machine import machine
 from attnmath.request import PHASES
 from attnmath.sweeping import counting, rows, sweep, tables
 from attnmath.sweeping.columns import ADDED, COLUMNS
-from attnmath.sweeping.tables import Table
+from attnmath.sweeping.tables import Grid, Table
 
 GPUS = ["h100-sxm", "a100_sxm_80g", "b200-sxm", "l40s", "mi300x", "t4", None]
 MASKS = [
@@ -122,7 +123,9 @@ def expected(row: dict) -> dict:
         "launch_time_s": made.launch_time_s if made else None,
         "bound": c.bound,
         "engine_kernel": made.kernels[0] if made else None,
-        "note": c.time_note.replace("\n ", ";").replace(",", ";") if row.get("gpu") and c.time_note else None,
+        "note": c.time_note.replace(":\n  ", ": ").replace("\n  ", "; ").replace(",", ";")
+        if row.get("gpu") and c.time_note
+        else None,
     }
 
 
@@ -458,6 +461,47 @@ def test_a_grid_needs_no_file(call):
         assert int(r["flops"]) == want
 
 
+def test_every_accelerator_and_engine_has_an_estimate_or_says_why_not():
+    gpus = [g for g in hardware.names() if "fp16" in hardware.get(g).tensor_flop_per_s]
+    lists = {
+        "gpu": gpus,
+        "engine": estimates.engines(),
+        "phase": ["prefill", "decode", "encoder"],
+        "kv_dtype": ["fp16", "fp8"],
+    }
+    out = io.BytesIO()
+    sweep(Grid(lists | {"op": ["mla", "attention"]}), out, "csv", {"seq": "1k", "heads": "32", "dtype": "fp16"})
+    got = list(csv.DictReader(io.StringIO(out.getvalue().decode())))
+    assert len(got) > 30 * 4 * 3 * 2 * 2
+    for r in got:
+        assert bool(r["time_s"]) != bool(r["note"]), r
+        assert not r["time_s"] or float(r["time_s"]) >= float(r["time_bound_s"]) > 0
+    assert {r["engine_kernel"] for r in got} >= set(KERNELS) - {"flash-attention-2-dense"} - {""}
+
+
+def test_a_grid_may_name_files(call):
+    Path("mine.toml").write_text(
+        '[mine]\nhbm_bytes_per_s = { value = 1e12, source = "my datasheet" }\n'
+        '[mine.tensor_flop_per_s]\nbf16 = { value = 1e14, source = "my datasheet" }\n'
+    )
+    code, out, _ = call("sweep --seq 8k --heads 32 --gpu mine.toml,h100-sxm")
+    assert code == 0
+    mine, other = csv.DictReader(io.StringIO(out))
+    assert float(mine["time_bound_s"]) == am.cost("gqa", seq=8192, heads=32, gpu="mine.toml").time_bound_s.fused
+    assert (mine["time_s"], mine["note"][:19]) == ("", "6 errors: mine has ")
+    assert other["note"] == ""
+
+
+def test_a_byte_order_mark_and_quoted_lines(call):
+    Path("a.csv").write_bytes(b'\xef\xbb\xbfseq,heads,"my\nnote"\r\n8,8,"a\nb"\r\n\r\n16,8,c\r\n')
+    code, out, _ = call(["sweep", "--from", "a.csv"])
+    assert code == 0
+    got = list(csv.DictReader(io.StringIO(out)))
+    assert [(r["seq"], r["my\nnote"]) for r in got] == [("8", "a\nb"), ("16", "c")]
+    Path("a.csv").write_bytes(b'seq,heads,"my\nnote"\n8,8,"a\nb"\n8,x,c\n')
+    assert "line 5, column heads: 'x' is no whole number" in call("sweep --from a.csv")[2]
+
+
 def test_a_table_of_no_rows_has_none_either(call):
     Path("a.csv").write_text("seq,heads\n")
     code, out, _ = call("sweep --from a.csv")
@@ -479,7 +523,7 @@ BAD = [
         ["line 2 and 1 more like it, column variant: unknown variant 'gqaa': did you mean 'gqa'"],
     ),
     ("seq,heads,gpu\n8,8,h100_smx\n", ["line 2, column gpu: unknown GPU 'h100_smx': did you mean 'h100-sxm'"]),
-    ("seq,heads,gpu\n8,8,a100-sxn\n", ["did you mean"]),
+    ("seq,heads,gpu\n8,8,a100-sx\n", ["did you mean 'a100-sxm-"]),
     ("seq,heads,gpu\n8,8,../mine.toml#x\n", ["a table names what is built in; a file is given by --gpu"]),
     ("seq,heads,variant\n8,8,/etc/x.attn\n", ["a table names what is built in; a file is given by --variant"]),
     ("seq,heads,engine\n8,8,vlm\n", ["column engine: unknown engine 'vlm': did you mean 'vllm'"]),
@@ -496,6 +540,19 @@ BAD = [
     ("kv-heads,kv_heads,seq\n8,8,8\n", ["are one"]),
     ("seq,heads,flops\n8,8,8\n", ["flops: the sweep adds such a column"]),
     ("seq,heads\n8,8,8\n", ["no readable CSV"]),
+    ("seq;heads\n8;8\n", ["columns are separated by commas, not by ';'"]),
+    ("seq,heads\n8,8\xff\n".encode("latin-1"), ["no readable CSV: 'utf-8' codec"]),
+    ("seq,heads,with\n8,8,rope\n8,8,rope:layout=x\n", ["line 3: rope:layout=x: unknown layout", "half, interleaved"]),
+    (
+        "seq,heads,schedule,variant\n8,8,flash-2,mamba2\n",
+        ["no schedule here walks both"],
+    ),
+    ("seq,heads,context,mask\n8,8,8,documents:3+4\n", ["line 2"]),
+    ("seq,heads,kv_dtype,head_dim\n8,1,q8_0,100\n", ["line 2: kv_dtype q8_0 stores blocks of 32 numbers"]),
+    (
+        "seq,heads,with,window,variant\n8,8,window:w=4,8,gqa\n",
+        ["line 2: window 8 and a modifier's w = 4 contradict each other"],
+    ),
     ("", ["the file is empty"]),
     ("\n\n", ["the file is empty"]),
     ("seq,heads,x\n8,8," + "a" * 2**24 + "\n", ["no readable CSV"]),
@@ -505,7 +562,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "said"), BAD, ids=[b[1][0][:40] for b in BAD])
 def test_a_bad_row_is_named_and_nothing_is_written(text, said, call):
-    Path("a.csv").write_text(text)
+    Path("a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     for target in ("out.csv", "out.parquet"):
         code, out, err = call(f"sweep --from a.csv -o {target}")
         assert (code, out) == (2, "")

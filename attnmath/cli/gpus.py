@@ -18,11 +18,13 @@ class Gpus(click.Group):
     """`gpus NAME` shows one; only what is a command's name is a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is no command is the name of an accelerator."""
         if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h")):
             args = ["show", *args]
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Both ways of using it."""
         formatter.write_usage(ctx.command_path, "[NAME|FILE.toml] [--format text|json|csv|markdown]")
         formatter.write_usage(ctx.command_path, "calibrate FILE.csv --gpu NAME -o FILE.toml", "       ")
 

@@ -39,7 +39,7 @@ def sweep(
     >>> out = io.BytesIO()
     >>> sweep(Grid({"seq": ["1k", "8k"], "heads": ["32"], "kv_heads": ["8"]}), out, "csv")
     2
-    >>> print(out.getvalue().decode().splitlines()[2][:40])
+    >>> print(out.getvalue().decode().splitlines()[2])
     8k,32,8,556266160128,167772160,,,,,,,
     """
     from attnmath.sweeping.cells import Problems
@@ -102,7 +102,7 @@ def _evaluated(
 
     def work(batch: RecordBatch, first: int) -> tuple[RecordBatch, Block, Results, Problems]:
         own = Problems()
-        rows = block(batch, first, table.known, options, own)
+        rows = block(batch, first, table.known, options, own, table.wrong)
         return batch, rows, evaluate(rows, own), own
 
     with ThreadPoolExecutor(THREADS) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class _Bad(Struct, frozen=True):
     first: int
     rows: Any
     problems: Problems
+    wrong: Callable[[str, str], str]
 
     def add(self, rows: Any, column: str, why: str) -> None:
         self.rows[rows] = True
@@ -75,15 +76,26 @@ class _Bad(Struct, frozen=True):
 
 
 def block(
-    batch: pa.RecordBatch, first: int, known: Mapping[str, str], options: Mapping[str, str], problems: Problems
+    batch: pa.RecordBatch,
+    first: int,
+    known: Mapping[str, str],
+    options: Mapping[str, str],
+    problems: Problems,
+    wrong: Callable[[str, str], str] = wrong_in_a_cell,
 ) -> Block:
     """The known columns of a batch as arrays; an option stands in for what is empty.
 
-    `known`: the place of each known column, by the name of the table's own; `options`: texts, checked already.
+    `known`: the table's own names of the known columns; `options`: texts, checked already; `wrong` says what is wrong with a
+    name in a column.
+
+    >>> batch = pa.RecordBatch.from_pydict({"seq": ["8k", None], "gpu": ["h100-sxm", ""]})
+    >>> found = block(batch, 0, {"seq": "seq", "gpu": "gpu"}, {"heads": "32"}, Problems())
+    >>> found.sizes["seq"].values.tolist(), found.names["gpu"].texts, found.sizes["heads"].values.tolist()
+    ([8192.0, nan], (None, 'h100-sxm', None), [32.0, 32.0])
     """
     names: dict[str, Names] = {}
     sizes: dict[str, Sizes] = {}
-    bad = _Bad(first, np.zeros(batch.num_rows, bool), problems)
+    bad = _Bad(first, np.zeros(batch.num_rows, bool), problems, wrong)
     for column in {**known, **options}:
         cells = batch.column(batch.schema.get_field_index(known[column])) if column in known else None
         if column in NAMES:
@@ -117,10 +129,12 @@ def _names(column: str, cells: Any, rows: int, default: str | None, bad: _Bad) -
     shown: list[str | None] = [None, *(t or None for t in texts)]
     filled = tuple(default if t is None else t for t in shown)
     for at, text in enumerate(shown):
-        if text is not None and (why := wrong_in_a_cell(column, text)):
+        if text is not None and (why := bad.wrong(column, text)):
             where = np.flatnonzero(codes == at)
             if len(where):
                 bad.add(where, column, why)
+        if bad.problems.full:
+            break
     return Names(codes, filled)
 
 

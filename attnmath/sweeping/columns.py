@@ -134,8 +134,8 @@ ADDED: dict[str, Added] = {
 def wrong(column: str, text: str) -> str:
     """What is wrong with a text in a column; empty if nothing is.
 
-    >>> wrong("variant", "gqaa").split(" or ")[0]
-    "unknown variant 'gqaa': did you mean 'gqa'"
+    >>> wrong("variant", "gqaa").split("?")[0]
+    "unknown variant 'gqaa': did you mean 'gqa' or 'mqa'"
     """
     row = NAMES[column]
     try:

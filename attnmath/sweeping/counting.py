@@ -67,7 +67,11 @@ class Counts(Struct, frozen=True):
 
 @lru_cache(4096)
 def layer_of(kind: Kind) -> Layer:
-    """The layer that a kind of row is of; whatever `cost` refuses of its names is refused."""
+    """The layer that a kind of row is of; whatever `cost` refuses of its names is refused.
+
+    >>> layer_of(Kind("attention", "gqa", None, "encoder", None, None, None, "bf16", None, ("seq", "heads")))
+    <Layer gqa with nothing, full>
+    """
     mask = kind.mask if kind.mask is not None else "full" if kind.phase == ENCODER else None
     layer = layers.build(kind.variant, uses(kind.with_ or ""), mask, "window" in kind.given)
     check_useful(layer, dict.fromkeys(kind.given))
@@ -83,6 +87,9 @@ def layer_of(kind: Kind) -> Layer:
 def walked(kind: Kind) -> tuple[str, ...]:
     """The given options that have to be one number in a group: what says how a page is walked, and what a mask of the
     table's own is made of, since which of a mask's pieces lie in others depends on it.
+
+    >>> walked(Kind("attention", "nsa", None, "prefill", None, None, None, "bf16", None, ("seq", "heads", "block-size")))
+    ('block-size',)
     """
     own = set(ONE_BY_ONE)
     mask = layer_of(kind).mask
@@ -95,6 +102,11 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
     """(which rows, or None for all; the form they are in; what they cost), for each form that some row takes.
 
     `given`: options, as integers or as arrays. What no form fits is NaN.
+
+    >>> kind = Kind("attention", "gqa", None, "prefill", None, None, None, "bf16", None, ("seq", "heads"))
+    >>> ((_, _, found),) = count(kind, {"seq": np.array([1024.0, 8192.0]), "heads": np.array([32.0, 32.0])})
+    >>> found.flops.tolist()
+    [8699084800.0, 556266160128.0]
     """
     layer = layer_of(kind)
     kv_dtype = kind.kv_dtype or kind.dtype
@@ -172,7 +184,12 @@ def _counts(r: Reading) -> Counts:
 
 
 def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:
-    """A matrix product, m x k by k x n: 2mnk, each operand moved once."""
+    """A matrix product, m x k by k x n: 2mnk, each operand moved once.
+
+    >>> kind = Kind("gemm", "gqa", None, "prefill", None, None, None, "bf16", None, ("m", "n", "k"))
+    >>> gemm(kind, {"m": 2, "n": 3, "k": 4}).hbm_bytes
+    52
+    """
     m, n, k = (given[x] for x in ("m", "n", "k"))
     width = bits_of(kind.dtype)
     moved = in_bytes((m * k) * width) + in_bytes((k * n) * width) + in_bytes((m * n) * width)
@@ -180,7 +197,12 @@ def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:
 
 
 def all_reduce(kind: Kind, given: Mapping[str, Number]) -> Counts:
-    """A collective: no arithmetic that counts."""
+    """A collective: no arithmetic that counts, and no bytes of the core's.
+
+    >>> kind = Kind("all_reduce", "gqa", None, "prefill", None, None, None, "bf16", None, ("num-gpus", "message-bytes"))
+    >>> all_reduce(kind, {"num-gpus": 8, "message-bytes": 4096}).flops
+    0
+    """
     return Counts(0 * given["message-bytes"], None, None, 0, None)
 
 
@@ -189,7 +211,12 @@ OTHERS = {"gemm": (("m", "n", "k"), gemm), "all_reduce": (("num-gpus", "message-
 
 @lru_cache(65536)
 def one(kind: Kind, sizes: tuple[int, ...]) -> tuple[str | None, Counts] | str:
-    """(form, what it costs) of a single row, in integers, or what is wrong with it; `sizes` in the order of `kind.given`."""
+    """(form, what it costs) of a single row, in integers, or what is wrong with it; `sizes` in the order of `kind.given`.
+
+    >>> kind = Kind("attention", "gqa", None, "prefill", None, None, None, "bf16", None, ("seq", "heads", "kv-heads"))
+    >>> one(kind, (8192, 32, 8))[1].flops, one(kind, (8192, 32, 5))[:40]
+    (556266160128, '--heads 32, --kv-heads 5: 32 is not divi')
+    """
     given = dict(zip(kind.given, sizes))
     try:
         if kind.op in OTHERS:

@@ -91,7 +91,7 @@ class _Work:
         return Names(found.codes, tuple(default if t is None else t for t in found.texts))
 
     def say(self, rows: Any, why: str) -> None:
-        why = why.replace("\n ", ";").replace(",", ";")  # nothing that a CSV has to quote
+        why = why.replace(":\n  ", ": ").replace("\n  ", "; ").replace(",", ";")  # nothing that a CSV has to quote
         if why not in self.notes:
             self.notes.append(why)
         self.note[rows] = self.notes.index(why)
@@ -103,7 +103,13 @@ class _Work:
 
 
 def evaluate(block: Block, problems: Problems) -> Results:
-    """The added columns of a block of rows; what is wrong with a row is added to the problems."""
+    """The added columns of a block of rows; what is wrong with a row is added to the problems.
+
+    >>> from attnmath.sweeping.cells import Sizes
+    >>> sizes = {"seq": Sizes(np.array([1024.0, 8192.0]), {}), "heads": Sizes(np.array([32.0, 32.0]), {})}
+    >>> evaluate(Block(0, 2, np.zeros(2, bool), {}, sizes), Problems()).numbers["hbm_bytes"].tolist()
+    [20971520.0, 167772160.0]
+    """
     work = _Work(block, problems)
     with np.errstate(all="ignore"):  # what does not divide is NaN, on purpose
         for kind, rows in _kinds(work):

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from attnmath.errors import InputError, printable, together
 from attnmath.sweeping.cells import EXACT, unfit
-from attnmath.sweeping.columns import ADDED, COLUMNS, SIZES
+from attnmath.sweeping.columns import ADDED, COLUMNS, SIZES, wrong, wrong_in_a_cell
 from attnmath.sweeping.rows import BINDS, Results
 
 ROWS = 2**17  # of a block
@@ -45,6 +45,8 @@ class Table:
 
     `size` is how much there is to read, in rows or bytes; `done()` how much has been read of it.
     """
+
+    wrong = staticmethod(wrong_in_a_cell)
 
     def __init__(self, path: str) -> None:
         self.path, self.format = path, format_of(path, "--from")
@@ -88,6 +90,10 @@ class Table:
             dict.fromkeys(x for x in self.names if self.names.count(x) > 1) if len(self.names) <= MAX_COLUMNS else ()
         ):
             errors.append(f"column {printable(n[:80])} stands twice")
+        if len(self.names) == 1 and (other := [c for c in ";\t|" if c in self.names[0]]):
+            errors.append(
+                f"one column, {printable(self.names[0][:80])!r}: columns are separated by commas, not by {other[0]!r}"
+            )
         if len(self.names) > MAX_COLUMNS:
             errors.append(f"{len(self.names):,} columns; at most {MAX_COLUMNS:,}")
         if taken := [n for n in self.names if n in ADDED]:
@@ -137,7 +143,7 @@ class Table:
         reader = pa.csv.open_csv(
             self.file,
             pa.csv.ReadOptions(block_size=2**23),
-            pa.csv.ParseOptions(newlines_in_values=False),
+            pa.csv.ParseOptions(newlines_in_values=True),
             pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
         )
         for batch in reader:
@@ -186,6 +192,7 @@ class Grid:
     """Every combination of lists of values, the last option's changing fastest, as a table without a file."""
 
     MOST = 10**7
+    wrong = staticmethod(wrong)  # an option may name a file
 
     def __init__(self, lists: Mapping[str, Sequence[str]]) -> None:
         self.lists, self.path, self.format = lists, "", "grid"
@@ -238,7 +245,8 @@ class Writer:
             csv.writer(text, lineterminator="\n").writerow(self.schema.names)
             file.write(text.line.encode())
         else:
-            self.parquet = pa.parquet.ParquetWriter(file, self.schema, compression="zstd", compression_level=1)
+            repeats = [f.name for f in self.schema if f.name not in ADDED or f.type == pa.string()]
+            self.parquet = pa.parquet.ParquetWriter(file, self.schema, use_dictionary=repeats)
 
     @property
     def _sizes(self) -> set[str]:
