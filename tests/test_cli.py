@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from oracle import PARTS
 
@@ -358,12 +360,16 @@ def test_a_masks_picture_shows_the_pairs(call):
 def test_every_verb_has_help_with_an_example_that_runs(verb, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write a file
     (tmp_path / "server.log").write_text("Available KV cache memory: 40.00 GiB\n")
+    (tmp_path / "shapes.csv").write_text("seq,heads\n1k,32\n8k,32\n")
+    pq.write_table(pa.table({"seq": [1024, 8192], "heads": [32, 32]}), tmp_path / "shapes.parquet")
+    timings = [f"{2**k},{h},{2**k * h / 100}" for k in range(7, 13) for h in (16, 32)]
+    (tmp_path / "timings.csv").write_text("\n".join(["seq,heads,latency_us", *timings]))
     code, out, _ = call([verb, "--help"])
     assert code == 0
     examples = [
         x.strip()
         for x in out.splitlines()
-        if x.strip().startswith("attnmath ") and "path/to" not in x and "my-gpu" not in x
+        if x.strip().startswith("attnmath ") and not any(stand in x for stand in ("path/to", "my-gpu", "FILE.csv"))
     ]
     assert examples
     for line in examples:
