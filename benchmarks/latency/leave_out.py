@@ -22,7 +22,7 @@ def empty(book: Book) -> Book:
 
 
 def by_engine(cases: Iterable[Case], book: Book) -> Iterator[Estimated]:
-    """Each engine, fitted on the others; a kernel that only it runs has the median constants of the other kernels."""
+    """Each engine, fitted on the others; a kernel that only it runs has the median constants of its kin."""
     cases = list(cases)
     for engine in sorted({c.engine for c in cases}):
         rest = [c for c in cases if c.engine != engine]

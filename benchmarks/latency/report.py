@@ -70,8 +70,8 @@ def _left_out(fits: dict[tuple[str, str, str], pd.DataFrame], estimated: pd.Data
     return f"""## On what was not fitted
 
 One engine, one set of shapes or one accelerator at a time is left out of the fit and estimated from the rest. A kernel that
-only the left-out engine runs gets the median constants of the others; accelerators are left out for kernels that several of
-them run; shapes are sets of head counts and widths, a third at a time. From `{COMMAND}`.
+only the left-out engine runs gets the median constants of its kin (of all others in decoding); accelerators are left
+out for kernels that several of them run; shapes are sets of head counts and widths, a third at a time. From `{COMMAND}`.
 
 {grid(["left out", "phase", "mean over GPUs", *gpus], lines)}"""
 
