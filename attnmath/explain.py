@@ -266,7 +266,7 @@ def _figures(cost: Cost, gpu: Gpu) -> dict[str, Figure]:
     dtype = cost.inputs["dtype"]
     names = [
         *(n for n in ("processors", "clock_hz", "max_clock_hz", "exp_per_clock") if gpu.exp_rate and n in gpu.figures),
-        *(["l2_bytes"] * (cost.l2 == "warm")),
+        *(["l2_bytes"] * (cost.l2 == "warm" and "l2_bytes" in gpu.figures)),
     ]
     first = {
         f"tensor_flop_per_s.{dtype}": gpu.tensor_flop_per_s[dtype],

@@ -129,7 +129,6 @@ LINES = [
     ([*GQA, "--gpu", "none.toml"], "none.toml: No such file or directory"),
     ([*GQA, "--dtype", "bf61"], "unknown dtype 'bf61': did you mean 'bf16'"),
     ([*GQA, "--dtype", "int4", "--gpu", "tpu-v5e"], "has no tensor_flop_per_s.int4"),
-    ([*GQA, "--gpu", "tpu-v5e", "--l2", "warm"], "tpu-v5e has no figure l2_bytes"),
     ([*GQA, "--kv-dtype", "q4"], "unknown kv-dtype 'q4'"),
     ([*GQA, "--phase", "train"], "needs the backward pass, which is not built yet"),
     ([*GQA, "--phase", "decoding"], "unknown phase 'decoding': did you mean 'decode'"),

@@ -268,6 +268,15 @@ def test_a_warm_cache_lowers_the_bytes_and_never_below_zero():
     assert warm.l2 == "warm"
 
 
+def test_a_cache_of_unknown_size_may_hold_everything(capsys):
+    g = get("b300-sxm")
+    assert "l2_bytes" not in g.figures
+    assert bound(g, "bf16", 0, 0, 10**12, l2_warm=True).hbm_s == 0
+    c = am.cost("gqa", seq=8192, heads=32, phase="decode", gpu="b300-sxm", l2="warm")
+    assert any("has no figure for its size" in a for a in c.estimate.assumed)
+    assert "has no figure for its L2" in str(c)
+
+
 def test_no_figure_for_exponentials_means_no_term_for_them():
     b = bound(get("mi300x"), "bf16", 1, 10**30, 1)
     assert b.exp_s is None

@@ -95,6 +95,17 @@ def test_no_estimate_lies_below_the_bound(shape, gpu, engine, phase, l2):
     assert all(share >= 0 for share in c.estimate.busy.values())
 
 
+def test_heads_that_no_kernel_takes_are_refused():
+    for engine, widest in (("vllm", 256), ("sglang", 256)):
+        wide, wider = (
+            am.cost("gqa", seq=512, heads=8, head_dim=d, gpu="h100-sxm", engine=engine) for d in (widest, widest + 8)
+        )
+        assert wide.time_s is not None
+        assert "no kernel for heads 264 wide, at most 256" in wider.time_note
+    assert am.cost("gqa", seq=512, heads=8, head_dim=7777, gpu="h100-sxm", engine="ideal").time_s is not None
+    assert am.cost("gqa", seq=512, heads=8, head_dim=512, gpu="b200-sxm", phase="decode").time_s is not None
+
+
 def test_an_ideal_kernel_is_faster_and_a_warm_cache_helps():
     times = [
         am.cost("gqa", seq=4096, heads=32, phase="decode", gpu="h100-sxm", engine=e, l2=l2).time_s

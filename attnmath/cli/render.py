@@ -372,6 +372,8 @@ def _times(c: Cost) -> list[str]:
     gpu = get(c.gpu_file or c.gpu or "")
     rows += _measured(c, gpu.figure("hbm_bytes_per_s"))
     known = "" if gpu.exp_rate else f"; {c.gpu} has no figure for exponentials, so that term is left out"
+    if c.l2 == "warm" and "l2_bytes" not in gpu.figures:
+        known += f"; {c.gpu} has no figure for its L2, so what a warm one leaves to move is not in the bound"
     return [
         *columns(rows),
         f"a bound is no estimate: no kernel is faster. Both are of the core only, without projections{known}",

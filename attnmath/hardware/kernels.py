@@ -57,10 +57,12 @@ class Kernel(Struct, frozen=True):
     reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
     pads: tuple[int, ...] = ()
     paired_math: bool = False  # its softmax works on two FP32 numbers an instruction (PTX ISA, fma.rn.f32x2: sm_100 on)
+    widest: int = 256  # heads that it has a kernel for
     latent: bool = False  # attends to one cached latent per token, whose first part is the value, too
 
 
 FA = "Dao-AILab/flash-attention"
+UNBOUNDED = 10**9
 KERNELS: dict[str, Kernel] = {
     "flash-attention-2": Kernel(
         "FlashAttention-2 over a paged cache (the split-KV kernel)",
@@ -107,6 +109,7 @@ KERNELS: dict[str, Kernel] = {
         packed=True,
         longest_first=True,
         latent=True,
+        widest=576,
     ),
     "flash-attention-4": Kernel(
         "FlashAttention-4",
@@ -133,6 +136,7 @@ KERNELS: dict[str, Kernel] = {
         asynchronous=False,
         split_prefill=True,
         light_groups=4,
+        widest=512,
     ),
     "fmha-v2": Kernel(
         "TensorRT-LLM's fmha_v2, warp-specialised for Hopper",
@@ -166,6 +170,7 @@ KERNELS: dict[str, Kernel] = {
         decode_rows=(16, 32, 64),
         longest_first=True,
         pads=(64, 128, 192, 256),
+        widest=512,
     ),
     "ideal": Kernel(
         "a kernel without overheads: 128 by 128 tiles, every unit at its data sheet's rate, all of them overlapping",
@@ -175,6 +180,7 @@ KERNELS: dict[str, Kernel] = {
         packed=True,
         longest_first=True,
         split_prefill=True,
+        widest=UNBOUNDED,
     ),
     "flash-mla": Kernel(
         "FlashMLA over latents (key 576, value 512)",
@@ -182,6 +188,7 @@ KERNELS: dict[str, Kernel] = {
         (Tile(1024, 64, 64),),
         packed=True,
         latent=True,
+        widest=576,
     ),
     "trtllm-gen-latent": Kernel(
         "TensorRT-LLM's generated kernels over latents (key 576, value 512)",
@@ -189,6 +196,7 @@ KERNELS: dict[str, Kernel] = {
         (Tile(1024, 64, 128),),
         packed=True,
         latent=True,
+        widest=576,
     ),
 }
 
@@ -260,7 +268,8 @@ def library_of(architecture: str) -> str:
 def kernel_of(engine: str, phase: str, architecture: str, kv_bytes: float = 2.0, head_dim: int = 128) -> str:
     """The name of the kernel that an engine runs; Unknown or InputError, naming what is known, where there is none.
 
-    `kv_bytes`: per element of the cache. `head_dim`: TensorRT-LLM's generated kernels want multiples of 16.
+    `kv_bytes`: per element of the cache. `head_dim`: no kernel takes any width, and TensorRT-LLM's generated ones want
+    multiples of 16.
 
     >>> kernel_of("vllm", "decode", "hopper")
     'flash-attention-3'
@@ -280,5 +289,9 @@ def kernel_of(engine: str, phase: str, architecture: str, kv_bytes: float = 2.0,
     if kv_bytes < 2:
         name = EIGHT_BIT.get((engine, name), name)
     if name == "trtllm-gen" and phase == "encoder" and head_dim % 16:
-        return "fmha-v2-mma"
+        name = "fmha-v2-mma"
+    if head_dim > KERNELS[name].widest:
+        raise InputError(
+            f"{name} has no kernel for heads {head_dim:,} wide, at most {KERNELS[name].widest}; --engine ideal needs none"
+        )
     return name

@@ -60,8 +60,8 @@ def machine(gpu: Gpu, dtype: str = "bf16") -> Machine:
         raise InputError(together([f"{gpu.name} has no figure {n}: no source was found for it" for n in absent]))
     assert clock is not None
     sustained, assumed = _sustained(gpu)
-    if "l2_bytes" not in gpu.figures:
-        assumed += (f"the L2 keeps nothing from the last run: {gpu.name} has no figure for its size",)
+    l2_bytes, told = _l2(gpu)
+    assumed += told
     return Machine(
         processors=float(gpu.figure("processors")),
         clock_hz=float(clock.value),
@@ -72,12 +72,24 @@ def machine(gpu: Gpu, dtype: str = "bf16") -> Machine:
         smem_bytes=float(gpu.figure("smem_bytes")),
         smem_bytes_per_clock=float(gpu.figure("smem_bytes_per_clock")),
         hbm_bytes_per_s=float(gpu.figure("hbm_bytes_per_s")),
-        l2_bytes=float(gpu.figure("l2_bytes")) if "l2_bytes" in gpu.figures else 1.0,
+        l2_bytes=l2_bytes,
         l2_partitions=float(gpu.figure("l2_partitions")) if "l2_partitions" in gpu.figures else 1.0,
         mma_sync=MMA_SYNC.get(gpu.architecture, 1.0),
         mma_rows=MMA_ROWS.get(gpu.architecture, 0.0),
         assumed=assumed,
     )
+
+
+L2_OF_KIN = {"hopper": 52_428_800.0, "blackwell-ultra": 132_120_576.0}  # H100's and B200's
+
+
+def _l2(gpu: Gpu) -> tuple[float, tuple[str, ...]]:
+    if "l2_bytes" in gpu.figures:
+        return float(gpu.figure("l2_bytes")), ()
+    if gpu.architecture in L2_OF_KIN:
+        size = L2_OF_KIN[gpu.architecture]
+        return size, (f"an L2 of {size / 2**20:.0f} MiB, as its kin's: {gpu.name} has no figure for its size",)
+    return 1.0, (f"the L2 keeps nothing from the last run: {gpu.name} has no figure for its size",)
 
 
 def _sustained(gpu: Gpu) -> tuple[float, tuple[str, ...]]:

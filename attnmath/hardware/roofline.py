@@ -43,15 +43,17 @@ class Bound(Struct, frozen=True):
 def bound(gpu: Gpu, dtype: str, matmul_flops: Number, exps: Number, hbm_bytes: Number, l2_warm: bool = False) -> Bound:
     """The bound for a kernel that does `matmul_flops` and `exps` and moves `hbm_bytes`; numbers or arrays of float64.
 
-    `l2_warm`: what fits into the second-level cache is there from the last run, so only the rest is moved. Raises
-    InputError if the accelerator has no rate for this dtype.
+    `l2_warm`: what fits into the second-level cache is there from the last run, so only the rest is moved; of a cache whose
+    size nobody states, that may be nothing. Raises InputError if the accelerator has no rate for this dtype.
 
     >>> from attnmath.hardware import get
     >>> b = bound(get("h100-sxm"), "bf16", 549_822_922_752, 1_073_872_896, 167_772_160)
     >>> b.binds, round(b.time_s * 1e6)
     ('tensor', 556)
     """
-    moved = maximum(0, hbm_bytes - int(gpu.figure("l2_bytes"))) if l2_warm else hbm_bytes
+    moved = hbm_bytes
+    if l2_warm:
+        moved = maximum(0, hbm_bytes - int(gpu.figure("l2_bytes"))) if "l2_bytes" in gpu.figures else 0 * hbm_bytes
     rate = gpu.exp_rate
     return Bound(
         matmul_flops / gpu.tensor_rate(dtype), exps / rate if rate else None, moved / gpu.figure("hbm_bytes_per_s")

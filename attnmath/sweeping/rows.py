@@ -20,7 +20,7 @@ from attnmath.hardware.collectives import COLLECTIVES, IN_SWITCH, collective, li
 from attnmath.hardware.constants import of_gpu
 from attnmath.hardware.estimates import Job
 from attnmath.hardware.gemm import Product
-from attnmath.hardware.kernels import library_of
+from attnmath.hardware.kernels import KERNELS, library_of
 from attnmath.hardware.machine import Machine, machine
 from attnmath.hardware.roofline import bound
 from attnmath.hardware.timing import UNITS, Shape
@@ -38,6 +38,7 @@ DEFAULTS = {
 NUMBERS = ("flops", "hbm_bytes", "time_bound_s", "time_s", "kernel_time_s", "launch_time_s")
 BINDS = (*UNITS, "launch", "link")
 WIDEST = 256  # of a head with keys and values of its own (flash-attention and its kin take no wider one)
+WIDTHS = sorted({k.widest for k in KERNELS.values()})
 SHAPE = ("batch", "seq", "context", "heads", "kv_heads", "head_dim", "v_head_dim", "window")
 
 
@@ -462,6 +463,7 @@ def _jobs(work: _Work) -> Iterator[tuple[Any, Job]]:
     texts = {c: work.texts(c) for c in ("gpu", "dtype", "kv_dtype", "engine", "l2")}
     d, e = work.shape["head_dim"], work.shape["v_head_dim"]
     flags = [work.decodes, work.causal, work.latent, d > e, d % 16 > 0]
+    flags.append(np.searchsorted(WIDTHS, d))
     some = np.flatnonzero((work.op == "attention") & (work.note < 0) & work.timed)
     keys = [t.codes[some] for t in texts.values()] + [f[some].astype(np.int64) for f in flags]
     for rows in groups(keys, some):
