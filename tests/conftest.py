@@ -42,3 +42,18 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"../shared/{'/'.join(parts)} is not at hand")
     return path
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """(exit code, stdout, stderr) of a command line, a text or its parts, in an empty folder."""
+    from attnmath.cli import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def go(line):
+        code = run(line.split() if isinstance(line, str) else line)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go

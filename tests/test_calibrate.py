@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import attnmath as am
-from attnmath.cli import run as main_code
 from attnmath.hardware import get
 from attnmath.hardware.calibrate import run
 from attnmath.hardware.constants import built_in
@@ -41,19 +40,6 @@ def timings(path, rows=240, seed=0, unit=1e6, column="latency_us"):
         out = csv.writer(file)
         out.writerow([*COLUMNS, column])
         out.writerows(zip(*(sizes[c] for c in COLUMNS), (times * unit).round(12)))
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """(exit code, stdout, stderr) of a command line, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(text: str):
-        code = main_code(text.split())
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
 
 
 def test_planted_constants_come_back(call):

@@ -18,7 +18,6 @@ import pytest
 
 import attnmath as am
 from attnmath import rooflines, variants
-from attnmath.cli import run
 from attnmath.cli.options import parse_time
 from attnmath.errors import InputError
 from attnmath.hardware import names
@@ -33,19 +32,6 @@ PREFILL_BYTES = 2 * 8192 * 128 * (2 * 32 + 2 * 8)  # Q and O of 32 heads, K and 
 DECODE_FLOPS = 4 * 32 * 128 * 8192
 DECODE_BYTES = 2 * 128 * (2 * 32 + 2 * 8 * 8192)
 GQA = "--seq 8192 --heads 32 --kv-heads 8 --head-dim 128 --gpu h100-sxm"
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """(exit code, stdout, stderr) of a command line, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(text: str | list[str]):
-        code = run(text.split() if isinstance(text, str) else text)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
 
 
 # -- a measured time

@@ -21,7 +21,6 @@ from layers import MODIFIERS, maskable
 
 import attnmath as am
 from attnmath import hardware, variants
-from attnmath.cli import run
 from attnmath.errors import AttnmathError, InputError
 from attnmath.hardware import estimates
 from attnmath.hardware.collectives import collective
@@ -46,19 +45,6 @@ MASKS = [
     "around:3",
 ]
 EXACTLY = 2**53
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """(exit code, stdout, stderr) of a command line, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(text: str | list[str]):
-        code = run(text.split() if isinstance(text, str) else text)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
 
 
 def random_row(rng: random.Random) -> dict:

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 import attnmath as am
 from attnmath import tiling as tilings
-from attnmath.cli import run
 from attnmath.errors import AttnmathError, InputError
 from attnmath.hardware import blocks, estimates, get, search, tiles, timing
 from attnmath.hardware.blocks import RULES, Sizes, limits_of, need, rules_of
@@ -35,19 +34,6 @@ from attnmath.tiling import tiling
 H100, A100, B200, A6000 = (limits_of(get(n)) for n in ("h100-sxm", "a100-sxm-80g", "b200-sxm", "rtx-a6000"))
 MMA, WGMMA, TCGEN05 = RULES["mma.sync"], RULES["wgmma"], RULES["tcgen05"]
 LAYER = Shape(1.0, 8192.0, 8192.0, 32.0, 8.0, 128.0, 128.0)
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """(exit code, stdout, stderr) of a command line, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(text: str | list[str]):
-        code = run(text.split() if isinstance(text, str) else text)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
 
 
 # -- tiles that are visited, pair by pair
