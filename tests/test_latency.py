@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from attnmath.hardware import constants, get
+from attnmath.hardware import constants, get, timing
 from attnmath.hardware.calibrate import Case, addresses, estimate, fit, run
 from attnmath.hardware.constants import ENGINE, KERNEL, OF_PHASE, SHARED, Book, built_in
 from attnmath.hardware.kernels import ENGINES, kernel_of
@@ -75,7 +75,9 @@ def test_no_estimate_is_below_the_bound(job, warm):
 
 @given(jobs(), st.sampled_from(("batch", "heads", "seq")))
 def test_four_times_the_work_never_takes_less(job, what):
-    """More sequences, heads (of queries and keys alike) or tokens: within a tenth, which waves and splits may shift."""
+    """More sequences, heads (of queries and keys alike) or tokens: within a tenth, which waves may shift, and the step that
+    joins split keys, which a kernel's own heuristic takes for few short sequences and spares for more of them.
+    """
     gpu, engine, phase, s = job
     if what == "seq":
         more = replace(s, context=4 * s.context, seq=s.seq if phase == "decode" else 4 * s.seq)
@@ -83,7 +85,10 @@ def test_four_times_the_work_never_takes_less(job, what):
         more = replace(s, heads=4 * s.heads, kv_heads=4 * s.kv_heads)
     else:
         more = replace(s, batch=4 * s.batch)
-    assert time_s(gpu, engine, phase, more) >= 0.9 * time_s(gpu, engine, phase, s)
+    kernel = kernel_of(engine, phase, get(gpu).architecture)
+    k, _ = built_in().of(kernel, engine, phase)
+    joined_s = timing.launch_share(machine(get(gpu)), k) * k["combine_us"] * 1e-6
+    assert time_s(gpu, engine, phase, more) >= 0.9 * time_s(gpu, engine, phase, s) - joined_s
 
 
 @given(jobs())

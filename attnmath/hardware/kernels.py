@@ -52,6 +52,7 @@ class Kernel(Struct, frozen=True):
     split_prefill: bool = False
     slots: int = 1  # blocks per processor that the split heuristic wants to fill
     unsplit_blocks: int = 0  # a sequence of at most so many key tiles is not split
+    least_part: int = 0  # keys that a part of a split sequence has at least
     unpacked_decode: tuple[str, ...] = ()  # where a decode step takes every query head on its own: window, mha, wide
     light_groups: int = 0  # groups below it run on a kernel without the matrix unit, several blocks to a processor
     reorders: bool = False  # a decode step copies grouped queries into the order of their keys' heads, and results back
@@ -137,6 +138,7 @@ KERNELS: dict[str, Kernel] = {
         split_prefill=True,
         light_groups=4,
         widest=512,
+        least_part=128,  # min_kv_chunk_size in include/flashinfer/attention/scheduler.cuh
     ),
     "fmha-v2": Kernel(
         "TensorRT-LLM's fmha_v2, warp-specialised for Hopper",

@@ -48,5 +48,6 @@ def tile_count(
     oldest = past - reach + 1  # the oldest key of the first token, before 0 if it sees all
     skipped = minimum(maximum(ceil_div(-oldest * group, rows), 0.0), query_tiles)
     lower = floor_sum(query_tiles - skipped, span, rows, maximum(skipped * rows + oldest * group, 0.0))
-    most = where(window > 0, minimum(full, ceil_div(reach + rows / group, keys)), full)
-    return TileCount(query_tiles, upper - lower, most, minimum(ceil_div(rows / group + past, keys), most))
+    tokens = minimum(rows / group, seq)  # of one tile
+    most = where(window > 0, minimum(full, ceil_div(reach + tokens - 1, keys)), full)
+    return TileCount(query_tiles, upper - lower, most, minimum(ceil_div(tokens + past, keys), most))

@@ -195,7 +195,8 @@ def _cut_decode(s: Shape, m: Machine, kernel: Kernel, block: Block) -> Cut:
     rows, keys, packed = block.rows, block.keys, group * s.seq
     query_tiles, most = ceil_div(packed, rows), ceil_div(_seen(s), keys)
     grids = s.batch * owners
-    splits = _decode_splits(kernel, m, grids * query_tiles, most, group)
+    parts = maximum(floor_div(_seen(s), float(kernel.least_part)), 1.0) if kernel.least_part else most
+    splits = _decode_splits(kernel, m, grids * query_tiles, minimum(most, parts), group)
     resident = where(group < kernel.light_groups, LIGHT, block.resident)
     return Cut(
         rows, keys, s.head_dim, s.v_head_dim, grids, query_tiles, query_tiles * most, most, most,
