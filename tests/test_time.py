@@ -95,6 +95,25 @@ def test_no_estimate_lies_below_the_bound(shape, gpu, engine, phase, l2):
     assert all(share >= 0 for share in c.estimate.busy.values())
 
 
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"window": 512}, "windows were not fitted"),
+        ({"kv_dtype": "fp8"}, "8 bits and less were not fitted"),
+        ({"context": 8192}, "no prompt with a past was measured"),
+        ({}, ""),
+    ],
+)
+def test_what_the_error_band_does_not_cover_is_said(given_, said):
+    c = am.cost("gqa", seq=1024, heads=8, gpu="h100-sxm", **given_)
+    assert [a[: len(said)] for a in c.estimate.assumed] == [said] * bool(said)
+
+
+def test_the_share_of_the_synchronous_instruction_is_said():
+    c = am.cost("gqa", seq=1024, heads=8, gpu="h100-sxm", engine="trtllm", phase="decode")
+    assert any("mma.sync" in a and "62%" in a for a in c.estimate.assumed) == (not KERNELS["xqa"].asynchronous)
+
+
 def test_heads_that_no_kernel_takes_are_refused():
     for engine, widest in (("vllm", 256), ("sglang", 256)):
         wide, wider = (

@@ -23,7 +23,9 @@ SUSTAINED = {
     "blackwell-ultra": 0.71,
 }  # its measured kin
 ELSEWHERE = 0.75  # the median of those
-MMA_SYNC = {"hopper": 0.62, "blackwell": 0.22, "blackwell-ultra": 0.22}  # of the peak, reached by mma.sync
+# Of the peak, reached by mma.sync, an assumption that estimates print: on Hopper 0.62 (what arXiv:2402.13499 is quoted for);
+# on Blackwell what TensorRT-LLM's encoder of width 72 took on a B200 (NVIDIA aiconfigurator, commit 095f58a51).
+MMA_SYNC = {"hopper": 0.62, "blackwell": 0.22, "blackwell-ultra": 0.22}
 MMA_ROWS = {"hopper": 64.0, "blackwell": 128.0, "blackwell-ultra": 128.0}  # of wgmma and tcgen05.mma (PTX ISA)
 
 

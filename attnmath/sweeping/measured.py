@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from attnmath.errors import InputError, together
 from attnmath.hardware.calibrate import Case
 from attnmath.sweeping.cells import Problems, block
-from attnmath.sweeping.rows import jobs
+from attnmath.sweeping.rows import in_columns, jobs
 from attnmath.sweeping.tables import Table
 
 TIMES = {
@@ -113,5 +113,6 @@ def _told(problems: Problems, table: Table) -> str:
     texts = []
     for (column, why), (row, more) in found:
         others = f" and {more:,} more like it" if more else ""
-        texts.append(f"{lines[row]}{f', column {column}' if column else ''}: {why}{others}")
+        said = (why if column else in_columns(why)).replace("\n  ", "; ")
+        texts.append(f"{lines[row]}{f', column {column}' if column else ''}: {said}{others}")
     return together(texts, f"{table.path}: {len(texts)} error{'s' * (len(texts) > 1)}")
