@@ -257,3 +257,24 @@ def test_collectives_grow_and_stay_below_the_links(name):
 def test_links_that_nobody_measured_are_refused():
     with pytest.raises(InputError, match="Infinity Fabric"):
         links_of(get("mi300x"))
+
+
+HAND = {"launch_us": 5.0, "step_us": 1.0, "latent_share": 0.25, "bulk_us": 20.0, "bulk_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("links", "message_bytes", "time_us"),
+    [
+        (
+            "nccl-nvlink-3",
+            8e3,
+            5 + 14 + 14e3 / 25e3,
+        ),  # 14 steps of a ring, 14/8 of the message at a quarter of 100 GB/s
+        ("nccl-nvlink-3", 8e8, 5 + 20 + 14e8 / 50e3),  # the bulk protocol, at half of the links' rate
+        ("nccl-nvlink-4", 8e8, 5 + 20 + 9e8 / 50e3),  # the switch adds up: 9/8 of the message
+    ],
+)
+def test_an_all_reduce_by_hand(links, message_bytes, time_us):
+    time_s, launch_s = collective("all_reduce", links, 8.0, message_bytes, 100e9, HAND)
+    assert time_s * 1e6 == pytest.approx(time_us)
+    assert launch_s == pytest.approx(5e-6)
