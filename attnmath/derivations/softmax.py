@@ -1,0 +1,100 @@
+"""The softmax: shifts, temperature, its Jacobian, and the log-sum-exp behind it."""
+
+from sympy import KroneckerDelta, Limit, Rational, exp, log, oo
+
+from attnmath.proving.checks import Algebra, algebra, scalars
+from attnmath.proving.page import Derivation, Let, Step
+from attnmath.proving.terms import Partial, eq, indices, reals, sizes, tensors, total
+from attnmath.proving.ties import Tie
+
+n = sizes("n")
+i, j, k = indices("i j k", n)
+x, p = tensors("x p")
+c, F = reals("c F")
+tau, gap = reals("tau Delta", positive=True)
+
+
+def weight(i, shift=0, scale=1):
+    """The softmax's weight of score i, the scores shifted and scaled."""
+    return exp(scale * x[i] + shift) / total(exp(scale * x[k] + shift), k)
+
+
+definition = Let(eq(p[i], exp(x[i]) / total(exp(x[k]), k)), "the softmax's weights")
+sums_to_one = eq(total(p[i], i), 1)
+jacobian = eq(Partial(p[i], x[j]), p[i] * (KroneckerDelta(i, j) - p[j]))
+potential = eq(Partial(F, x[j]), p[j])
+
+PAGE = Derivation(
+    name="softmax",
+    title=__doc__.rstrip("."),
+    question="Why may a kernel subtract the largest score before it exponentiates, why does every backward pass subtract a row "
+    "sum, and what is the log-sum-exp that flash attention keeps?",
+    statement="The softmax does not see a shift of all scores. Its Jacobian is diag(p) - p p^T: it is the gradient of the "
+    "log-sum-exp, so its Jacobian is a Hessian, hence symmetric.",
+    source="Bridle 1990, Neurocomputing 68, pages 227 to 236; the log-sum-exp: Boyd and Vandenberghe 2004, section 3.1.5",
+    notation=(
+        (n, "how many scores there are"),
+        (x, "the scores, one for each key"),
+        (c, "any number, the same for all scores"),
+        (tau, "the temperature"),
+        (gap, "by how much one of two scores is the larger"),
+    ),
+    lets=(definition, Let(eq(F, log(total(exp(x[k]), k))), "the log-sum-exp")),
+    steps=(
+        Step("The weights add up to one", sums_to_one, algebra),
+        Step(
+            "A number added to every score leaves every weight as it is, since its exponential stands above and below the line",
+            eq(weight(i, shift=c), p[i]),
+            algebra,
+        ),
+        Step(
+            "Moving one score moves every weight: the quotient rule gives the Jacobian, diag(p) - p p^T",
+            jacobian,
+            algebra,
+        ),
+        Step(
+            "Its rows add up to zero: the softmax does not see a common shift to first order either",
+            eq(total(Partial(p[i], x[j]), j), 0),
+            algebra,
+        ),
+        Step(
+            "Its columns do too, because the weights go on adding up to one",
+            eq(total(p[i] * (KroneckerDelta(i, j) - p[j]), i), 0),
+            Algebra(using=(sums_to_one,)),
+        ),
+        Step("The weights are the gradient of the log-sum-exp", potential, algebra),
+        Step(
+            "so that the Jacobian is the log-sum-exp's Hessian, and symmetric as every Hessian is",
+            eq(Partial(Partial(F, x[j]), x[i]), p[i] * (KroneckerDelta(i, j) - p[j])),
+            algebra,
+        ),
+        Step(
+            "A shift by c adds c to the log-sum-exp: with the largest score subtracted, adding it again gives F",
+            eq(exp(log(total(exp(x[k] - c), k)) + c), exp(F)),
+            algebra,
+        ),
+        Step(
+            "A temperature divides the scores, and the Jacobian by the scores with them",
+            eq(
+                Partial(weight(i, scale=1 / tau), x[j]),
+                weight(i, scale=1 / tau) * (KroneckerDelta(i, j) - weight(j, scale=1 / tau)) / tau,
+            ),
+            algebra,
+        ),
+        Step(
+            "Of two scores that differ, a temperature near zero leaves the larger alone",
+            eq(Limit(1 / (1 + exp(-gap / tau)), tau, 0), 1),
+            scalars,
+        ),
+        Step(
+            "and a high temperature makes them equal",
+            eq(Limit(1 / (1 + exp(-gap / tau)), tau, oo), Rational(1, 2)),
+            scalars,
+        ),
+    ),
+    ties=(
+        Tie("the weights of one query over its keys", "mha", {"L[n]": x[i]}, {"A[n]": p[i]}, options={"mask": "full"}),
+    ),
+    so="A kernel may subtract whatever it likes from a row of scores, so it subtracts the largest and nothing overflows; it "
+    "keeps F, one number a row, and recomputes the weights from it in the backward pass.",
+)

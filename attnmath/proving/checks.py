@@ -1,0 +1,448 @@
+"""The ways a claim can be carried. Each is a rule that knows its level, its name, and what it rests on.
+
+A check takes a claim and the page's definitions and returns the rules that showed it, or None. What it returns is "not shown",
+never "false": to refute is the oracle's business.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from msgspec import Struct
+from sympy import (
+    Add,
+    Derivative,
+    Dummy,
+    Eq,
+    Ge,
+    Gt,
+    Integer,
+    KroneckerDelta,
+    Max,
+    Min,
+    Mul,
+    Ne,
+    Piecewise,
+    Sum,
+    cancel,
+    cos,
+    exp,
+    expand,
+    expand_trig,
+    factor,
+    simplify,
+    sin,
+)
+
+from attnmath.proving import oracle
+from attnmath.proving.sums import Lemma, equal, factors, head, inside, taken, terms, unfold
+from attnmath.proving.terms import Claim, E, Index, Partial, at, fresh, total
+
+Definitions = tuple[Claim, ...]
+Found = set[str] | None
+
+
+class Level(IntEnum):
+    """How far a step is shown to hold; the words are what is printed."""
+
+    CITED, TESTED, SIZES, ALL = range(4)
+
+    @property
+    def words(self) -> str:
+        """The level as it is printed.
+
+        >>> Level.ALL.words
+        'proved for all sizes'
+        """
+        return ("cited", "tested numerically", "proved at sizes", "proved for all sizes")[self]
+
+
+class Recurrence(Struct, frozen=True):
+    """A tensor that is defined step by step: its entries at `start`, and those at t + 1 from those at t."""
+
+    t: Any
+    start: Claim
+    step: Claim
+
+    @property
+    def tensor(self) -> Any:
+        """The tensor that it defines."""
+        return head(self.step.lhs)
+
+
+class Check(Struct, frozen=True):
+    """A rule that carries a claim. `using`: hypotheses of the page, or claims of earlier steps; the page holds them to that."""
+
+    level = Level.ALL
+    words = ""
+    using: tuple[Any, ...] = ()
+    why = ""  # why not for all sizes
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        raise NotImplementedError
+
+    @property
+    def lemmas(self) -> list[Lemma]:
+        """What it rests on, as rewriting rules."""
+        return [Lemma(c) for c in self.using]
+
+
+class Algebra(Check, frozen=True):
+    """Both sides have one normal form, given the definitions and the lemmas."""
+
+    words = "index algebra"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        return equal(claim.lhs, claim.rhs, self.lemmas, definitions) if isinstance(claim, Eq) else None
+
+
+class Induction(Check, frozen=True, kw_only=True):
+    """For S[t, ..] = F(t): F at the start is the start, and F(t + 1) follows from F(t) by the recurrence.
+
+    `rows`: definitions whose row at t alone may be unfolded (a triangular system's): a symbol stands for itself there.
+    """
+
+    words = "induction"
+    recurrence: Recurrence
+    rows: tuple[Claim, ...] = ()
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        t, start, step = self.recurrence.t, self.recurrence.start, self.recurrence.step
+        name, places = head(claim.lhs), claim.lhs.args[1:]
+        heads_fit = name == self.recurrence.tensor and places[:1] == (t,)
+        if not isinstance(claim, Eq) or not heads_fit or places[1:] != step.lhs.args[2:]:
+            return None
+        whole = fresh(claim.rhs)
+        if whole.has(name):
+            return None
+        others = tuple(d for d in definitions if head(d.lhs) != name)
+        held = equal(whole.xreplace({t: start.lhs.args[1]}), start.rhs, self.lemmas, others)
+        before = Eq(claim.lhs, whole, evaluate=False)
+        following = unfold(step.rhs, [before])
+        if following.has(name):
+            return None
+        led = equal(whole.xreplace({t: t + 1}), following, self.lemmas, (*others, *self.rows))
+        return None if held is None or led is None else held | led
+
+
+class Chain(Check, frozen=True):
+    """The chain rule: L depends on an entry through some tensors alone, so its derivative is the sum over their entries.
+
+    `using`: the derivatives of L by those tensors (at any entry, from earlier steps), and, if they are known, those of these
+    tensors by the entry; what is not known is taken from their definitions. Other lemmas serve to compare.
+    """
+
+    words = "chain rule, index algebra"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, Eq) or not isinstance(claim.lhs, Partial):
+            return None
+        whole, entry = claim.lhs.args
+        outer = [c for c in self.using if isinstance(c.lhs, Partial) and c.lhs.args[0] == whole]
+        inner = [c for c in self.using if isinstance(c.lhs, Partial) and c not in outer]
+        through = {head(c.lhs.args[1]) for c in outer}
+        rest = tuple(d for d in definitions if head(d.lhs) not in through)
+        opened = whole
+        for _ in rest:
+            opened = unfold(opened, rest)
+        if not outer or len(through) < len(outer) or opened.has(head(entry)):
+            return None
+        led = Add(*(self._through(c, entry, inner, definitions) for c in outer))
+        known = [Lemma(c) for c in self.using if not isinstance(c.lhs, Partial)]
+        return equal(led, claim.rhs, known, definitions)
+
+    @staticmethod
+    def _through(outer: Claim, entry: Any, inner: list[Claim], definitions: Definitions) -> Any:
+        """The sum over all entries of one tensor: L's derivative by it times its own by the entry."""
+        at_ = outer.lhs.args[1].args[1:]
+        if not all(isinstance(p, Index) for p in at_) or len(set(at_)) < len(at_):
+            raise ValueError("the chain rule needs the derivative at any entry")
+        own = {p: Index(f"_c{n}", p.size) for n, p in enumerate(at_)}
+        middle, slope = outer.lhs.args[1].xreplace(own), at(outer.rhs, own)
+        step = taken(unfold(Partial(middle, entry), inner), definitions)
+        return total(slope * step, *own.values())
+
+
+class Waves(Check, frozen=True):
+    """Index algebra after sines and cosines are written as exponentials, which decides trigonometric polynomials."""
+
+    words = "index algebra on exponentials"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        both = [self._waves(x, definitions) for x in claim.args]
+        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+
+    @staticmethod
+    def _waves(e: Any, definitions: Definitions) -> Any:
+        for _ in definitions:
+            e = unfold(e, definitions)
+        return e.rewrite([sin, cos], exp)
+
+
+class Bijection(Check, frozen=True, kw_only=True):
+    """The sum over j of f(pi(j)) is the sum over j of f(j), for a permutation pi of [0, size)."""
+
+    words = "re-indexing by a permutation, index algebra"
+    pi: Any
+    size: Any
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        both = [self._reindexed(x, definitions) for x in claim.args]
+        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+
+    def _reindexed(self, e: Any, definitions: Definitions) -> Any:
+        for _ in definitions:
+            e = unfold(e, definitions)
+
+        def one(s: Any) -> Any:
+            ((v, lo, hi),) = s.limits
+            hidden = s.function.xreplace({self.pi(v): Dummy("hole")})
+            whole = (lo, hi + 1) == (0, self.size) and not hidden.has(v)
+            return Sum(s.function.xreplace({self.pi(v): v}), (v, lo, hi)) if whole else s
+
+        return fresh(e).replace(lambda x: isinstance(x, Sum) and x.has(self.pi) and len(x.limits) == 1, one)
+
+
+class Same(Check, frozen=True):
+    """The definitions, unfolded, are one expression: commutativity and no more. The claim is immediate, and says so."""
+
+    words = "immediate from the definitions"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        left, right = claim.args
+        for _ in range(len(definitions) + 1):
+            if left == right:
+                return set()
+            left, right = (unfold(x, definitions) for x in (left, right))
+        return None
+
+
+class Scalars(Check, frozen=True):
+    """An identity of ordinary functions of finitely many numbers: trigonometry, calculus, closed forms.
+
+    `using`: equations whose left sides are symbols; each is replaced by its right side.
+    """
+
+    words = "algebra and calculus"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, Eq):
+            return None
+        gap = spelled_out(claim.lhs - claim.rhs, (*definitions, *self.using))
+        tools = (lambda e: e, expand, lambda e: expand(expand_trig(expand(e))), cancel, factor, simplify)
+        for tool in tools:
+            gap = tool(gap)
+            if gap == 0:
+                return set()
+        return None
+
+
+def spelled_out(e: Any, definitions: Definitions) -> Any:
+    """Scalar definitions put in, derivatives, limits and integrals taken.
+
+    >>> from sympy.abc import x
+    >>> spelled_out(Derivative(x**2, x), ())
+    2*x
+    """
+    for _ in definitions:
+        e = e.subs([d.args for d in definitions if d.lhs.is_Symbol])
+    return e.doit()
+
+
+class Signs(Check, frozen=True):
+    """The left side is larger because every factor, or every term, of the difference has a known sign."""
+
+    words = "the sign of each factor of the difference"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, (Gt, Ge)):
+            return None
+        gap = spelled_out(claim.lhs - claim.rhs, (*definitions, *self.using))
+        for shown in (factor(gap), expand(gap), cancel(gap), factor(simplify(gap))):
+            if shown.is_positive or (isinstance(claim, Ge) and shown.is_nonnegative):
+                return set()
+        return None
+
+
+class Witness(Check, frozen=True, kw_only=True):
+    """The sides are not equal, by one exact example."""
+
+    words = "a counterexample, exactly"
+    at: tuple[tuple[Any, Any], ...]
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, Ne):
+            return None
+        gap = simplify(spelled_out(claim.lhs - claim.rhs, definitions).subs(dict(self.at)))
+        return set() if gap.is_zero is False else None
+
+
+class Cases(Check, frozen=True, kw_only=True):
+    """A sum whose terms change form at `at`: on each side they lose their Min, Max or condition, and the two parts are summed."""
+
+    words = "summation by cases"
+    at: Any
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, Eq) or not isinstance(claim.lhs, Sum) or len(claim.lhs.limits) != 1:
+            return None
+        ((i, lo, hi),) = claim.lhs.limits
+        s = Dummy("s", integer=True, nonnegative=True)
+        left = claim.lhs.function.subs(i, self.at - 1 - s).subs(s, self.at - 1 - i)
+        right = claim.lhs.function.subs(i, self.at + s).subs(s, i - self.at)
+        if any(side.atoms(Min, Max, Piecewise) for side in (left, right)):
+            return None
+        both = Sum(left, (i, lo, self.at - 1)) + Sum(right, (i, self.at, hi))
+        return equal(both, claim.rhs, self.lemmas, definitions)
+
+
+# -- expectations ------------------------------------------------------------------------------------------------------------------
+
+
+class Moments(Check, frozen=True, kw_only=True):
+    """Independent entries of mean 0 and variance 1: the mean of a product is the sum over pairings of deltas.
+
+    With `gaussian`, entries may occur up to any power (Isserlis 1918). Without, each tensor at most twice in a product, so
+    that any law of that mean and variance serves.
+    """
+
+    words = "linearity of the expectation, pairings of independent entries"
+    random: tuple[Any, ...]
+    gaussian: bool = False
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        try:
+            both = [self._taken(x, definitions) for x in claim.args]
+        except ValueError:
+            return None
+        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+
+    def _taken(self, e: Any, definitions: Definitions) -> Any:
+        for _ in definitions:
+            e = unfold(e, definitions)
+        return e.replace(E, self._expected)
+
+    def _expected(self, e: Any) -> Any:
+        out = []
+        for body, bound in terms(fresh(e)):
+            fs = list(factors(body))
+            noise = [f for f in fs if head(f) in self.random]
+            rest = Mul(*fs) / Mul(*noise)
+            if any(rest.has(r) for r in self.random):
+                raise ValueError("not a polynomial in what is random")
+            if not self.gaussian and any(sum(head(f) == r for f in noise) > 2 for r in self.random):
+                raise ValueError("a fourth moment, which only a normal law fixes")
+            paired = rest * _pairings(noise)
+            out.append(_summed(paired, bound))
+        return Add(*out)
+
+
+def _pairings(xs: list[Any]) -> Any:
+    if not xs:
+        return Integer(1)
+    x, *rest = xs
+    return Add(
+        *(
+            Mul(*(KroneckerDelta(a, b) for a, b in zip(x.args[1:], y.args[1:]))) * _pairings(rest[:n] + rest[n + 1 :])
+            for n, y in enumerate(rest)
+            if head(y) == head(x)
+        )
+    )
+
+
+class Gaussian(Check, frozen=True, kw_only=True):
+    """E exp(sum over a of c_a w_a) = exp(sum over a of c_a^2 / 2), for independent standard normal w_a and c without w.
+
+    That is the product over coordinates of the one-dimensional E exp(c w) = exp(c^2 / 2). `sizes`: the shape of w.
+    """
+
+    words = "the normal law's exponential moment, coordinate by coordinate"
+    random: Any
+    sizes: tuple[Any, ...]
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        try:
+            both = [self._taken(x, definitions) for x in claim.args]
+        except ValueError:
+            return None
+        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+
+    def _taken(self, e: Any, definitions: Definitions) -> Any:
+        for _ in definitions:
+            e = unfold(e, definitions)
+        return e.replace(E, self._expected)
+
+    def _expected(self, e: Any) -> Any:
+        """The mean of a sum of products of exponentials, each of a form that is linear in w."""
+        out = []
+        for t in Add.make_args(expand(fresh(e), power_exp=False)):
+            random = [f for f in factors(t) if f.has(self.random)]
+            if not all(isinstance(f, exp) for f in random):
+                raise ValueError("not an exponential of what is random")
+            out.append(t / Mul(*random) * self._moment(Add(*(f.args[0] for f in random))))
+        return Add(*out)
+
+    def _moment(self, power: Any) -> Any:
+        places = tuple(Index(f"_w{n}", size) for n, size in enumerate(self.sizes))
+        still, slope = [], []
+        for body, bound in terms(power):
+            entries = [f for f in factors(body) if head(f) == self.random]
+            rest = body / Mul(*entries)
+            if len(entries) > 1 or rest.has(self.random):
+                raise ValueError("not linear in what is random")
+            if not entries:
+                still.append(_summed(body, bound))
+                continue
+            at_ = entries[0].args[1:]
+            if not all(inside(p, size, dict(bound)) for p, size in zip(at_, self.sizes, strict=True)):
+                raise ValueError("an entry that may lie outside its tensor")
+            met = Mul(*(KroneckerDelta(p, a) for p, a in zip(at_, places)))
+            slope.append(_summed(rest * met, bound))
+        return exp(Add(*still) + Sum(Add(*slope) ** 2, *((a, 0, a.size - 1) for a in places)) / 2)
+
+
+def _summed(body: Any, bound: Any) -> Any:
+    return Sum(body, *((v, 0, u - 1) for v, u in bound)) if bound else body
+
+
+# -- less than all sizes ---------------------------------------------------------------------------------------------------------------
+
+
+class AtSizes(Check, frozen=True, kw_only=True):
+    """Exact symbolic equality at these shapes, every entry a symbol."""
+
+    level = Level.SIZES
+    sizes: tuple[tuple[tuple[Any, int], ...], ...]
+    reason: str
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """The shapes, and why not all."""
+        shapes = "; ".join(", ".join(f"{k} = {v}" for k, v in s) or "this shape" for s in self.sizes)
+        return f"exactly, every entry a symbol, at {shapes}; not for all sizes because {self.reason}"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        left, right = claim.args
+        for _ in definitions:
+            left, right = unfold(left, definitions), unfold(right, definitions)
+        return set() if all(oracle.exact(left, right, dict(s)) for s in self.sizes) else None
+
+
+class Cited(Check, frozen=True, kw_only=True):
+    """A theorem that the page uses and does not prove; its numbers are looked at all the same."""
+
+    level = Level.CITED
+    source: str
+    reason: str
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """The source, and why it is not proved here."""
+        return f"{self.source}; not proved here because {self.reason}"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        return set()
+
+
+algebra, scalars, signs, waves, same = Algebra(), Scalars(), Signs(), Waves(), Same()

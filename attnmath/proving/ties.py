@@ -1,0 +1,147 @@
+"""Ties: the names of a page are what a variant computes, entry by entry; so what is proved is what is computed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from mpmath import mp, mpf
+from sympy import Indexed
+
+from attnmath.errors import AttnmathError
+from attnmath.proving import oracle
+from attnmath.proving.sums import head
+from attnmath.proving.terms import Index
+
+if TYPE_CHECKING:
+    from attnmath.proving.page import Derivation
+
+CLOSE = 1e-9  # a variant computes in float64
+
+
+class Tie(Struct, frozen=True):
+    """`shows`: entries of the page by the variant's reference, `{"O[t e]": O[i, u]}`: the letters stand for the indices in
+    their order; a letter that is not named has one place. `reads`: likewise what both start from. `sizes`: the lengths of
+    the letters in the page's symbols, where indices do not say them. `numbers`: what the page's other symbols are.
+    `options`: of `attnmath.evaluate`.
+    """
+
+    says: str
+    variant: str
+    reads: Mapping[str, Any]
+    shows: Mapping[str, Any]
+    sizes: Mapping[str, Any] = {}
+    numbers: Mapping[Any, Any] = {}
+    options: Mapping[str, Any] = {}
+
+    @property
+    def heads(self) -> set[str]:
+        """The names of the page that it ties."""
+        return {str(head(x)) for x in (*self.reads.values(), *self.shows.values())}
+
+    def run(self, page: Derivation, trials: int = 2, seed: int = 0) -> Tied:
+        """Evaluate the variant and the page on the same random numbers; the largest difference of any entry."""
+        rng, error, seen = random.Random(seed), 0.0, 0
+        with mp.workdps(30):
+            for _ in range(trials):
+                worst, entries = self._trial(page, rng)
+                error, seen = max(error, worst), seen + entries
+        return Tied(self, error, seen, trials, seed)
+
+    def _trial(self, page: Derivation, rng: random.Random) -> tuple[float, int]:
+        import numpy as np
+
+        from attnmath import evaluate, variants
+        from attnmath.proving.page import models
+
+        parts = [(*_parsed(text), e) for text, e in (*self.reads.items(), *self.shows.items())]
+        names = {s for _, _, e in parts for s in oracle.free([e])} | {
+            s for x in self.sizes.values() for s in oracle.free([x])
+        }
+        also = [x for c in page.definitions for x in c.args]
+        names |= set(oracle.free(also)) - set(self.numbers)
+        defined = models(page)
+        drawn = oracle.drawn([s for s in names if not isinstance(s, Index) and str(s) not in defined], rng)
+        world = oracle.World(drawn, rng, defined)
+        for symbol, value in self.numbers.items():
+            world.values[symbol] = world(value)
+        sizes = {letter: int(world(x)) for letter, x in self.sizes.items()}
+        for _, letters, e in parts:
+            for letter, place in zip(letters, _places(e), strict=True):
+                if isinstance(place, Index) and letter not in self.sizes:
+                    length = int(world(place.size))
+                    if sizes.setdefault(letter, length) != length:
+                        raise AttnmathError(f"{page.name}: the letter {letter} of {self.variant} has two lengths")
+        axes = variants.get(self.variant).tensors
+        arrays = {}
+        draw = np.random.default_rng(rng.randrange(2**32))
+        for text, e in self.reads.items():
+            name, letters = _parsed(text)
+            shape = [sizes.get(str(a), 1) for a in axes[name]]
+            arrays[name] = draw.uniform(-1, 1, shape)
+            world.defined = {
+                **world.defined,
+                str(head(e)): _reader(arrays[name], [str(a) for a in axes[name]], letters),
+            }
+        options = {k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()}
+        out = evaluate(self.variant, arrays, **options)
+        worst, seen = 0.0, 0
+        for text, e in self.shows.items():
+            name, letters = _parsed(text)
+            read = _reader(out[name], [str(a) for a in axes[name]], letters)
+            for idx in itertools.product(*(range(sizes[x]) for x in letters)):
+                bind = {_variable(p): k for p, k in zip(_places(e), idx)}
+                worst = max(worst, abs(float(world(e, bind) - read(world, *idx))))
+                seen += 1
+        return worst, seen
+
+
+class Tied(Struct, frozen=True):
+    """What a tie found: the largest difference, over how many entries."""
+
+    tie: Tie
+    error: float
+    entries: int
+    trials: int
+    seed: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the page is what is computed."""
+        return self.entries > 0 and self.error < CLOSE
+
+
+def _parsed(text: str) -> tuple[str, list[str]]:
+    """A reference of the language in its simplest form, as (name, letters).
+
+    >>> _parsed("O[t e]")
+    ('O', ['t', 'e'])
+    """
+    m = re.fullmatch(r"(\w+)\[([\w ]*)\]", text)
+    if m is None:
+        raise AttnmathError(f"{text!r}: a reference such as O[t e] is expected")
+    return m[1], m[2].split()
+
+
+def _places(e: Any) -> tuple[Any, ...]:
+    return tuple(e.args[1:]) if isinstance(e, Indexed) else tuple(e.args)
+
+
+def _variable(place: Any) -> Any:
+    """The one symbol that a place depends on: t of t + 1."""
+    (symbol,) = place.free_symbols
+    return symbol
+
+
+def _reader(array: Any, axes: list[str], letters: list[str]) -> Any:
+    """An entry of an array by the letters that vary; every other axis has one place."""
+
+    def read(world: Any, *idx: int) -> Any:
+        at = dict(zip(letters, idx))
+        return mpf(float(array[tuple(at.get(a, 0) for a in axes)]))
+
+    return read
