@@ -5,7 +5,6 @@ from sympy import Derivative, Limit, Rational, Subs, exp, oo, sqrt
 from attnmath.proving.checks import Moments, scalars
 from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import E, eq, indices, reals, sizes, tensors, total
-from attnmath.proving.ties import Tie
 
 d, D = sizes("d D")
 (a,) = indices("a", d)

@@ -12,7 +12,6 @@ from typing import Any
 from msgspec import Struct
 from sympy import (
     Add,
-    Derivative,
     Dummy,
     Eq,
     Ge,
@@ -171,7 +170,7 @@ class Waves(Check, frozen=True):
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
         both = [self._waves(x, definitions) for x in claim.args]
-        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
 
     @staticmethod
     def _waves(e: Any, definitions: Definitions) -> Any:
@@ -189,7 +188,7 @@ class Bijection(Check, frozen=True, kw_only=True):
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
         both = [self._reindexed(x, definitions) for x in claim.args]
-        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
 
     def _reindexed(self, e: Any, definitions: Definitions) -> Any:
         for _ in definitions:
@@ -297,7 +296,7 @@ class Cases(Check, frozen=True, kw_only=True):
         return equal(both, claim.rhs, self.lemmas, definitions)
 
 
-# -- expectations ------------------------------------------------------------------------------------------------------------------
+# -- expectations -----------------------------------------------------------------------------------------------------
 
 
 class Moments(Check, frozen=True, kw_only=True):
@@ -316,7 +315,7 @@ class Moments(Check, frozen=True, kw_only=True):
             both = [self._taken(x, definitions) for x in claim.args]
         except ValueError:
             return None
-        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
 
     def _taken(self, e: Any, definitions: Definitions) -> Any:
         for _ in definitions:
@@ -366,7 +365,7 @@ class Gaussian(Check, frozen=True, kw_only=True):
             both = [self._taken(x, definitions) for x in claim.args]
         except ValueError:
             return None
-        return equal(*both, self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
 
     def _taken(self, e: Any, definitions: Definitions) -> Any:
         for _ in definitions:
@@ -406,7 +405,7 @@ def _summed(body: Any, bound: Any) -> Any:
     return Sum(body, *((v, 0, u - 1) for v, u in bound)) if bound else body
 
 
-# -- less than all sizes ---------------------------------------------------------------------------------------------------------------
+# -- less than all sizes ----------------------------------------------------------------------------------------------
 
 
 class AtSizes(Check, frozen=True, kw_only=True):

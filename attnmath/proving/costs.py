@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-
 from attnmath.errors import AttnmathError
 from attnmath.proving.page import Let
 from attnmath.proving.terms import eq

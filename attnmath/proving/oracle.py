@@ -210,7 +210,7 @@ def _piecewise(e: Any, world: World, at: dict[Any, Value]) -> Value:
     return next(_walk(value, world, at) for value, when in e.args if when in (True, sp.true) or holds(when, world, at))
 
 
-# -- expectations ------------------------------------------------------------------------------------------------------------------
+# -- expectations -----------------------------------------------------------------------------------------------------
 
 SIGN = [(mpf(-1), mpf(1) / 2), (mpf(1), mpf(1) / 2)]  # variance 1; its fourth moment is not the normal's
 
@@ -262,7 +262,7 @@ RULES: dict[Any, Callable[[Any, World, dict[Any, Value]], Value]] = {
 }
 
 
-# -- judging -----------------------------------------------------------------------------------------------------------------------
+# -- judging ----------------------------------------------------------------------------------------------------------
 
 
 def holds(claim: Claim, world: World, at: Mapping[Any, Value] | None = None) -> bool:

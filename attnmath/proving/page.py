@@ -131,7 +131,7 @@ class Proof(Struct, frozen=True):
         return sum(v.step.by.level == level for v in self.verdicts)
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------------------
+# -- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def models(page: Derivation, using: Iterable[Any] = ()) -> dict[str, Callable[..., Any]]:

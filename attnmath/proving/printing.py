@@ -9,7 +9,7 @@ from sympy.core.function import AppliedUndef
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.str import StrPrinter
 
-from attnmath.proving.terms import Claim, E, Index
+from attnmath.proving.terms import Claim, Index
 
 SIGNS = {
     "==": ("=", "="),
@@ -59,7 +59,7 @@ def _degree(t: Any) -> int:
     return sum(int(n) for b, n in powers if n.is_Integer and b.is_Symbol)
 
 
-# -- plain text --------------------------------------------------------------------------------------------------------------------
+# -- plain text -------------------------------------------------------------------------------------------------------
 
 
 def _range(printer: Any, limit: Any, below: str, upto: str) -> str:
@@ -158,7 +158,7 @@ def plain(e: Any, order: tuple[str, ...] = ()) -> str:
     return str(Plain({"order": "none"}).doprint(arranged(e, order)))
 
 
-# -- LaTeX -------------------------------------------------------------------------------------------------------------------------
+# -- LaTeX ------------------------------------------------------------------------------------------------------------
 
 
 class Tex(LatexPrinter):
@@ -166,7 +166,7 @@ class Tex(LatexPrinter):
 
     def _print_Indexed(self, e: Any) -> str:
         places = [self._print(a) for a in e.indices]
-        short = all(a.is_Symbol and len(a.name) == 1 or a.is_number for a in e.indices)
+        short = all((a.is_Symbol and len(a.name) == 1) or a.is_number for a in e.indices)
         base = self._print(e.base.label)
         return f"{{{base}}}_{{{('' if short else ', ').join(places)}}}"
 

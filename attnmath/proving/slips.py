@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sympy import IndexedBase, Indexed, Product, Sum
+from sympy import Indexed, IndexedBase, Product, Sum
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -71,7 +71,7 @@ def _shape(s: Step) -> Iterator[str]:
         yield "says nothing"
 
 
-# -- of one claim ------------------------------------------------------------------------------------------------------------------
+# -- of one claim -----------------------------------------------------------------------------------------------------
 
 
 def _bound_twice(claim: Claim) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _loose(claim: Claim) -> Iterator[str]:
 RULES: tuple[Callable[[Claim], Iterator[str]], ...] = (_bound_twice, _free_and_bound, _captured, _idle, _loose)
 
 
-# -- of a step on its page ---------------------------------------------------------------------------------------------------------
+# -- of a step on its page --------------------------------------------------------------------------------------------
 
 
 def _content(page: Derivation, s: Step) -> Iterator[str]:
@@ -143,7 +143,7 @@ def _content(page: Derivation, s: Step) -> Iterator[str]:
     if s.claim in page.definitions:
         yield "is true by construction: it restates a definition"
     elif not isinstance(s.by, Same) and s.claim.rel_op == "==" and Same()(s.claim, page.definitions) is not None:
-        yield "is true by construction: the definitions make both sides one expression (say so with `same`, if it is worth a line)"
+        yield "is true by construction: the definitions make both sides one (if it is worth a line, say so with `same`)"
     rows = getattr(s.by, "rows", ())
     for c in s.by.using:
         if c not in given and c not in earlier:
@@ -155,7 +155,7 @@ def _content(page: Derivation, s: Step) -> Iterator[str]:
         yield f"inducts over {r.tensor}, which the page does not define"
 
 
-# -- of the page -------------------------------------------------------------------------------------------------------------------
+# -- of the page ------------------------------------------------------------------------------------------------------
 
 
 def _dimensions(page: Derivation) -> Iterator[str]:

@@ -51,7 +51,7 @@ Term = tuple[Any, tuple[tuple[Any, Any], ...]]
 ORDERS = 720  # renamings that are tried for one spelling, at the most: beyond, two equal sums may not be seen to be
 
 
-# -- opening: an expression as terms, each a product under named ranges that start at 0 ------------------------------------------
+# -- opening: an expression as terms, each a product under named ranges that start at 0 -------------------------------
 
 
 def _ends(lo: Any, hi: Any) -> Iterator[tuple[int, Any, int]]:
@@ -132,7 +132,7 @@ def factors(body: Any) -> Iterator[Any]:
         yield from [b] * int(n) if n.is_Integer and n > 0 and not b.is_number else [f]
 
 
-# -- matching: an Index stands for any position of its range, everything else for itself ----------------------------------------
+# -- matching: an Index stands for any position of its range, everything else for itself ------------------------------
 
 
 def inside(w: Any, upper: Any, bound: Mapping[Any, Any]) -> bool:
@@ -219,7 +219,7 @@ class Lemma:
         return wild if all(_unify(p, t, wild, known) for p, t in zip(pattern, target, strict=True)) else None
 
 
-# -- rewriting one term ------------------------------------------------------------------------------------------------------------
+# -- rewriting one term -----------------------------------------------------------------------------------------------
 
 
 def _deltas(body: Any, bound: Bound, around: Mapping[Any, Any]) -> tuple[Any, Bound] | None:
@@ -248,7 +248,7 @@ def _counts(body: Any, bound: Bound) -> tuple[Any, Bound] | None:
     return None
 
 
-# -- closing: the normal spelling ----------------------------------------------------------------------------------------------------
+# -- closing: the normal spelling -------------------------------------------------------------------------------------
 
 
 def _parts(fs: Iterable[Any], bound: Bound) -> list[tuple[set[Any], list[Any]]]:
@@ -370,7 +370,7 @@ class Normal:
         return best
 
 
-# -- definitions -------------------------------------------------------------------------------------------------------------------
+# -- definitions ------------------------------------------------------------------------------------------------------
 
 
 def head(e: Any) -> Any:

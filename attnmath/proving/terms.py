@@ -54,7 +54,7 @@ class Partial(Expr):
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         what, by = (printer._print(a) for a in self.args)
-        simple = self.args[0].is_Symbol or not self.args[0].is_Add and not self.args[0].has(Sum)
+        simple = self.args[0].is_Symbol or (not self.args[0].is_Add and not self.args[0].has(Sum))
         of = (
             rf"\frac{{\partial {what}}}{{\partial {by}}}"
             if simple

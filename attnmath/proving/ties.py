@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from mpmath import mp, mpf
+from msgspec import Struct
 from sympy import Indexed
 
 from attnmath.errors import AttnmathError
@@ -87,7 +87,9 @@ class Tie(Struct, frozen=True):
                 **world.defined,
                 str(head(e)): _reader(arrays[name], [str(a) for a in axes[name]], letters),
             }
-        options = {k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()}
+        options: dict[str, Any] = {
+            k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()
+        }
         out = evaluate(self.variant, arrays, **options)
         worst, seen = 0.0, 0
         for text, e in self.shows.items():
