@@ -14,15 +14,17 @@ _VERBS = {
     "formula": "attnmath.formulas",
     "evaluate": "attnmath.evaluation",
     "variant": "attnmath.variants:get",
+    "derivation": "attnmath.derivations:get",
     "gpu": "attnmath.hardware:get",
     "model": "attnmath.models.costs:model",
     "check_plan": "attnmath.plans:check_plan",
     "AttnmathError": "attnmath.errors",
 }
-__all__ = ["AttnmathError", "check_plan", "cost", "evaluate", "formula", "gpu", "model", "variant"]
+__all__ = ["AttnmathError", "check_plan", "cost", "derivation", "evaluate", "formula", "gpu", "model", "variant"]
 
 if TYPE_CHECKING:
     from attnmath.costs import cost as cost
+    from attnmath.derivations import get as derivation
     from attnmath.errors import AttnmathError as AttnmathError
     from attnmath.evaluation import evaluate as evaluate
     from attnmath.formulas import formula as formula

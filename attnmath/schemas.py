@@ -171,6 +171,91 @@ class Equations(Struct, rename={"with_": "with"}):
     legend: list[Legend]
 
 
+class Name(Struct):
+    """What a letter of a derivation means."""
+
+    text: str
+    latex: str
+    meaning: str
+
+
+class Definition(Struct):
+    """What a name of a derivation stands for: its equations, in text and in the lines of LaTeX's `aligned`."""
+
+    text: list[str]
+    latex: list[list[str]]
+    meaning: str
+
+
+class Hypothesis(Struct):
+    """What a derivation assumes."""
+
+    text: str
+    latex: list[str]
+    meaning: str
+
+
+class ProofStep(Struct):
+    """A step: what it says, how far it was shown to hold, by what, and from which earlier steps or hypotheses."""
+
+    number: int
+    says: str
+    text: str
+    latex: list[str]
+    level: Literal["proved for all sizes", "proved at sizes", "tested numerically", "cited"]
+    check: str
+    rules: list[str]
+    uses: list[int | str]
+
+
+class ProofTie(Struct):
+    """Names of a derivation that were compared with what a variant computes: the largest difference, over all entries."""
+
+    says: str
+    variant: str
+    tensors: list[str]
+    entries: int
+    shapes: int
+    seed: int
+    error: float
+
+
+class Derive(Struct):
+    """`attnmath derive --json`: a derivation whose every step was checked. Formulas in sentences stand in backticks."""
+
+    schema: Literal["attnmath.derive/1"]
+    name: str
+    title: str
+    question: str
+    statement: str
+    source: str
+    notation: list[Name]
+    definitions: list[Definition]
+    hypotheses: list[Hypothesis]
+    assumes: list[str]
+    steps: list[ProofStep]
+    ties: list[ProofTie]
+    so: str
+    levels: dict[str, int]
+
+
+class DerivationRow(Struct):
+    """What a derivation asks and states."""
+
+    name: str
+    title: str
+    source: str
+    question: str
+    statement: str
+
+
+class Derivations(Struct):
+    """`attnmath derivations --json`."""
+
+    schema: Literal["attnmath.derivations/1"]
+    derivations: list[DerivationRow]
+
+
 class Variant(Struct):
     """A variant, its forms and the options that set its sizes."""
 
@@ -361,6 +446,8 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "tile": (TileDocument, TileRows),
     "explain": (Explain,),
     "equations": (Equations,),
+    "derive": (Derive,),
+    "derivations": (Derivations,),
     "variants": (Variants,),
     "modifiers": (Modifiers,),
     "masks": (Masks,),

@@ -103,6 +103,8 @@ def test_json_is_what_the_contract_says(call):
         ("tile gqa --seq 1k,8k --heads 32 --gpu h100-sxm --json", "tile"),
         (f"{GQA} --explain flops.matmul --json", "explain"),
         ("equations mla --with rope --json", "equations"),
+        ("derive softmax --json", "derive"),
+        ("derivations --json", "derivations"),
         ("variants --json", "variants"),
         ("modifiers --json", "modifiers"),
         ("masks --json", "masks"),

@@ -20,6 +20,8 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "tile": "How an engine's kernel cuts a core up on an accelerator, and which tiles fit it.",
     "sweep": "Many shapes at once: a table or a grid, to CSV or Parquet.",
     "equations": "What a variant computes, line by line.",
+    "derive": "Why: a derivation, step by step, each step checked.",
+    "derivations": "The derivations that there are.",
     "report": "All of it about one variant as a document: Markdown, LaTeX or HTML.",
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",

@@ -9,17 +9,11 @@ from attnmath.proving.ties import Tie
 
 n = sizes("n")
 i, j, k = indices("i j k", n)
-x, p = tensors("x p")
-c, F = reals("c F")
+x, p, w = tensors("x p w")
+c, F, G = reals("c F G")
 tau, gap = reals("tau Delta", positive=True)
 
 
-def weight(i, shift=0, scale=1):
-    """The softmax's weight of score i, the scores shifted and scaled."""
-    return exp(scale * x[i] + shift) / total(exp(scale * x[k] + shift), k)
-
-
-definition = Let(eq(p[i], exp(x[i]) / total(exp(x[k]), k)), "the softmax's weights")
 sums_to_one = eq(total(p[i], i), 1)
 jacobian = eq(Partial(p[i], x[j]), p[i] * (KroneckerDelta(i, j) - p[j]))
 potential = eq(Partial(F, x[j]), p[j])
@@ -29,8 +23,8 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="Why may a kernel subtract the largest score before it exponentiates, why does every backward pass subtract a row "
     "sum, and what is the log-sum-exp that flash attention keeps?",
-    statement="The softmax does not see a shift of all scores. Its Jacobian is diag(p) - p p^T: it is the gradient of the "
-    "log-sum-exp, so its Jacobian is a Hessian, hence symmetric.",
+    statement="The softmax does not see a shift of all scores. It is the gradient of the log-sum-exp, so that its Jacobian, "
+    "`\\operatorname{diag}(p) - p p^T`, is a Hessian, hence symmetric.",
     source="Bridle 1990, Neurocomputing 68, pages 227 to 236; the log-sum-exp: Boyd and Vandenberghe 2004, section 3.1.5",
     notation=(
         (n, "how many scores there are"),
@@ -39,16 +33,21 @@ PAGE = Derivation(
         (tau, "the temperature"),
         (gap, "by how much one of two scores is the larger"),
     ),
-    lets=(definition, Let(eq(F, log(total(exp(x[k]), k))), "the log-sum-exp")),
+    lets=(
+        Let(eq(p[i], exp(x[i]) / total(exp(x[k]), k)), "the softmax's weights"),
+        Let(eq(F, log(total(exp(x[k]), k))), "the log-sum-exp"),
+        Let(eq(G, log(total(exp(x[k] - c), k))), "the log-sum-exp of shifted scores"),
+        Let(eq(w[i], exp(x[i] / tau) / total(exp(x[k] / tau), k)), "the weights at temperature `tau`"),
+    ),
     steps=(
         Step("The weights add up to one", sums_to_one, algebra),
         Step(
             "A number added to every score leaves every weight as it is, since its exponential stands above and below the line",
-            eq(weight(i, shift=c), p[i]),
+            eq(exp(x[i] + c) / total(exp(x[k] + c), k), p[i]),
             algebra,
         ),
         Step(
-            "Moving one score moves every weight: the quotient rule gives the Jacobian, diag(p) - p p^T",
+            "Moving one score moves every weight: the quotient rule gives the Jacobian, `\\operatorname{diag}(p) - p p^T`",
             jacobian,
             algebra,
         ),
@@ -69,16 +68,13 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "A shift by c adds c to the log-sum-exp: with the largest score subtracted, adding it again gives F",
-            eq(exp(log(total(exp(x[k] - c), k)) + c), exp(F)),
+            "With `c` subtracted from every score, `c` has to be added to their log-sum-exp again",
+            eq(G + c, F),
             algebra,
         ),
         Step(
-            "A temperature divides the scores, and the Jacobian by the scores with them",
-            eq(
-                Partial(weight(i, scale=1 / tau), x[j]),
-                weight(i, scale=1 / tau) * (KroneckerDelta(i, j) - weight(j, scale=1 / tau)) / tau,
-            ),
+            "A temperature divides the scores, and the Jacobian with them",
+            eq(Partial(w[i], x[j]), w[i] * (KroneckerDelta(i, j) - w[j]) / tau),
             algebra,
         ),
         Step(

@@ -63,6 +63,7 @@ class Recurrence(Struct, frozen=True):
     t: Any
     start: Claim
     step: Claim
+    says: str = ""
 
     @property
     def tensor(self) -> Any:
@@ -240,6 +241,7 @@ class Scalars(Check, frozen=True):
 def spelled_out(e: Any, definitions: Definitions) -> Any:
     """Scalar definitions put in, derivatives, limits and integrals taken.
 
+    >>> from sympy import Derivative
     >>> from sympy.abc import x
     >>> spelled_out(Derivative(x**2, x), ())
     2*x

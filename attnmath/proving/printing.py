@@ -97,6 +97,9 @@ class Plain(StrPrinter):
     def _print_Indexed(self, e: Any) -> str:
         return f"{e.base.label}[{' '.join(self._print(a).replace(' ', '') for a in e.indices)}]"
 
+    def _print_IndexedBase(self, e: Any) -> str:
+        return str(e.label)
+
     def _print_Sum(self, e: Any) -> str:
         return self._big("Σ", e)
 

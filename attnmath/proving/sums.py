@@ -124,7 +124,7 @@ def factors(body: Any) -> Iterator[Any]:
     """A product as a list; whole powers are written out.
 
     >>> from sympy.abc import x, y
-    >>> list(factors(x**2 * y))
+    >>> sorted(factors(x**2 * y), key=str)
     [x, x, y]
     """
     for f in Mul.make_args(body):
