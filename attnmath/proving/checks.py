@@ -35,8 +35,8 @@ from sympy import (
 )
 
 from attnmath.proving import oracle
-from attnmath.proving.sums import Lemma, equal, factors, head, inside, taken, terms, unfold
-from attnmath.proving.terms import Claim, E, Index, Partial, at, fresh, total
+from attnmath.proving.sums import Lemma, equal, factors, head, inside, reached, taken, terms, unfold
+from attnmath.proving.terms import Claim, E, Index, Partial, at, fresh, spelled, total
 
 Definitions = tuple[Claim, ...]
 Found = set[str] | None
@@ -72,11 +72,15 @@ class Recurrence(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """A rule that carries a claim. `using`: hypotheses of the page, or claims of earlier steps; the page holds them to that."""
+    """A rule that carries a claim. `using`: hypotheses of the page, or claims of earlier steps; the page holds them to that.
+
+    `of`: the names whose definitions may be unfolded to compare both sides; all of them unless it is given.
+    """
 
     level = Level.ALL
     words = ""
     using: tuple[Any, ...] = ()
+    of: tuple[str, ...] | None = None
     why = ""  # why not for all sizes
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
@@ -94,7 +98,7 @@ class Algebra(Check, frozen=True):
     words = "index algebra"
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
-        return equal(claim.lhs, claim.rhs, self.lemmas, definitions) if isinstance(claim, Eq) else None
+        return equal(claim.lhs, claim.rhs, self.lemmas, definitions, self.of) if isinstance(claim, Eq) else None
 
 
 class Induction(Check, frozen=True, kw_only=True):
@@ -127,7 +131,8 @@ class Induction(Check, frozen=True, kw_only=True):
 
 
 class Chain(Check, frozen=True):
-    """The chain rule: L depends on an entry through some tensors alone, so its derivative is the sum over their entries.
+    """The chain rule: L depends on an entry through some tensors alone, none of which depends on another of them, so that
+    its derivative is the sum over their entries.
 
     `using`: the derivatives of L by those tensors (at any entry, from earlier steps), and, if they are known, those of these
     tensors by the entry; what is not known is taken from their definitions. Other lemmas serve to compare.
@@ -141,16 +146,14 @@ class Chain(Check, frozen=True):
         whole, entry = claim.lhs.args
         outer = [c for c in self.using if isinstance(c.lhs, Partial) and c.lhs.args[0] == whole]
         inner = [c for c in self.using if isinstance(c.lhs, Partial) and c not in outer]
-        through = {head(c.lhs.args[1]) for c in outer}
-        rest = tuple(d for d in definitions if head(d.lhs) not in through)
-        opened = whole
-        for _ in rest:
-            opened = unfold(opened, rest)
-        if not outer or len(through) < len(outer) or opened.has(head(entry)):
+        through = {str(head(c.lhs.args[1])) for c in outer}
+        past = str(head(entry)) in reached(whole, definitions, but=through)
+        nested = any(through & reached(d.rhs, definitions) for d in definitions if str(head(d.lhs)) in through)
+        if not outer or len(through) < len(outer) or past or nested:
             return None
         led = Add(*(self._through(c, entry, inner, definitions) for c in outer))
         known = [Lemma(c) for c in self.using if not isinstance(c.lhs, Partial)]
-        return equal(led, claim.rhs, known, definitions)
+        return equal(led, claim.rhs, known, definitions, self.of)
 
     @staticmethod
     def _through(outer: Claim, entry: Any, inner: list[Claim], definitions: Definitions) -> Any:
@@ -212,7 +215,7 @@ class Same(Check, frozen=True):
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
         left, right = claim.args
         for _ in range(len(definitions) + 1):
-            if left == right:
+            if spelled(left) == spelled(right):
                 return set()
             left, right = (unfold(x, definitions) for x in (left, right))
         return None

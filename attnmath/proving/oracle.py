@@ -201,7 +201,8 @@ def _limit(e: Any, world: World, at: dict[Any, Value]) -> Value:
 def _integral(e: Any, world: World, at: dict[Any, Value]) -> Value:
     world.rough[0] = True
     v, lo, hi = e.args[1]
-    ends = [mp.mpmathify(sp.N(x)) if x.is_number else _walk(x, world, at) for x in (lo, hi)]
+    far = {sp.oo: mp.inf, -sp.oo: -mp.inf}
+    ends = [far[x] if x in far else _walk(x, world, at) for x in (lo, hi)]
     parts = [ends[0], 0, ends[1]] if ends[0] < 0 < ends[1] else ends
     return mp.quad(lambda x: _walk(e.args[0], world.but({v: x}), at), parts)
 
@@ -326,7 +327,7 @@ def agree(
     laws: Mapping[str, str] = {},
     top: int = 3,
 ) -> bool:
-    """Whether a claim is true in `trials` worlds drawn at random: sizes, positions, entries.
+    """Whether a claim is true in `trials` worlds drawn at random: sizes, positions, entries; of `ne`, in one of them.
 
     `when`: side conditions. `also`: further expressions whose symbols need values (definitions). `defined`: tensors that
     are computed. `laws`: random tensors and their laws. Raises NotImplementedError for what it cannot evaluate.
@@ -345,13 +346,13 @@ def agree(
     with mp.workdps(DIGITS):
         for _ in range(60 * trials):
             if done == trials:
-                return True
+                return not isinstance(claim, sp.Ne)
             values = drawn(names, rng, when, top)
             world = World(values, rng, defined, laws, positive)
             world.order = {name: _shuffled(world, place, rng) for name, place in pis.items()}
             try:
-                if not holds(claim, world):
-                    return False
+                if holds(claim, world) == isinstance(claim, sp.Ne):
+                    return isinstance(claim, sp.Ne)
             except (Outside, ZeroDivisionError):
                 continue
             done += 1

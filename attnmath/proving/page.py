@@ -12,7 +12,7 @@ from sympy.core.relational import Relational
 from attnmath.errors import AttnmathError, together
 from attnmath.proving import oracle, slips
 from attnmath.proving.checks import Check, Gaussian, Level, Moments, Recurrence, Same
-from attnmath.proving.sums import head
+from attnmath.proving.sums import head, heads
 from attnmath.proving.terms import Claim
 from attnmath.proving.ties import Tie, Tied
 
@@ -208,7 +208,7 @@ def _needed(exprs: list[Any], also: list[Any], defined: Mapping[str, Any]) -> li
     found: list[Any] = []
     todo = list(exprs)
     while todo:
-        names = slips.heads(todo.pop())
+        names = heads(todo.pop())
         for lhs, rhs in zip(also[::2], also[1::2]):
             if str(head(lhs)) in names and rhs not in found:
                 found += [lhs, rhs]

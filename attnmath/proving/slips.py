@@ -10,8 +10,8 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from attnmath.proving.checks import Check, Level, Recurrence, Same
-from attnmath.proving.sums import head
-from attnmath.proving.terms import Claim, Index
+from attnmath.proving.sums import head, heads, reached
+from attnmath.proving.terms import Claim, Index, Partial, eq
 
 if TYPE_CHECKING:
     from attnmath.proving.page import Derivation, Step
@@ -28,22 +28,10 @@ def found(page: Derivation) -> Iterator[str]:
     for where, claim in _claims(page):
         for rule in RULES:
             yield from (f"{where}: {what}" for what in rule(claim))
-    for where, s in _numbered(page):
-        yield from (f"{where}: {what}" for what in _content(page, s))
+    for n, s in enumerate(page.steps):
+        yield from (f"step {n + 1}: {what}" for what in _content(page, s, page.steps[:n]))
     yield from _dimensions(page)
     yield from _names(page)
-
-
-def heads(e: Any) -> set[str]:
-    """The names of the tensors, functions and symbols in an expression.
-
-    >>> from attnmath.proving.terms import counts, tensors
-    >>> x, = tensors("x")
-    >>> sorted(heads(x[counts("t")]))
-    ['t', 'x']
-    """
-    tensors = {str(x.base) for x in e.atoms(Indexed)} | {x.func.__name__ for x in e.atoms(AppliedUndef)}
-    return tensors | {str(s) for s in e.free_symbols if not isinstance(s, (Indexed, IndexedBase))}
 
 
 def _numbered(page: Derivation) -> list[tuple[str, Step]]:
@@ -133,8 +121,8 @@ RULES: tuple[Callable[[Claim], Iterator[str]], ...] = (_bound_twice, _free_and_b
 # -- of a step on its page --------------------------------------------------------------------------------------------
 
 
-def _content(page: Derivation, s: Step) -> Iterator[str]:
-    earlier = [x.claim for x in page.steps[: page.steps.index(s)]]
+def _content(page: Derivation, s: Step, before: tuple[Step, ...]) -> Iterator[str]:
+    earlier = [x.claim for x in before]
     given = [g.claim for g in page.given]
     if s.claim in given or s.claim.reversed in given:
         yield "claims what is assumed"
@@ -144,6 +132,14 @@ def _content(page: Derivation, s: Step) -> Iterator[str]:
         yield "is true by construction: it restates a definition"
     elif not isinstance(s.by, Same) and s.claim.rel_op == "==" and Same()(s.claim, page.definitions) is not None:
         yield "is true by construction: the definitions make both sides one (if it is worth a line, say so with `same`)"
+    for p in s.claim.atoms(Partial):
+        for r in page.recurrences:
+            by, stepwise = (
+                str(head(p.args[1])),
+                (*page.definitions, *(eq(x.tensor, x.step.rhs + x.start.rhs) for x in page.recurrences)),
+            )
+            if str(r.tensor) in reached(p.args[0], stepwise) and by in reached(r.step.rhs + r.start.rhs, stepwise):
+                yield f"takes a derivative through the recurrence of {r.tensor}, which the kernel does not follow"
     rows = getattr(s.by, "rows", ())
     for c in s.by.using:
         if c not in given and c not in earlier:
@@ -151,8 +147,8 @@ def _content(page: Derivation, s: Step) -> Iterator[str]:
     for c in rows:
         if c not in page.definitions:
             yield f"unfolds {c}, which the page does not define"
-    if (r := getattr(s.by, "recurrence", None)) is not None and r not in page.recurrences:
-        yield f"inducts over {r.tensor}, which the page does not define"
+    if (over := getattr(s.by, "recurrence", None)) is not None and over not in page.recurrences:
+        yield f"inducts over {over.tensor}, which the page does not define"
 
 
 # -- of the page ------------------------------------------------------------------------------------------------------

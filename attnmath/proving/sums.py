@@ -28,6 +28,7 @@ from sympy import (
     Add,
     Function,
     Indexed,
+    IndexedBase,
     Integer,
     KroneckerDelta,
     Mul,
@@ -155,7 +156,7 @@ def _unify(pattern: Any, target: Any, wild: dict[Any, Any], bound: Mapping[Any, 
         if pattern not in wild and bound is not None and not inside(target, pattern.size, bound):
             return False
         return bool(wild.setdefault(pattern, target) == target)
-    if pattern == target:
+    if pattern == target and not pattern.has(Index):  # an Index has to be noted even where it stands for itself
         return True
     return (
         bool(pattern.args)
@@ -194,7 +195,7 @@ class Lemma:
                 wild: dict[Any, Any] | None = {}
                 marked = [rename(p, self.v, b) for p in self.pattern]
                 wild = self._fits(marked, order, {**around, **rest})
-                if wild is not None and not any(x.has(b) for x in wild.values()):
+                if wild is not None:
                     return body / Mul(*held) * fresh(self.rhs).xreplace(wild), rest
         return None
 
@@ -428,16 +429,56 @@ def taken(e: Any, definitions: tuple[Claim, ...] = ()) -> Any:
     if not isinstance(e, Partial):
         return e.func(*(taken(a, definitions) for a in e.args))
     what, entry = taken(e.args[0], definitions), e.args[1]
-    others = tuple(d for d in definitions if head(d.lhs) != head(entry))
-    for _ in others:
-        what = unfold(what, others)
+    by = str(head(entry))
+    on_the_way = tuple(d for d in definitions if str(head(d.lhs)) != by and by in reached(d.rhs, definitions))
+    while latest := [d for d in on_the_way if _mentions(what, d)]:
+        before, what = what, unfold(what, latest[-1:])
+        if what == before:
+            break
     return grad(what, entry)
 
 
-def equal(lhs: Any, rhs: Any, lemmas: Iterable[Lemma] = (), definitions: tuple[Claim, ...] = ()) -> set[str] | None:
+def heads(e: Any) -> set[str]:
+    """The names of the tensors, functions and symbols in an expression.
+
+    >>> from attnmath.proving.terms import counts, tensors
+    >>> x, = tensors("x")
+    >>> sorted(heads(x[counts("t")]))
+    ['t', 'x']
+    """
+    named = {str(x.base) for x in e.atoms(Indexed)} | {x.func.__name__ for x in e.atoms(AppliedUndef)}
+    return named | {str(s) for s in e.free_symbols if not isinstance(s, (Indexed, IndexedBase))}
+
+
+def reached(e: Any, definitions: Iterable[Claim], but: Iterable[str] = ()) -> set[str]:
+    """The names that an expression depends on, through definitions; those of `but` are not looked into.
+
+    >>> from attnmath.proving.terms import eq, reals
+    >>> x, y, z = reals("x y z")
+    >>> sorted(reached(z, [eq(z, y + 1), eq(y, 2 * x)]))
+    ['x', 'y', 'z']
+    """
+    known = {str(head(d.lhs)): d.rhs for d in definitions}
+    out, todo = set(), heads(e)
+    while todo:
+        name = todo.pop()
+        out.add(name)
+        if name in known and name not in but:
+            todo |= heads(known[name]) - out
+    return out
+
+
+def equal(
+    lhs: Any,
+    rhs: Any,
+    lemmas: Iterable[Lemma] = (),
+    definitions: tuple[Claim, ...] = (),
+    of: tuple[str, ...] | None = None,
+) -> set[str] | None:
     """The rules that show both sides equal for all sizes; None if it is not shown, which does not refute it.
 
-    Definitions are unfolded one after the other, the page's last first, until both sides are the same.
+    Definitions are unfolded one after the other, the page's last first, until both sides are the same; `of`: only those of
+    these names. A name that was unfolded is among the rules, as "= name".
 
     >>> from attnmath.proving.terms import indices, sizes, tensors, total
     >>> x, = tensors("x")
@@ -449,8 +490,9 @@ def equal(lhs: Any, rhs: Any, lemmas: Iterable[Lemma] = (), definitions: tuple[C
     """
     normal = Normal(lemmas)
     gap = normal(taken(sympify(lhs) - sympify(rhs), definitions))
+    definitions = tuple(d for d in definitions if of is None or str(head(d.lhs)) in of)
     while gap != 0 and (latest := [d for d in definitions if _mentions(gap, d)]):
-        normal.used.add("definition")
+        normal.used.add(f"= {head(latest[-1].lhs)}")
         before, gap = gap, normal(unfold(gap, latest[-1:]))
         if gap == before:  # its row is not one of those that may be unfolded
             definitions = tuple(d for d in definitions if d is not latest[-1])

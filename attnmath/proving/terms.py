@@ -6,6 +6,7 @@ derivative that stays written as one, and substitution that does not capture.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -182,6 +183,33 @@ def rename(e: Any, old: Any, new: Any) -> Any:
         ]
         return e.func(e.function, *outside)
     return e.func(*(rename(a, old, new) for a in e.args))
+
+
+def spelled(e: Any) -> Any:
+    """The expression with its bound names spelled by how deep they lie, so that a renaming makes no difference.
+
+    >>> x, = tensors("x")
+    >>> i, j = indices("i j", sizes("n"))
+    >>> spelled(total(x[i], i)) == spelled(total(x[j], j))
+    True
+    """
+    if not e.has(Sum, Product):
+        return e
+    args = [spelled(a) for a in e.args]
+    if not isinstance(e, (Sum, Product)):
+        return e.func(*args)
+    depth = max((int(s.name[1:].split("_")[0]) for s in args[0].atoms(Symbol) if _deep(s)), default=0)
+    body, limits = args[0], [tuple(limit) for limit in args[1:]]
+    for n, (v, lo, hi) in enumerate(limits):
+        name = Symbol(f"_{depth + 1}_{n}", integer=True, nonnegative=True)
+        body = rename(body, v, name)
+        limits[:n] = [(w, a.xreplace({v: name}), b.xreplace({v: name})) for w, a, b in limits[:n]]
+        limits[n] = (name, lo, hi)
+    return e.func(body, *limits)
+
+
+def _deep(s: Any) -> bool:
+    return re.fullmatch(r"_\d+_\d+", s.name) is not None
 
 
 def at(e: Any, positions: Mapping[Any, Any]) -> Any:

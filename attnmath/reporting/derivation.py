@@ -13,7 +13,6 @@ from attnmath.proving.sums import head
 from attnmath.reporting import md, tex
 
 RULES = {  # the kernel's rules, as a reader calls them
-    "definition": "definitions unfolded",
     "lemma": "earlier results used",
     "delta": "deltas contracted",
     "count": "sums counted",
@@ -79,9 +78,14 @@ def _step(page: Derivation, n: int, order: tuple[str, ...], rules: tuple[str, ..
         "latex": latex_lines(s.claim, order),
         "level": s.by.level.words,
         "check": s.by.words,
-        "rules": [RULES[r] for r in rules if r in RULES],
+        "rules": [*_unfolded(rules, order), *(words for r, words in RULES.items() if r in rules)],
         "uses": _uses(page, s),
     }
+
+
+def _unfolded(rules: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
+    names = sorted((r[2:] for r in rules if r.startswith("= ")), key=lambda n: (order.index(n) if n in order else 0, n))
+    return [f"{', '.join(names)} unfolded"] if names else []
 
 
 def _uses(page: Derivation, s: Step) -> list[int | str]:
@@ -149,7 +153,7 @@ def document(found: dict[str, Any], kind: str) -> dict[str, Any]:
     >>> from attnmath import derivations
     >>> d = document(data(derivations.get("softmax").prove()), "latex")
     >>> d["steps"][2]["carried"]
-    'proved for all sizes: index algebra (definitions unfolded, deltas contracted)'
+    'proved for all sizes: index algebra (p unfolded, deltas contracted)'
     """
     prose = {"latex": tex, "markdown": md}[kind]
 
