@@ -72,6 +72,7 @@ def reports() -> None:
 def bench() -> None:
     """How fast it starts, whether its bounds are bounds, and how right its estimates are."""
     run(PYTHON, "benchmarks/startup.py")
+    run(PYTHON, "benchmarks/proofs.py")
     run(PYTHON, "benchmarks/bounds.py")
     run(PYTHON, "benchmarks/sweep.py")
     run(PYTHON, "benchmarks/latency/run.py")

@@ -23,6 +23,14 @@ settings.register_profile("thorough", deadline=None, max_examples=600, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_collection_modifyitems(config, items):
+    """What takes minutes is left to `make thorough`."""
+    if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
+        left = [i for i in items if i.get_closest_marker("thorough")]
+        items[:] = [i for i in items if i not in left]
+        config.hook.pytest_deselected(items=left)
+
+
 def load_vector(name: str):
     """(arrays, sidecar) of a vector; skips, saying so, where it is not at hand."""
     for folder in FOLDERS:

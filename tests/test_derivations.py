@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -146,7 +147,7 @@ def typeset(folder):
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "page.tex"],
         cwd=folder,
         capture_output=True,
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "max_print_line": "10000", "HOME": str(folder)},
+        env={**os.environ, "max_print_line": "10000", "HOME": str(folder)},
     )
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
     return (folder / "page.log").read_text(errors="replace")
