@@ -43,6 +43,17 @@ class Tie(Struct, frozen=True):
         """The names of the page that it ties."""
         return {str(head(x)) for x in (*self.reads.values(), *self.shows.values())}
 
+    def axes(self, computed: bool) -> dict[str, list[str]]:
+        """The letters of each tensor's axes, in the form that the options name; of what is computed, as the schedule has them."""
+        from attnmath import variants
+        from attnmath.readings.schedules import parse
+        from attnmath.readings.streams import stream
+
+        page = variants.get(self.variant).form(self.options.get("form"))
+        if computed and "schedule" in self.options:
+            page = stream(page, parse(self.options["schedule"]))
+        return {name: [str(a) for a in index] for name, index in page.tensors.items()}
+
     def run(self, page: Derivation, trials: int = 2, seed: int = 0) -> Tied:
         """Evaluate the variant and the page on the same random numbers; the largest difference of any entry."""
         rng, error, seen = random.Random(seed), 0.0, 0
@@ -55,7 +66,7 @@ class Tie(Struct, frozen=True):
     def _trial(self, page: Derivation, rng: random.Random) -> tuple[float, int]:
         import numpy as np
 
-        from attnmath import evaluate, variants
+        from attnmath import evaluate
         from attnmath.proving.page import models
 
         parts = [(*_parsed(text), e) for text, e in (*self.reads.items(), *self.shows.items())]
@@ -63,6 +74,7 @@ class Tie(Struct, frozen=True):
             s for x in self.sizes.values() for s in oracle.free([x])
         }
         also = [x for c in page.definitions for x in c.args]
+        also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
         names |= set(oracle.free(also)) - set(self.numbers)
         defined = models(page)
         drawn = oracle.drawn([s for s in names if not isinstance(s, Index) and str(s) not in defined], rng)
@@ -76,16 +88,16 @@ class Tie(Struct, frozen=True):
                     length = int(world(place.size))
                     if sizes.setdefault(letter, length) != length:
                         raise AttnmathError(f"{page.name}: the letter {letter} of {self.variant} has two lengths")
-        axes = variants.get(self.variant).tensors
+        given, computed = self.axes(computed=False), self.axes(computed=True)
         arrays = {}
         draw = np.random.default_rng(rng.randrange(2**32))
         for text, e in self.reads.items():
             name, letters = _parsed(text)
-            shape = [sizes.get(str(a), 1) for a in axes[name]]
+            shape = [sizes.get(a, 1) for a in given[name]]
             arrays[name] = draw.uniform(-1, 1, shape)
             world.defined = {
                 **world.defined,
-                str(head(e)): _reader(arrays[name], [str(a) for a in axes[name]], letters),
+                str(head(e)): _reader(arrays[name], given[name], letters),
             }
         options: dict[str, Any] = {
             k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()
@@ -94,7 +106,7 @@ class Tie(Struct, frozen=True):
         worst, seen = 0.0, 0
         for text, e in self.shows.items():
             name, letters = _parsed(text)
-            read = _reader(out[name], [str(a) for a in axes[name]], letters)
+            read = _reader(out[name], computed[name], letters)
             for idx in itertools.product(*(range(sizes[x]) for x in letters)):
                 bind = {_variable(p): k for p, k in zip(_places(e), idx)}
                 worst = max(worst, abs(float(world(e, bind) - read(world, *idx))))
