@@ -55,8 +55,8 @@ PAGE = Derivation(
     "exp(score - m) times values. Merging two is associative and commutative, has a neutral element, and gives the partial "
     "result of both blocks together. So any order and any tree of merges ends in the same o / l: attention over all keys. "
     "FlashAttention, memory-efficient attention, split-KV decoding and ring attention are four such orders.",
-    source="Milakov and Gimelshein 2018, arXiv:1805.02867, section 3; Rabe and Staats 2021, arXiv:2112.05682, section 2; Dao et al. "
-    "2022, arXiv:2205.14135, section 3.1; Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, section 3",
+    source="Milakov and Gimelshein 2018, arXiv:1805.02867, section 3; Rabe and Staats 2021, arXiv:2112.05682, section 2; "
+    "Dao et al. 2022, arXiv:2205.14135, section 3.1; Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, algorithm 1",
     notation=(
         (N, "how many blocks of keys there are"),
         (c, "keys in a block"),

@@ -249,8 +249,9 @@ def spelled_out(e: Any, definitions: Definitions) -> Any:
     >>> spelled_out(Derivative(x**2, x), ())
     2*x
     """
-    for _ in definitions:
-        e = e.subs([d.args for d in definitions if d.lhs.is_Symbol])
+    names = {d.lhs: d.rhs for d in definitions if d.lhs.is_Symbol}
+    for _ in names:
+        e = at(e, names)  # not subs, which takes a name under a derivative to be held fixed
     return e.doit()
 
 
