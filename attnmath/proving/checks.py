@@ -16,6 +16,7 @@ from sympy import (
     Eq,
     Ge,
     Gt,
+    Indexed,
     Integer,
     KroneckerDelta,
     Max,
@@ -23,6 +24,7 @@ from sympy import (
     Mul,
     Ne,
     Piecewise,
+    Product,
     Sum,
     cancel,
     cos,
@@ -128,6 +130,37 @@ class Induction(Check, frozen=True, kw_only=True):
             return None
         led = equal(whole.xreplace({t: t + 1}), following, self.lemmas, (*others, *self.rows))
         return None if held is None or led is None else held | led
+
+
+class Rows(Check, frozen=True):
+    """For X[t, ..] = F(t), where X is given row by row from the rows above (a triangular system): strong induction.
+
+    `using`: first the hypothesis X[t, ..] = G, in which X stands only at rows that a sum from 0 to t - 1 runs over; then others.
+    If F holds of all those rows, G with F in their place is F(t). The first row has none above, so there is no start.
+    """
+
+    words = "strong induction, row after row"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        row, (t, *places) = self.using[0], claim.lhs.args[1:]
+        name = head(row.lhs)
+        free = bool(t.is_Symbol and t.is_nonnegative) and all(isinstance(p, Index) for p in places)
+        if not isinstance(claim, Eq) or claim.lhs != row.lhs or claim.rhs.has(name) or not free:
+            return None
+        if not _above(fresh(row.rhs), name, t, frozenset()):
+            return None
+        any_row = Index("_row", t)
+        held = Eq(claim.lhs.xreplace({t: any_row}), at(claim.rhs, {t: any_row}), evaluate=False)
+        return equal(unfold(row.rhs, [held]), claim.rhs, self.lemmas, definitions)
+
+
+def _above(e: Any, name: Any, t: Any, rows: frozenset[Any]) -> bool:
+    """Whether a tensor stands only at rows that sums from 0 to t - 1 run over."""
+    if isinstance(e, Indexed) and head(e) == name:
+        return e.args[1] in rows
+    if isinstance(e, (Sum, Product)):
+        rows |= {v for v, lo, hi in e.limits if lo == 0 and expand(t - 1 - hi) == 0}
+    return e != name and all(_above(a, name, t, rows) for a in e.args)
 
 
 class Chain(Check, frozen=True):
@@ -249,8 +282,9 @@ def spelled_out(e: Any, definitions: Definitions) -> Any:
     >>> spelled_out(Derivative(x**2, x), ())
     2*x
     """
-    for _ in definitions:
-        e = e.subs([d.args for d in definitions if d.lhs.is_Symbol])
+    names = {d.lhs: d.rhs for d in definitions if d.lhs.is_Symbol}
+    for _ in names:
+        e = at(e, names)  # not subs, which takes a name under a derivative to be held fixed
     return e.doit()
 
 

@@ -187,12 +187,13 @@ def meaning(page: Derivation, step: Step, claim: Claim | None = None, trials: in
     also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
     defined = models(page, using)
     rows = [x for c in getattr(step.by, "rows", ()) for x in c.args]
+    rows += [x for g in page.given if g.claim in using for x in g.claim.args]  # models may be made of definitions
     needed = _needed([*claim.args, *rows], also, defined)
     try:
         return oracle.agree(
             claim,
             when=when,
-            also=[e for e in also if e in needed],
+            also=[*rows, *(e for e in also if e in needed)],
             defined=defined,
             laws=laws,
             trials=trials,
