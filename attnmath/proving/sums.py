@@ -428,10 +428,19 @@ def taken(e: Any, definitions: tuple[Claim, ...] = ()) -> Any:
     if not isinstance(e, Partial):
         return e.func(*(taken(a, definitions) for a in e.args))
     what, entry = taken(e.args[0], definitions), e.args[1]
-    others = tuple(d for d in definitions if head(d.lhs) != head(entry))
+    others = _reaching(head(entry), definitions)
     for _ in others:
         what = unfold(what, others)
     return grad(what, entry)
+
+
+def _reaching(name: Any, definitions: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The definitions of what depends on a name, by itself or through others: nothing else has a derivative by it."""
+    names, found = [name], 0
+    while found < len(names):
+        found = len(names)
+        names += [h for d in definitions if (h := head(d.lhs)) not in names and any(d.rhs.has(x) for x in names)]
+    return tuple(d for d in definitions if head(d.lhs) in names[1:])
 
 
 def equal(lhs: Any, rhs: Any, lemmas: Iterable[Lemma] = (), definitions: tuple[Claim, ...] = ()) -> set[str] | None:
