@@ -14,7 +14,7 @@ j, l = indices("j l", n)
 (u,) = indices("u", e)
 f, f2 = indices("f m", r)
 Q, K, V, B, M, X, C, S, P, O = tensors("Q K V B M X C S P O")
-dO, dP, dS, dX, D, z, R, T, Os, Ds = tensors("dO dP dS dX D z R T Os Ds")
+dO, dP, dS, dX, D, z, Y, R, T, Os, Ds = tensors("dO dP dS dX D z Y R T Os Ds")
 s, L, Ls, y = reals("s L Ls y")
 cap = reals("cap", positive=True)
 
@@ -28,6 +28,7 @@ row_sum = eq(total(dP[f, i, j] * P[f, i, j], j), D[f, i])
 by_score = eq(Partial(L, S[f, i, j]), dS[f, i, j])
 slope = eq(Partial(S[f, i, j], X[f2, i2, l]), same_row * KroneckerDelta(j, l) * (1 - (C[f, i, j] / cap) ** 2))
 by_raw = eq(Partial(L, X[f, i, j]), dX[f, i, j])
+parted = eq(total(M[i, j] * exp(S[f, i, j]), j), Y[f, i] - exp(z[f]))
 sink_rows = eq(total(R[f, i, j], j), 1 - T[f, i])
 sink_by_weight = eq(Partial(Ls, R[f, i, j]), dP[f, i, j])
 sink_jacobian = eq(Partial(R[f, i, j], S[f2, i2, l]), same_row * R[f, i, j] * (KroneckerDelta(j, l) - R[f, i, l]))
@@ -79,10 +80,11 @@ PAGE = Derivation(
         Let(eq(dS[f, i, j], P[f, i, j] * (dP[f, i, j] - D[f, i])), "what will be the gradient by the scores"),
         Let(eq(dX[f, i, j], dS[f, i, j] * (1 - (C[f, i, j] / cap) ** 2)), "and by the scaled products"),
         Let(
-            eq(R[f, i, j], M[i, j] * exp(S[f, i, j]) / (exp(z[f]) + total(M[i, l] * exp(S[f, i, l]), l))),
-            "weights beside a sink",
+            eq(Y[f, i], exp(z[f]) + total(M[i, l] * exp(S[f, i, l]), l)),
+            "a softmax's denominator that a sink has joined",
         ),
-        Let(eq(T[f, i], exp(z[f]) / (exp(z[f]) + total(M[i, l] * exp(S[f, i, l]), l))), "the weight of the sink"),
+        Let(eq(R[f, i, j], M[i, j] * exp(S[f, i, j]) / Y[f, i]), "weights beside a sink"),
+        Let(eq(T[f, i], exp(z[f]) / Y[f, i]), "the weight of the sink"),
         Let(eq(Os[f, i, u], total(R[f, i, j] * V[j, u], j)), "output beside a sink"),
         Let(eq(Ls, total(dO[f, i, u] * Os[f, i, u], f, i, u)), "its loss, to first order"),
         Let(eq(Ds[f, i], total(dO[f, i, u] * Os[f, i, u], u)), "its row sum"),
@@ -145,7 +147,8 @@ PAGE = Derivation(
             eq(Partial(L, K[j, a]), s * total(dX[f, i, j] * Q[f, i, a], f, i)),
             Chain(using=(by_raw,)),
         ),
-        Step("Beside a sink, the weights of a query add up to less than one", sink_rows, algebra),
+        Step("Beside a sink, the keys have but a part of the denominator", parted, algebra),
+        Step("so the weights of a query add up to less than one", sink_rows, Algebra(using=(parted,))),
         Step("Weights, values and outputs are tied as before", sink_by_weight, algebra),
         Step("and the row sum, now of the output beside the sink, has its two forms", sink_row_sum, algebra),
         Step("The weights beside a sink have the Jacobian of those without", sink_jacobian, algebra),
@@ -168,13 +171,23 @@ PAGE = Derivation(
     ),
     ties=(
         Tie(
-            "the forward pass with shared keys and values, causal",
+            "the forward pass, causal, keys and values shared",
             "gqa",
             attends,
             {"A[r t n]": P[f, i, j], "O[r t e]": O[f, i, u]},
-            sizes={"n": t},
             numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, B[i, j]: 0, cap: 10**9},
         ),
+        Tie(
+            "and with a soft cap, a bias and a sink",
+            "gqa",
+            attends | {"SB[t n]": B[i, j], "WSINK[r]": z[f]},
+            {"A[r t n]": R[f, i, j], "O[r t e]": Os[f, i, u]},
+            numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, cap: 2},
+            options={"modifiers": ["softcap:cap=2", "score-bias", "sink"]},
+        ),
     ),
-    so="?",
+    so="A backward kernel keeps the output and one number a row, the log-sum-exp, and recomputes the weights. It computes `D` "
+    "from `dO` and `O`, which is work of the width of a value for each query and not of the number of keys; of a sink it "
+    "needs nothing but `D` and the sink's weight. Grouped heads cost no other gradient, but a sum over the heads of a group: "
+    "kernels either walk a group's heads together or add the parts up afterwards.",
 )

@@ -217,7 +217,9 @@ class Same(Check, frozen=True):
         for _ in range(len(definitions) + 1):
             if left == right:
                 return set()
-            if left.has(Dummy) or right.has(Dummy):  # a sum that was unfolded has names of its own: they never meet again
+            if left.has(Dummy) or right.has(
+                Dummy
+            ):  # a sum that was unfolded has names of its own: they never meet again
                 return None
             left, right = (unfold(x, definitions) for x in (left, right))
         return None
