@@ -207,7 +207,7 @@ PAGE = Derivation(
             "kda",
             {"K[t d]": k[i, a], "Q[t d]": q[i, a], "v[t e]": v[i, f], "beta[t]": beta[i], "a[t d]": x[i, a]},
             {"H[t d e]": S[t + 1, a, f], "D[t e]": D[i, f], "O[t e]": O[i, f]},
-            past={"H[d e]": H[a, f]},
+            cache={"H[d e]": H[a, f]},
             options={"form": "recurrent"},
         ),
         Tie(
@@ -223,7 +223,7 @@ PAGE = Derivation(
                 "O[t e]": O[i, f],
             },
             sizes={"i": B},
-            past={"H[d e]": H[a, f]},
+            cache={"H[d e]": H[a, f]},
             options={"form": "chunked", "block_size": B},
         ),
         Tie(
@@ -231,7 +231,7 @@ PAGE = Derivation(
             "gated-deltanet",
             {"K[t d]": k[i, a], "Q[t d]": q[i, a], "v[t e]": v[i, f], "beta[t]": beta[i], "a[t _]": x[i, a]},
             {"H[t d e]": S[t + 1, a, f], "D[t e]": D[i, f], "O[t e]": O[i, f]},
-            past={"H[d e]": H[a, f]},
+            cache={"H[d e]": H[a, f]},
             options={"form": "recurrent"},
         ),
         Tie(
@@ -240,7 +240,7 @@ PAGE = Derivation(
             {"K[t d]": k[i, a], "Q[t d]": q[i, a], "v[t e]": v[i, f], "beta[t]": beta[i], "a[t _]": x[i, a]},
             {"U[i e]": U[t, f], "W[i d]": W[t, a], "D[i e]": D[i, f], "H[d e]": R[a, f], "O[t e]": O[i, f]},
             sizes={"i": B},
-            past={"H[d e]": H[a, f]},
+            cache={"H[d e]": H[a, f]},
             options={"form": "chunked", "block_size": B},
         ),
     ),

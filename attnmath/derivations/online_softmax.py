@@ -118,8 +118,8 @@ PAGE = Derivation(
             algebra,
             when=(n >= b,),
         ),
-        Step("Merging does not depend on which block comes first", eq(l2[p, q], l2[q, p]), algebra),
-        Step("neither does its output", eq(o2[p, q, u], o2[q, p, u]), algebra),
+        Step("Merging does not depend on which block comes first", eq(l2[p, q], l2[q, p]), same),
+        Step("neither does its output", eq(o2[p, q, u], o2[q, p, u]), same),
         Step(
             "Of three blocks it is the same which two are merged first, for the reference",
             eq(Max(m2[p, q], m[r]), Max(m[p], m2[q, r])),

@@ -6,6 +6,7 @@ never "false": to refute is the oracle's business.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ from sympy import (
     Add,
     Dummy,
     Eq,
+    Float,
     Ge,
     Gt,
     Indexed,
@@ -35,6 +37,7 @@ from sympy import (
     simplify,
     sin,
 )
+from sympy.core.function import AppliedUndef
 
 from attnmath.proving import oracle
 from attnmath.proving.sums import Lemma, equal, factors, head, inside, reached, taken, terms, unfold
@@ -250,6 +253,10 @@ class Same(Check, frozen=True):
         for _ in range(len(definitions) + 1):
             if spelled(left) == spelled(right):
                 return set()
+            if left.has(Dummy) or right.has(
+                Dummy
+            ):  # a sum that was unfolded has names of its own: they never meet again
+                return None
             left, right = (unfold(x, definitions) for x in (left, right))
         return None
 
@@ -465,6 +472,46 @@ class AtSizes(Check, frozen=True, kw_only=True):
         for _ in definitions:
             left, right = unfold(left, definitions), unfold(right, definitions)
         return set() if all(oracle.exact(left, right, dict(s)) for s in self.sizes) else None
+
+
+class Tested(Check, frozen=True, kw_only=True):
+    """Measured: the claim's functions by a program that computes what they mean, at these sizes, from each of these seeds.
+
+    `measured`: by a function's name, from (seed, its arguments' values) to a number. `within`: the difference of the sides,
+    as a part of the larger, that is let pass; the largest that was seen is among the rules. `setting`: what is said of it.
+    """
+
+    level = Level.TESTED
+    measured: Mapping[str, Callable[..., float]]
+    at: tuple[tuple[Any, int], ...]
+    within: float
+    reason: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    setting: str = ""
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """Sizes, seeds and tolerance, and why it is not proved."""
+        sizes = ", ".join(f"{k} = {v}" for k, v in self.at)
+        told = f" ({self.setting})" if self.setting else ""
+        seeds = ", ".join(map(str, self.seeds))
+        return f"at {sizes}{told}, seeds {seeds}, within {self.within:.2g}; not for all sizes because {self.reason}"
+
+    def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
+        if not isinstance(claim, Eq):
+            return None
+        worst = 0.0
+        for seed in self.seeds:
+            left, right = (float(self._valued(x, seed)) for x in claim.args)
+            worst = max(worst, abs(left - right) / max(abs(left), abs(right)))
+        return {f"largest difference {worst:.1g}"} if worst <= self.within else None
+
+    def _valued(self, e: Any, seed: int) -> Any:
+        there = e.subs(self.at)
+        asked = there.atoms(AppliedUndef)
+        return there.xreplace(
+            {f: Float(self.measured[f.func.__name__](seed, *map(int, f.args))) for f in asked}
+        ).evalf()
 
 
 class Cited(Check, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from sympy.core.relational import Relational
 
 from attnmath.errors import AttnmathError, together
 from attnmath.proving import oracle, slips
-from attnmath.proving.checks import Check, Gaussian, Level, Moments, Recurrence, Same
+from attnmath.proving.checks import Check, Gaussian, Level, Moments, Recurrence, Same, Tested
 from attnmath.proving.sums import head, heads
 from attnmath.proving.terms import Claim
 from attnmath.proving.ties import Tie, Tied
@@ -145,11 +145,19 @@ def models(page: Derivation, using: Iterable[Any] = ()) -> dict[str, Callable[..
     for g in page.given:
         if g.claim in using:
             out |= g.model
-    out |= {str(head(c.lhs)): _unfolding(c) for c in page.definitions}
+    out |= {str(head(c.lhs)): unfolding(c) for c in page.definitions}
     return out | {str(r.tensor): _running(r) for r in page.recurrences}
 
 
-def _unfolding(c: Claim) -> Callable[..., Any]:
+def unfolding(c: Claim) -> Callable[..., Any]:
+    """A definition as a function of a world and positions: what its right side is there.
+
+    >>> import random
+    >>> from attnmath.proving.terms import counts, eq, tensors
+    >>> t, (x,) = counts("t"), tensors("x")
+    >>> unfolding(eq(x[t], 2 * t))(oracle.World({}, random.Random(0)), 3)
+    6
+    """
     places = c.lhs.args[1:] if not c.lhs.is_Symbol else ()
     if c.lhs.is_Function:
         places = c.lhs.args
@@ -175,6 +183,8 @@ def satisfied(page: Derivation, given: Given) -> bool:
 
 def meaning(page: Derivation, step: Step, claim: Claim | None = None, trials: int = 4, seed: int = 0) -> bool | None:
     """Whether a step (or a claim in its place) is true of numbers; None where the oracle cannot say."""
+    if isinstance(step.by, Tested):  # a measurement is no identity, and nobody but the check measures
+        return None
     claim = step.claim if claim is None else claim
     using = _rests_on(page, step)
     when = (*step.when, *(c for g in page.given if g.claim in using for c in g.when))

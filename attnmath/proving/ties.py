@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mpmath import mp, mpf
 from msgspec import Struct
-from sympy import Indexed
+from sympy import Indexed, Lambda, sympify
 
 from attnmath.errors import AttnmathError
 from attnmath.proving import oracle
-from attnmath.proving.sums import head
+from attnmath.proving.sums import head, heads
 from attnmath.proving.terms import Index
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ CLOSE = 1e-9  # a variant computes in float64
 
 class Tie(Struct, frozen=True):
     """`shows`: entries of the page by the variant's reference, `{"O[t e]": O[i, u]}`: the letters stand for the indices in
-    their order; a letter that is not named has one place. `reads`: likewise what both start from; `past`: the state that
-    they start from, whose recursion has one place. `sizes`: the lengths of
-    the letters in the page's symbols, where indices do not say them. `numbers`: what the page's other symbols are.
+    their order; a letter that is not named has one place; a `Lambda` says the entry by an expression. `reads`: likewise what
+    both start from. `sizes`: the lengths of the letters in the page's symbols, where indices do not say them. `numbers`: what
+    the page's other symbols, or entries, are. `cache`: what the variant finds in its cache, as the page computes it.
     `options`: of `attnmath.evaluate`.
     """
 
@@ -37,24 +37,14 @@ class Tie(Struct, frozen=True):
     shows: Mapping[str, Any]
     sizes: Mapping[str, Any] = {}
     numbers: Mapping[Any, Any] = {}
+    cache: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
-    past: Mapping[str, Any] = {}
 
     @property
     def heads(self) -> set[str]:
         """The names of the page that it ties."""
-        return {str(head(x)) for x in (*self.reads.values(), *self.past.values(), *self.shows.values())}
-
-    def axes(self, computed: bool) -> dict[str, list[str]]:
-        """The letters of each tensor's axes, in the form that the options name; of what is computed, as the schedule has them."""
-        from attnmath import variants
-        from attnmath.readings.schedules import parse
-        from attnmath.readings.streams import stream
-
-        page = variants.get(self.variant).form(self.options.get("form"))
-        if computed and "schedule" in self.options:
-            page = stream(page, parse(self.options["schedule"]))
-        return {name: [str(a) for a in index] for name, index in page.tensors.items()}
+        tied = (*self.reads.values(), *self.shows.values(), *self.cache.values())
+        return set().union(*(heads(x.expr) if isinstance(x, Lambda) else {str(head(x))} for x in tied))
 
     def run(self, page: Derivation, trials: int = 2, seed: int = 0) -> Tied:
         """Evaluate the variant and the page on the same random numbers; the largest difference of any entry."""
@@ -69,50 +59,76 @@ class Tie(Struct, frozen=True):
         import numpy as np
 
         from attnmath import evaluate
-        from attnmath.proving.page import models
 
-        parts = [(*_parsed(text), e) for text, e in (*self.reads.items(), *self.past.items(), *self.shows.items())]
-        names = {s for _, _, e in parts for s in oracle.free([e])} | {
-            s for x in self.sizes.values() for s in oracle.free([x])
-        }
-        also = [x for c in page.definitions for x in c.args]
-        also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
-        names |= set(oracle.free(also)) - set(self.numbers)
-        defined = models(page, [g.claim for g in page.given])
-        drawn = oracle.drawn([s for s in names if not isinstance(s, Index) and str(s) not in defined], rng)
-        world = oracle.World(drawn, rng, defined)
-        for symbol, value in self.numbers.items():
-            world.values[symbol] = world(value)
-        sizes = {letter: int(world(x)) for letter, x in self.sizes.items()}
-        for _, letters, e in parts:
-            for letter, place in zip(letters, _places(e), strict=True):
-                if isinstance(place, Index) and letter not in self.sizes:
-                    length = int(world(place.size))
-                    if sizes.setdefault(letter, length) != length:
-                        raise AttnmathError(f"{page.name}: the letter {letter} of {self.variant} has two lengths")
-        given, computed = self.axes(computed=False), self.axes(computed=True)
-        arrays: dict[str, Any] = {}
-        past: dict[str, Any] = {}
+        axes, computed, world = self._axes(), self._axes(computed=True), self._world(page, rng)
+        sizes = self._sizes(page, world)
+        arrays = {}
         draw = np.random.default_rng(rng.randrange(2**32))
-        for text, e in (*self.reads.items(), *self.past.items()):
+        for text, e in self.reads.items():
             name, letters = _parsed(text)
-            known = {x: sizes[x] for x in letters} if text in self.past else sizes
-            array = draw.uniform(-1, 1, [known.get(a, 1) for a in given[name]])
-            (past if text in self.past else arrays)[name] = array
-            world.defined = {**world.defined, str(head(e)): _reader(array, given[name], letters)}
+            arrays[name] = draw.uniform(-1, 1, [sizes.get(a, 1) for a in axes[name]])
+            world.defined = {**world.defined, str(head(e)): _reader(arrays[name], axes[name], letters)}
         options: dict[str, Any] = {
             k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()
         }
-        out = evaluate(self.variant, arrays, cache=past, **options)
+        if self.cache:
+            options["cache"] = dict(_filled(*_parsed(text), axes, e, world) for text, e in self.cache.items())
+        out = evaluate(self.variant, arrays, **options)
         worst, seen = 0.0, 0
         for text, e in self.shows.items():
             name, letters = _parsed(text)
             read = _reader(out[name], computed[name], letters)
             for idx in itertools.product(*(range(sizes[x]) for x in letters)):
-                bind = {_variable(p): k for p, k in zip(_places(e), idx)}
-                worst = max(worst, abs(float(world(e, bind) - read(world, *idx))))
+                worst = max(worst, abs(float(_value(e, idx, world) - read(world, *idx))))
                 seen += 1
         return worst, seen
+
+    def _axes(self, computed: bool = False) -> dict[str, list[str]]:
+        """The letters of every tensor of the layer; of what is computed, as the schedule has them."""
+        from attnmath import layers
+        from attnmath.readings.schedules import parse
+        from attnmath.readings.streams import stream
+
+        o = self.options
+        mask = o["mask"] if isinstance(o.get("mask"), str) else None
+        page = layers.build(self.variant, o.get("modifiers", ()), mask, "window" in o).form(o.get("form"))
+        if computed and "schedule" in o:
+            page = stream(page, parse(o["schedule"]))
+        return {name: [str(a) for a in index] for name, index in page.tensors.items()}
+
+    def _world(self, page: Derivation, rng: random.Random) -> oracle.World:
+        """Numbers for the page's symbols, what it defines, and `numbers`."""
+        from attnmath.proving.page import models, unfolding
+        from attnmath.proving.terms import eq
+
+        defined = models(page, [g.claim for g in page.given]) | {
+            str(head(k)): unfolding(eq(k, v)) for k, v in self.numbers.items() if k.args
+        }
+        values = {k: v for k, v in self.numbers.items() if k.is_Symbol}
+        tied = [x.expr if isinstance(x, Lambda) else x for x in (*self.shows.values(), *self.cache.values())]
+        also = [x for c in page.definitions for x in c.args]
+        also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
+        named = oracle.free(
+            [*tied, *self.reads.values(), *also, *map(sympify, [*self.sizes.values(), *self.numbers.values()])]
+        )
+        drawn = oracle.drawn(
+            [s for s in named if s not in values and not isinstance(s, Index) and str(s) not in defined], rng
+        )
+        world = oracle.World(drawn, rng, defined)
+        for symbol, value in values.items():
+            world.values[symbol] = world(value)
+        return world
+
+    def _sizes(self, page: Derivation, world: oracle.World) -> dict[str, int]:
+        """The letters' lengths, as the ranges of the page's indices say them."""
+        sizes = {letter: int(world(x)) for letter, x in self.sizes.items()}
+        for text, e in (*self.reads.items(), *self.shows.items()):
+            for letter, place in zip(_parsed(text)[1], _places(e), strict=True):
+                if isinstance(place, Index) and letter not in self.sizes:
+                    length = int(world(place.size))
+                    if sizes.setdefault(letter, length) != length:
+                        raise AttnmathError(f"{page.name}: the letter {letter} of {self.variant} has two lengths")
+        return sizes
 
 
 class Tied(Struct, frozen=True):
@@ -143,7 +159,29 @@ def _parsed(text: str) -> tuple[str, list[str]]:
 
 
 def _places(e: Any) -> tuple[Any, ...]:
+    if isinstance(e, Lambda):
+        return tuple(e.variables)
     return tuple(e.args[1:]) if isinstance(e, Indexed) else tuple(e.args)
+
+
+def _value(e: Any, idx: tuple[int, ...], world: oracle.World) -> Any:
+    """The page's value at these positions."""
+    bind = {_variable(p): k for p, k in zip(_places(e), idx)}
+    return world(e.expr if isinstance(e, Lambda) else e, bind)
+
+
+def _filled(
+    name: str, letters: list[str], axes: Mapping[str, list[str]], e: Any, world: oracle.World
+) -> tuple[str, Any]:
+    """(name, an array of the page's values): what the variant is handed."""
+    import numpy as np
+
+    lengths = {letter: int(world(p.size)) for letter, p in zip(letters, _places(e), strict=True)}
+    out = np.zeros([lengths.get(a, 1) for a in axes[name]])
+    for place in np.ndindex(out.shape):
+        at = dict(zip(axes[name], place))
+        out[place] = float(_value(e, tuple(at[x] for x in letters), world))
+    return name, out
 
 
 def _variable(place: Any) -> Any:
