@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -60,14 +61,16 @@ def _text(d: dict[str, Any]) -> list[str]:
         )
 
     def formula(text: str, indent: str) -> Iterator[str]:
-        yield from textwrap.wrap(
-            text,
+        kept = re.sub(r"\[[^\[\]]*\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)  # indices stay together
+        lines = textwrap.wrap(
+            kept,
             width,
             initial_indent=indent,
             subsequent_indent=indent + "    ",
             break_long_words=False,
             break_on_hyphens=False,
         )
+        yield from (x.replace("\N{NO-BREAK SPACE}", " ") for x in lines)
 
     out = [render.strong(f"{d['name']}: {spoken(d['title'])}"), *wrapped(d["source"]), ""]
     out += [*wrapped(d["question"]), "", *wrapped(d["statement"]), ""]

@@ -68,7 +68,7 @@ def _range(printer: Any, limit: Any, below: str, upto: str) -> str:
     name = printer._print(v)
     if isinstance(v, Index) and lo == 0 and hi == v.size - 1:
         return str(name)
-    end = hi + 1
+    end, hi, lo = arranged(hi + 1), arranged(hi), arranged(lo)
     if hi.is_Symbol or hi.is_number:
         return (
             f"{name}{upto}{printer._print(hi)}"
@@ -95,7 +95,7 @@ class Plain(StrPrinter):
     printmethod = "_plain"
 
     def _print_Indexed(self, e: Any) -> str:
-        return f"{e.base.label}[{' '.join(self._print(a).replace(' ', '') for a in e.indices)}]"
+        return f"{e.base.label}[{' '.join(self._print(arranged(a)).replace(' ', '') for a in e.indices)}]"
 
     def _print_IndexedBase(self, e: Any) -> str:
         return str(e.label)
@@ -168,7 +168,7 @@ class Tex(LatexPrinter):
     """A textbook's page: sums over whole dimensions name their index alone."""
 
     def _print_Indexed(self, e: Any) -> str:
-        places = [self._print(a) for a in e.indices]
+        places = [self._print(arranged(a)) for a in e.indices]
         short = all((a.is_Symbol and len(a.name) == 1) or a.is_number for a in e.indices)
         base = self._print(e.base.label)
         return f"{{{base}}}_{{{('' if short else ', ').join(places)}}}"

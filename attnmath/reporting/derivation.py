@@ -66,7 +66,10 @@ def _defined(page: Derivation) -> list[str]:
 
 
 def _definitions(page: Derivation) -> list[tuple[list[Any], str]]:
-    return [([x.start, x.step], x.says) if isinstance(x, Recurrence) else ([x.claim], x.says) for x in page.lets]
+    return [
+        ([x.start, x.step], x.says or f"{x.tensor}, step by step") if isinstance(x, Recurrence) else ([x.claim], x.says)
+        for x in page.lets
+    ]
 
 
 def _step(page: Derivation, n: int, order: tuple[str, ...], rules: tuple[str, ...]) -> dict[str, Any]:
