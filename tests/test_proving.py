@@ -247,7 +247,7 @@ CHECKS = [
     (scalars, eq(Derivative(tanh(z), z), 1 - tanh(z) ** 2), ()),
     (signs, gt(z**2 + 1, 0), ()),
     (Witness(at=((z, 2),)), ne(z**2, z), ()),
-    (Cases(at=m), eq(Sum(Min(s + 1, m), (s, 0, m + N - 1)), m * (m + 1) / 2 + m * N), ()),
+    (Cases(at=((s, (m,)),)), eq(Sum(Min(s + 1, m), (s, 0, m + N - 1)), m * (m + 1) / 2 + m * N), ()),
     (Moments(random=(q, k)), eq(E(total(q[a] * k[a], a) ** 2), d), ()),
     (Moments(random=(q,), gaussian=True), eq(E(q[a] ** 4), 3), ()),
     (Gaussian(random=w, sizes=(d,)), eq(E(exp(total(w[a] * v[a], a))), exp(total(v[a] ** 2, a) / 2)), ()),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -25,23 +27,27 @@ from sympy import (
     Min,
     Mul,
     Ne,
-    Piecewise,
     Product,
     Sum,
     cancel,
     cos,
+    div,
     exp,
     expand,
+    expand_mul,
     expand_trig,
     factor,
+    floor,
+    fraction,
     simplify,
     sin,
+    together,
 )
 from sympy.core.function import AppliedUndef
 
 from attnmath.proving import oracle
 from attnmath.proving.sums import Lemma, equal, factors, head, inside, reached, taken, terms, unfold
-from attnmath.proving.terms import Claim, E, Index, Partial, at, fresh, spelled, total
+from attnmath.proving.terms import AtMost, Claim, E, Index, Partial, at, fresh, spelled, total
 
 Definitions = tuple[Claim, ...]
 Found = set[str] | None
@@ -253,11 +259,10 @@ class Same(Check, frozen=True):
         for _ in range(len(definitions) + 1):
             if spelled(left) == spelled(right):
                 return set()
-            if left.has(Dummy) or right.has(
-                Dummy
-            ):  # a sum that was unfolded has names of its own: they never meet again
+            before = left, right
+            left, right = (unfold(x, definitions) for x in before)
+            if (left, right) == before:
                 return None
-            left, right = (unfold(x, definitions) for x in (left, right))
         return None
 
 
@@ -324,22 +329,142 @@ class Witness(Check, frozen=True, kw_only=True):
 
 
 class Cases(Check, frozen=True, kw_only=True):
-    """A sum whose terms change form at `at`: on each side they lose their Min, Max or condition, and the two parts are summed."""
+    """Sums whose terms change form at known places: cut there, each part loses its brackets, Min, Max and floor, and is summed.
 
-    words = "summation by cases"
-    at: Any
+    `at`: for each index that is cut, the places; they may name the indices of outer sums. A place that is known to lie before
+    the range or after it is left out; one that is not known to lie in it, or whose order is not known, makes it no proof.
+    What is known: a whole number in [a, b) is a + s and is b - 1 - s, for some s from 0 on; so is an Index in its own range.
+    """
+
+    words = "by cases, index algebra"
+    at: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
-        if not isinstance(claim, Eq) or not isinstance(claim.lhs, Sum) or len(claim.lhs.limits) != 1:
+        if not isinstance(claim, Eq):
             return None
-        ((i, lo, hi),) = claim.lhs.limits
-        s = Dummy("s", integer=True, nonnegative=True)
-        left = claim.lhs.function.subs(i, self.at - 1 - s).subs(s, self.at - 1 - i)
-        right = claim.lhs.function.subs(i, self.at + s).subs(s, i - self.at)
-        if any(side.atoms(Min, Max, Piecewise) for side in (left, right)):
+        own = [(i, Integer(0), i.size) for i in claim.free_symbols if isinstance(i, Index)]
+        try:
+            left, right = (self._cut(e, own, definitions) for e in claim.args)
+        except Undecided:
             return None
-        both = Sum(left, (i, lo, self.at - 1)) + Sum(right, (i, self.at, hi))
-        return equal(both, claim.rhs, self.lemmas, definitions)
+        return equal(left, right, self.lemmas, definitions)
+
+    def _cut(self, e: Any, known: list[Within], definitions: Definitions) -> Any:
+        """The same with every sum in parts, and nothing in a part that changes form. Names unfold where no sum is around."""
+        if not e.has(Sum):
+            opened = unfold(e, definitions)
+            return decided(e, known) if opened == e else self._cut(opened, known, definitions)
+        if not isinstance(e, Sum):
+            return e.func(*(self._cut(a, known, definitions) for a in e.args))
+        *inner, (v, lo, hi) = e.limits
+        lo, end = (self._cut(x, known, definitions) for x in (lo, hi + 1))
+        body = Sum(e.function, *inner) if inner else e.function
+        ends = [lo, end]
+        for place in (c for name, cs in self.at if name == v for c in cs if not self._outside(c, lo, end, known)):
+            n = next((n for n, b in enumerate(ends) if least(b - place, known)), 0)
+            if n == 0 or not place.is_integer or not least(place - ends[n - 1], known):
+                raise Undecided
+            ends.insert(n, place)
+        parts = [(self._cut(body, [*known, (v, a, b)], definitions), a, b) for a, b in pairwise(ends)]
+        return Add(*(Sum(part, (v, a, b - 1)) if part.has(v) else part * (b - a) for part, a, b in parts))
+
+    @staticmethod
+    def _outside(place: Any, lo: Any, end: Any, known: list[Within]) -> bool:
+        return least(lo - place, known) or least(place - end, known)
+
+
+Within = tuple[Any, Any, Any]  # a whole number, and the half-open range that it is known to lie in
+
+
+class Undecided(Exception):
+    """What is known does not say which form a term has."""
+
+
+def least(x: Any, known: list[Within]) -> bool:
+    """Whether x is at least 0, from the ranges of what it is made of, the innermost last.
+
+    >>> from attnmath.proving.terms import counts, sizes
+    >>> i, n = counts("i"), sizes("n")
+    >>> least(n - i - 1, [(i, 0, n)]), least(n - i - 2, [(i, 0, n)])
+    (True, False)
+    """
+    return _least(expand_mul(x), tuple(known))
+
+
+@lru_cache(4096)
+def _least(x: Any, known: tuple[Within, ...]) -> bool:
+    if _no_minus(x) or _no_minus(expand_mul(x.xreplace(_from_one(x)))):
+        return True
+    for k in range(len(known) - 1, -1, -1):
+        v, lo, end = known[k]
+        if x.has(v):
+            more = _more(k)
+            return any(_least(expand_mul(x.xreplace({v: place})), known[:k]) for place in (lo + more, end - 1 - more))
+    return False
+
+
+@lru_cache(256)
+def _more(of: Any) -> Any:
+    """A whole number from 0 on, the same one for the same name."""
+    return Dummy("s", integer=True, nonnegative=True)
+
+
+def _from_one(x: Any) -> dict[Any, Any]:
+    """Whole numbers of at least 1 as 1 and some more."""
+    return {n: 1 + _more(n) for n in x.free_symbols if n.is_integer and n.is_positive}
+
+
+def _no_minus(x: Any) -> bool:
+    """Whether every term of an expanded expression is at least 0."""
+    return all(t.is_nonnegative for t in Add.make_args(x))
+
+
+def decided(e: Any, known: list[Within]) -> Any:
+    """The expression without brackets, Min, Max and floor: each as what it is in these ranges. Raises Undecided.
+
+    >>> from attnmath.proving.terms import AtMost, counts, sizes
+    >>> i, n = counts("i"), sizes("n")
+    >>> decided(AtMost(i, n) + Max(i, n), [(i, 0, n)])
+    n + 1
+    """
+    if not e.has(AtMost, Max, Min, floor, KroneckerDelta):
+        return e
+    args = [decided(a, known) for a in e.args]
+    if isinstance(e, AtMost):
+        return Integer(_at_most(args[0], args[1], known))
+    if isinstance(e, KroneckerDelta):
+        try:
+            return Integer(_at_most(args[0], args[1], known) and _at_most(args[1], args[0], known))
+        except Undecided:
+            return e.func(*args)
+    if isinstance(e, (Max, Min)):
+        for a in args:
+            if all(least((a - b) if isinstance(e, Max) else (b - a), known) for b in args):
+                return a
+        raise Undecided
+    return _whole(args[0], known) if isinstance(e, floor) else e.func(*args)
+
+
+def _at_most(x: Any, y: Any, known: list[Within]) -> bool:
+    if least(y - x, known):
+        return True
+    if least(x - y - 1, known):
+        return False
+    raise Undecided
+
+
+def _whole(x: Any, known: list[Within]) -> Any:
+    """floor(x): of q + r / m, with q whole and 0 <= r < m, q."""
+    if x.is_integer:
+        return x
+    over, m = fraction(together(x))
+    if not (m.is_Symbol and m.is_integer and m.is_positive and over.is_polynomial(m)):
+        raise Undecided
+    q, r = div(over, m, m)
+    for down in (0, 1):
+        if q.is_integer and least(r + down * m, known) and least(m - 1 - r - down * m, known):
+            return q - down
+    raise Undecided
 
 
 # -- expectations -----------------------------------------------------------------------------------------------------

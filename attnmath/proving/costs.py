@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnmath.errors import AttnmathError
+from attnmath.proving.checks import Within, decided
 from attnmath.proving.page import Let
 from attnmath.proving.terms import eq
 
@@ -21,6 +22,8 @@ def read_off(name: Any, variant: str, key: str, letters: Mapping[str, Any], says
     >>> read_off(reals("F"), "mha", "flops.matmul", {"b": b, "h": h, "t": n, "d": d}, mask="full").claim.rhs
     4*b*d*h*n**2
     """
+    from sympy import factor
+
     from attnmath import formula
 
     found = formula(variant, key, **options)
@@ -28,5 +31,30 @@ def read_off(name: Any, variant: str, key: str, letters: Mapping[str, Any], says
         raise AttnmathError(f"{key} of {variant}: what are {', '.join(missing)} on this page?")
     told = "".join(f", {k.replace('_', ' ')} {v}" for k, v in options.items())
     source = f"{key} of {variant}{told}, read off its equations"
-    rhs = found.subs({s: letters[str(s)] for s in found.free_symbols}, simultaneous=True)
+    rhs = factor(found.subs({s: letters[str(s)] for s in found.free_symbols}, simultaneous=True).doit())
     return Let(eq(name, rhs), f"{says}: {source}" if says else source)
+
+
+def pairs(
+    mask: str, new: Any, keys: Any, past: Any = 0, *, known: tuple[Within, ...] = (), written: Any = None, **sizes: Any
+) -> Any:
+    """How many pairs the table of masks counts between `new` queries after `past` earlier tokens and `keys` keys, of symbols.
+
+    `sizes`: what the letters in the mask's text are; `known`: the ranges of symbols that decide its Min, Max and floor.
+    `written`: the same number as a reader would write it; AttnmathError if it is another.
+
+    >>> from attnmath.proving.terms import counts, sizes
+    >>> t, p = sizes("t"), counts("p")
+    >>> pairs("causal", t, p + t, p)
+    t*(2*p + t + 1)/2
+    """
+    from sympy import expand, factor, sympify
+
+    from attnmath.language.masks import build_text
+
+    new, keys, past = (sympify(x) for x in (new, keys, past))
+    found = build_text(mask, past=past, **sizes).pairs(new, keys, past)
+    found = expand(decided(sympify(found).doit(), list(known)))
+    if written is not None and expand(found - written) != 0:
+        raise AttnmathError(f"{mask}: the table of masks counts {factor(found)}, not {written}")
+    return factor(found) if written is None else written

@@ -15,7 +15,7 @@ import sympy as sp
 from mpmath import mp, mpf
 from sympy.core.function import AppliedUndef
 
-from attnmath.proving.terms import Claim, E, Index, Partial
+from attnmath.proving.terms import AtMost, Claim, E, Index, Partial
 
 Value = Any  # a whole number, or mpmath's
 Place = tuple[str, tuple[int, ...]]
@@ -34,10 +34,11 @@ PLAIN: dict[Any, Callable[..., Value]] = {
     sp.Abs: abs,
     sp.Max: max,
     sp.Min: min,
-    sp.floor: lambda x: int(mp.floor(x)),
+    sp.floor: lambda x: int(mp.floor(x + CLOSE)),  # a whole quotient may come out a little less
     sp.ceiling: lambda x: int(mp.ceil(x)),
     sp.Add: lambda *xs: sum(xs),
     sp.KroneckerDelta: lambda a, b: int(a == b),
+    AtMost: lambda a, b: int(a <= b),
 }
 SIGNS = {sp.Eq: "==", sp.Ne: "!=", sp.Gt: ">", sp.Ge: ">=", sp.Lt: "<", sp.Le: "<="}
 

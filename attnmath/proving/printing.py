@@ -134,6 +134,9 @@ class Plain(StrPrinter):
     def _print_KroneckerDelta(self, e: Any) -> str:
         return f"δ({', '.join(self._print(a) for a in e.args)})"
 
+    def _print_AtMost(self, e: Any) -> str:
+        return f"[{self._print(e.args[0])} ≤ {self._print(e.args[1])}]"
+
     def _print_E(self, e: Any) -> str:
         return f"E[{self._print(e.args[0])}]"
 

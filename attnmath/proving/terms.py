@@ -64,6 +64,15 @@ class Partial(Expr):
         return of if exp is None else rf"\left({of}\right)^{{{exp}}}"
 
 
+class AtMost(Function):
+    """1 where the first is at most the second, else 0: Iverson's bracket, of whole numbers."""
+
+    nargs = 2
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        return rf"\left[{printer._print(self.args[0])} \leq {printer._print(self.args[1])}\right]"
+
+
 def indices(names: str, size: Any) -> list[Index]:
     """Positions in one dimension, by name.
 
