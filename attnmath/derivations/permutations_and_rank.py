@@ -3,7 +3,7 @@
 from mpmath import matrix, qr
 from sympy import Function, KroneckerDelta, Rational, Sum, exp, log, sqrt
 
-from attnmath.proving.checks import Algebra, Bijection, Witness, algebra
+from attnmath.proving.checks import Algebra, Bijection, Witness, algebra, same, scalars
 from attnmath.proving.page import Derivation, Given, Let, Step
 from attnmath.proving.terms import counts, eq, ge, indices, ne, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
@@ -75,10 +75,10 @@ PAGE = Derivation(
         (K, "keys, likewise"),
         (V, "values, likewise"),
         (s, "the factor of the scores"),
-        (pi, "a new order of the tokens"),
+        (pi(i), "the token that a new order puts in place i"),
         (B, "a mask: 1 where a query sees a key, 0 where not"),
         (t, "how many tokens come before the query"),
-        (x, "the score by which one key stands out"),
+        (x, "a score"),
         (v0, "the first token's value"),
         (v1, "the second token's value"),
         (U, "orthonormal columns that the queries lie in the span of"),
@@ -103,8 +103,7 @@ PAGE = Derivation(
         Let(
             eq(
                 Omr[i, u],
-                total(B[pi(i), pi(j)] * exp(Sr[i, j]) * V[pi(j), u], j)
-                / total(B[pi(i), pi(l)] * exp(Sr[i, l]), l),
+                total(B[pi(i), pi(j)] * exp(Sr[i, j]) * V[pi(j), u], j) / total(B[pi(i), pi(l)] * exp(Sr[i, l]), l),
             ),
             "outputs of the reordered tokens under a mask that is reordered with them",
         ),
@@ -112,7 +111,9 @@ PAGE = Derivation(
         Let(eq(H[i, l], total(U[i, b] * U[l, b], b)), "the projection onto the span of the queries' columns"),
     ),
     given=(
-        Given(spanned, "the columns of Q lie in the span of d orthonormal columns (Gram and Schmidt)", MODEL, (ge(n, d),)),
+        Given(
+            spanned, "the columns of Q lie in the span of d orthonormal columns (Gram and Schmidt)", MODEL, (ge(n, d),)
+        ),
         Given(orthonormal, "the columns of U are orthonormal", MODEL, (ge(n, d),)),
         Given(
             pattern,
@@ -125,7 +126,7 @@ PAGE = Derivation(
         "the scores are those before a mask: what a mask cuts off, it cuts off the scores of any rank",
     ),
     steps=(
-        Step("A score is of two tokens alone: of the tokens in a new order, the scores are in that order", seen, algebra),
+        Step("A score is of two tokens alone: of the tokens in a new order, the scores are in that order", seen, same),
         Step(
             "A sum over all keys does not see their order, so each row's sum of exponentials moves with its query",
             eq(total(exp(Sr[i, j]), j), total(exp(S[pi(i), j]), j)),
@@ -147,10 +148,15 @@ PAGE = Derivation(
             reorder,
         ),
         Step(
-            "but a causal mask stays where it is: of two tokens exchanged, the one that now comes first gave a mean of both "
-            "before, and now gives its own value",
-            ne(v1, (v0 + v1 * exp(x)) / (1 + exp(x))),
-            Witness(at=((v0, 1), (v1, 0), (x, 0))),
+            "but a causal mask stays where it is: of two tokens exchanged, the second saw both, now comes first and sees itself "
+            "alone, and its output changes by this",
+            eq(v1 - (v0 + v1 * exp(x)) / (1 + exp(x)), (v1 - v0) / (1 + exp(x))),
+            scalars,
+        ),
+        Step(
+            "which is not nothing: a causal head is not equivariant",
+            ne((v1 - v0) / (1 + exp(x)), 0),
+            Witness(at=((v0, 0), (v1, 1), (x, 0))),
         ),
         Step(
             "A causal head whose scores are all equal gives its first token a weight that tells how many tokens there are so far",
@@ -184,7 +190,8 @@ PAGE = Derivation(
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "Scores that ought to be tau there, and 0 elsewhere, are off by tau^2 (n - d) and a sum of squares more (Pythagoras)",
+            "Scores that ought to be tau there and 0 elsewhere are off by that times tau^2, and a sum of squares more (Pythagoras): "
+            "no head of width d does better than S = tau H",
             eq(gap(tau * KroneckerDelta(i, j), S[i, j]), tau**2 * left_out + gap(tau * H[i, j], S[i, j])),
             Algebra(using=(factored, orthonormal)),
         ),
