@@ -2,7 +2,7 @@
 
 from sympy import KroneckerDelta, Limit, Piecewise, exp, oo, sqrt, tanh
 
-from attnmath.proving.checks import Algebra, Chain, algebra, scalars
+from attnmath.proving.checks import Algebra, Chain, algebra, same, scalars
 from attnmath.proving.page import Derivation, Given, Let, Step
 from attnmath.proving.terms import Partial, eq, indices, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
@@ -147,7 +147,7 @@ PAGE = Derivation(
             eq(Partial(L, K[j, a]), s * total(dX[f, i, j] * Q[f, i, a], f, i)),
             Chain(using=(by_raw,)),
         ),
-        Step("Beside a sink, the keys have but a part of the denominator", parted, algebra),
+        Step("Beside a sink, the keys have but a part of the denominator", parted, same),
         Step("so the weights of a query add up to less than one", sink_rows, Algebra(using=(parted,))),
         Step("Weights, values and outputs are tied as before", sink_by_weight, algebra),
         Step("and the row sum, now of the output beside the sink, has its two forms", sink_row_sum, algebra),
