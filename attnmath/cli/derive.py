@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -52,7 +53,7 @@ def command(name: str, format_: str, as_json: bool) -> None:
 def _text(d: dict[str, Any]) -> list[str]:
     from attnmath.reporting.derivation import carried, levels, spoken, tied
 
-    width = min(shutil.get_terminal_size((100, 24)).columns, 110)
+    width = min(shutil.get_terminal_size().columns, 110) if sys.stdout.isatty() else 100
 
     def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
         indent = " " * len(first) if rest is None else rest

@@ -5,7 +5,7 @@ from functools import cache
 from sympy import Derivative, Function, KroneckerDelta, Limit, Rational, Subs, exp, log, oo, sqrt
 
 from attnmath.models import read
-from attnmath.proving.checks import Gaussian, Moments, Tested, algebra, scalars, signs
+from attnmath.proving.checks import Gaussian, Moments, Tested, algebra, same, scalars, signs
 from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import E, Partial, eq, gt, indices, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
@@ -109,7 +109,7 @@ PAGE = Derivation(
         Step(
             "Over all keys: the log-sum-exp is what is subtracted from a score to make it the logarithm of its weight",
             eq(exp(c * S[j] - F), p[j]),
-            algebra,
+            same,
         ),
         Step(
             "so the entropy of the weights is the log-sum-exp less `c` times its slope, exactly and for any scores",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import ceil, log10
 from typing import Any
 
 from attnmath.proving.checks import Level, Recurrence
@@ -113,12 +114,13 @@ def carried(step: dict[str, Any]) -> str:
 def tied(tie: dict[str, Any]) -> str:
     """What a tie found, in one sentence.
 
-    >>> tied({"says": "the weights", "variant": "mha", "tensors": ["A[n]"], "entries": 6, "shapes": 2, "error": 0.0})
-    'the weights: as `mha` computes `A[n]`, 6 entries at 2 random shapes, largest difference 0'
+    >>> tied({"says": "the weights", "variant": "mha", "tensors": ["A[n]"], "entries": 6, "shapes": 2, "error": 4e-12})
+    'the weights: as `mha` computes `A[n]`, 6 entries at 2 random shapes, no difference above 1e-11'
     """
+    above = 10.0 ** max(-15, ceil(log10(tie["error"]))) if tie["error"] else 1e-15
     names = ", ".join(f"`{t}`" for t in tie["tensors"])
     shapes = f"{tie['entries']} entries at {tie['shapes']} random shapes"
-    return f"{tie['says']}: as `{tie['variant']}` computes {names}, {shapes}, largest difference {tie['error']:.1g}"
+    return f"{tie['says']}: as `{tie['variant']}` computes {names}, {shapes}, no difference above {above:.0e}"
 
 
 def words(text: str, prose: Callable[[str], str], formula: Callable[[str], str]) -> str:
