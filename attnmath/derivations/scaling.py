@@ -42,7 +42,7 @@ def measured_entropy(seed: int, width: int, keys: int, head: int) -> float:
 PAGE = Derivation(
     name="scaling",
     title=__doc__.rstrip("."),
-    question="Why `\\sqrt{d}`, and not `d`, or nothing? And which width is it: the head's, or the embedding's, which is what some "
+    question="Why `\\sqrt{d}`, and not `d`, or nothing? And which width is it: the head's, or the embedding's, which some "
     "code divides by?",
     statement="A score is a sum of `d` products, so its variance is `d`. Divided by `\\sqrt{d}` it is one, and the softmax works at "
     "the same temperature for heads of every width. Undivided, one key takes all and no gradient passes; divided by the root "
