@@ -29,7 +29,8 @@ def read_off(name: Any, variant: str, key: str, letters: Mapping[str, Any], says
     found = formula(variant, key, **options)
     if missing := sorted({str(s) for s in found.free_symbols} - set(letters)):
         raise AttnmathError(f"{key} of {variant}: what are {', '.join(missing)} on this page?")
-    told = "".join(f", {k.replace('_', ' ')} {v}" for k, v in options.items())
+    spoken = {k: v if isinstance(v, (str, int)) else " ".join(map(str, v)) for k, v in options.items()}
+    told = "".join(f", {k.replace('_', ' ')} {v}" for k, v in spoken.items())
     source = f"{key} of {variant}{told}, read off its equations"
     rhs = factor(found.subs({s: letters[str(s)] for s in found.free_symbols}, simultaneous=True).doit())
     return Let(eq(name, rhs), f"{says}: {source}" if says else source)

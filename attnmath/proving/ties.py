@@ -26,7 +26,7 @@ CLOSE = 1e-9  # a variant computes in float64
 class Tie(Struct, frozen=True):
     """`shows`: entries of the page by the variant's reference, `{"O[t e]": O[i, u]}`: the letters stand for the indices in
     their order; a letter that is not named has one place; a `Lambda` says the entry by an expression. `reads`: likewise what
-    both start from. `sizes`: the lengths of the letters in the page's symbols, where indices do not say them. `numbers`: what
+    both start from: the variant's random numbers for entries, the page's for expressions. `sizes`: the lengths of the letters in the page's symbols, where indices do not say them. `numbers`: what
     the page's other symbols, or entries, are. `cache`: what the variant finds in its cache, as the page computes it.
     `options`: of `attnmath.evaluate`.
     """
@@ -66,6 +66,9 @@ class Tie(Struct, frozen=True):
         draw = np.random.default_rng(rng.randrange(2**32))
         for text, e in self.reads.items():
             name, letters = _parsed(text)
+            if isinstance(e, Lambda):
+                arrays |= [_filled(name, letters, axes, e, world)]
+                continue
             arrays[name] = draw.uniform(-1, 1, [sizes.get(a, 1) for a in axes[name]])
             world.defined = {**world.defined, str(head(e)): _reader(arrays[name], axes[name], letters)}
         options: dict[str, Any] = {
