@@ -28,7 +28,7 @@ def arranged(e: Any, order: tuple[str, ...] = ()) -> Any:
     SymPy orders them for itself: here numbers come first, then symbols, tensors (in the `order` of their names, as the page
     introduces them), functions, parentheses and sums; and of terms those with a minus come last.
     """
-    if not e.args or isinstance(e, (Indexed, KroneckerDelta, AppliedUndef)):
+    if isinstance(e, type) or not e.args or isinstance(e, (Indexed, KroneckerDelta, AppliedUndef)):
         return e
     if isinstance(e, (Sum, Product)):
         return e.func(arranged(e.function, order), *e.limits)
