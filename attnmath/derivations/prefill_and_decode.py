@@ -17,12 +17,13 @@ one = {**letters, "t": 1}
 PAGE = Derivation(
     name="prefill-and-decode",
     title=__doc__.rstrip("."),
-    question="The same layer, the same weights: why does prefill keep an accelerator's matrix units busy while decoding waits for "
-    "memory, and why does a larger batch mend it for the feed-forward layers but not for attention?",
-    statement="What bounds a kernel is whether its operations per byte exceed the ridge, the accelerator's own. Prefill's grow "
-    "with the prompt; those of one new token's products with weights are the batch; those of its attention are at most the size of "
-    "a group of heads, whatever the batch.",
-    source="Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785; Shazeer 2019, arXiv:1911.02150, sections 2.4 and 3.1",
+    question="The same layer, the same weights: why does prefill keep an accelerator's matrix units busy while decoding waits "
+    "for memory, and why does a larger batch mend it for the feed-forward layers but not for attention?",
+    statement="A kernel is bound by arithmetic if it has more operations to the byte than the accelerator, whose number is the "
+    "ridge. A prompt's attention has the more the longer the prompt; a new token's products with weights have the size of the "
+    "batch; its attention has at most the size of a group of heads, whatever the batch.",
+    source="the ridge: Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785; decoding: Shazeer 2019, "
+    "arXiv:1911.02150, sections 2.4 and 3.1",
     notation=(
         (b, "sequences in the batch"),
         (g, "key heads"),
@@ -67,15 +68,13 @@ PAGE = Derivation(
             same,
         ),
         Step(
-            "A prompt's attention has about t / 2 for each byte, shared between keys and queries",
+            "The attention of a prompt has a quarter of its length for each byte if every head has its own keys, up to half if they share",
             eq(F_p / B_p, r * (t + 1) / (2 * (1 + r))),
-            same,
+            scalars,
         ),
         Step("so that they grow without bound", eq(Limit(B_p / F_p, t, oo), 0), scalars),
         Step("At T tokens they are the ridge", eq(Subs(F_p / B_p, t, turn), ridge), scalars),
-        Step(
-            "and any longer prompt is bound by arithmetic", gt(Subs(F_p / peak - B_p / speed, t, turn + more), 0), signs
-        ),
+        Step("and any longer prompt is bound by arithmetic", gt(Subs(F_p / B_p, t, turn + more), ridge), signs),
         Step(
             "One new token against its cache has fewer than r for each byte, however long the context",
             gt(r, F_d / B_d),
@@ -95,8 +94,13 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "With the rows themselves counted, a product takes as long to compute as to move at S rows, some more than the ridge",
+            "With the rows themselves counted, a product takes as long to compute as to move at S rows",
             eq(Subs(F_m / peak, s, rows), Subs(B_m / speed, s, rows)),
+            scalars,
+        ),
+        Step(
+            "more than the ridge, the more so the narrower the matrix is",
+            eq(1 / ridge - 1 / rows, 1 / v + 1 / w),
             scalars,
         ),
         Step(
@@ -109,12 +113,15 @@ PAGE = Derivation(
             eq(Limit((F_w + F_d) / (2 * W + B_d), b, oo), ceiling),
             scalars,
         ),
+        Step("Each token of context takes away from it", gt(-Derivative(ceiling, n), 0), signs),
         Step(
-            "which is the ridge at N tokens of context, and less beyond", eq(Subs(ceiling, n, context), ridge), scalars
+            "so that beyond N tokens no batch brings the layer to the ridge",
+            eq(Subs(ceiling, n, context), ridge),
+            scalars,
         ),
-        Step("since in the end the cache alone decides", eq(Limit(ceiling, n, oo), r), scalars),
+        Step("In the end the cache alone decides", eq(Limit(ceiling, n, oo), r), scalars),
     ),
-    so="Batch to fill the matrix units, up to about the ridge in sequences (some 300 on an H100 in 16 bits); past that, and in long "
-    "contexts at once, only fewer bytes of cache help: larger groups, latents, windows, fewer bits. Cut prompts in chunks of about "
-    "the ridge in tokens, and they fill decoding's idle arithmetic.",
+    so="Batch to fill the matrix units, up to about the ridge in sequences (some 300 on an H100 in 16 bits). Past that, and in "
+    "long contexts at once, only a smaller cache helps: larger groups, latents, windows, fewer bits. A piece of a prompt of "
+    "about as many tokens as the ridge fills the arithmetic that decoding leaves idle.",
 )

@@ -309,10 +309,17 @@ class Signs(Check, frozen=True):
         if not isinstance(claim, (Gt, Ge)):
             return None
         gap = spelled_out(claim.lhs - claim.rhs, (*definitions, *self.using))
-        for shown in (factor(gap), expand(gap), cancel(gap), factor(simplify(gap))):
+        for tool in (factor, expand, _over_one, cancel, lambda e: factor(simplify(e))):
+            shown = tool(gap)
             if shown.is_positive or (isinstance(claim, Ge) and shown.is_nonnegative):
                 return set()
         return None
+
+
+def _over_one(e: Any) -> Any:
+    """A fraction with whole numbers of at least 1 as 1 and some more, above and below the line expanded."""
+    over, under = fraction(together(e.xreplace(_from_one(e))))
+    return expand(over) / expand(under)
 
 
 class Witness(Check, frozen=True, kw_only=True):
