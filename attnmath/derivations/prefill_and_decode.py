@@ -23,7 +23,7 @@ PAGE = Derivation(
     "ridge. A prompt's attention has the more the longer the prompt; a new token's products with weights have the size of the "
     "batch; its attention has at most the size of a group of heads, whatever the batch.",
     source="the ridge: Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785; decoding: Shazeer 2019, "
-    "arXiv:1911.02150, sections 2.4 and 3.1",
+    "arXiv:1911.02150, sections 2.4 and 3",
     notation=(
         (b, "sequences in the batch"),
         (g, "key heads"),
@@ -68,7 +68,7 @@ PAGE = Derivation(
             same,
         ),
         Step(
-            "The attention of a prompt has a quarter of its length for each byte if every head has its own keys, up to half if they share",
+            "A prompt has a quarter of its length a byte if each head has its own keys, and up to half if they share",
             eq(F_p / B_p, r * (t + 1) / (2 * (1 + r))),
             scalars,
         ),

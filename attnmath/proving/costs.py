@@ -36,6 +36,38 @@ def read_off(name: Any, variant: str, key: str, letters: Mapping[str, Any], says
     return Let(eq(name, rhs), f"{says}: {source}" if says else source)
 
 
+def walked(
+    name: Any, variant: str, schedule: str, tiles: Mapping[str, Any], letters: Mapping[str, Any], says: str = ""
+) -> Let:
+    """A definition whose right side is hbm_bytes.fused of a variant without a mask, under a schedule in tiles of any size.
+
+    `tiles`: the tile of each loop that has one, a symbol; each loop has several turns. `letters` as in `read_off`.
+
+    >>> from attnmath.proving.terms import reals, sizes
+    >>> N, R, r, c, d = sizes("N R r c d")
+    >>> letters = {"b": 1, "h": 1, "d": d, "t": r * R, "n": r * R}
+    >>> walked(reals("F"), "mha", "flash-2", {"t": r, "n": r}, letters).claim.rhs
+    4*R*d*r*(R + 1)
+    """
+    from msgspec.structs import replace
+    from sympy import factor
+
+    from attnmath import layers
+    from attnmath.keys import Reading
+    from attnmath.readings import symbolic
+    from attnmath.readings.schedules import named
+
+    layer = layers.build(variant, (), "full", False)
+    page = layer.form(None)
+    sizes, _ = layer.sizes(dict.fromkeys("tnh", 1), lambda letter, value: symbolic.lift(letter, True), page)
+    row = named(schedule)
+    loops = tuple(replace(x, tile=tiles.get(x.index[0], x.tile)) for x in row.loops)
+    found = symbolic.finished(Reading(page, sizes, "bf16", "bf16", replace(row, loops=loops)).traffic.total, None)
+    rhs = factor(found.subs({s: letters[str(s)] for s in found.free_symbols if str(s) in letters}).doit())
+    source = f"hbm_bytes.fused of {variant}, mask full, schedule {schedule} in such tiles, read off its loops"
+    return Let(eq(name, rhs), f"{says}: {source}" if says else source)
+
+
 def pairs(
     mask: str, new: Any, keys: Any, past: Any = 0, *, known: tuple[Within, ...] = (), written: Any = None, **sizes: Any
 ) -> Any:

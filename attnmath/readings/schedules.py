@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnmath.errors import InputError, NoSchedule, Unknown, nearest, printable, together
+from attnmath.language.arith import Number
 from attnmath.language.syntax import Cat, Equation, Group, Index, Program, Ref, letters, ops, refs
 from attnmath.readings.count import core, recursive, tables
 from attnmath.readings.memory import BITS
@@ -396,11 +397,23 @@ def on_chip(schedule: Schedule, rows: int, cols: int, d: int, dv: int, dtype: st
         raise InputError(together(wrong))
     if dtype not in BITS:
         raise Unknown("dtype", dtype, BITS)
+    tiles, accumulators = held(schedule, rows, cols, d, dv, stages)
+    return OnChip(-(-tiles * BITS[dtype] // 8), 4 * accumulators)
+
+
+def held(
+    schedule: Schedule, rows: Number, cols: Number, d: Number, dv: Number, stages: Number = 1
+) -> tuple[Number, Number]:
+    """How many elements `on_chip` counts: of tiles, and of accumulators; integers or symbols.
+
+    >>> held(named("flash-2"), 128, 64, 128, 128)
+    (32768, 24832)
+    """
     order = [i for x in schedule.loops for i in x.index if i in ("t", "n")]
     queries, keys = rows * d, cols * (d + dv)
-    held = queries * stages + keys if order[:1] == ["n"] else queries + keys * stages
+    tiles = queries * stages + keys if order[:1] == ["n"] else queries + keys * stages
     scores = 0 if schedule.spills else rows * cols
-    return OnChip(-(-held * BITS[dtype] // 8), 4 * (scores + rows * dv + 2 * rows))
+    return tiles, scores + rows * dv + 2 * rows
 
 
 def misfit(need: OnChip, smem_bytes: int, register_bytes: int) -> str:
