@@ -351,7 +351,7 @@ class Cases(Check, frozen=True, kw_only=True):
             return None
         own = [(i, Integer(0), i.size) for i in claim.free_symbols if isinstance(i, Index)]
         try:
-            left, right = (self._cut(e, own, definitions) for e in claim.args)
+            left, right = (self._cut(taken(e, definitions), own, definitions) for e in claim.args)
         except Undecided:
             return None
         return equal(left, right, self.lemmas, definitions)
@@ -443,7 +443,7 @@ def decided(e: Any, known: list[Within]) -> Any:
         try:
             return Integer(_at_most(args[0], args[1], known) and _at_most(args[1], args[0], known))
         except Undecided:
-            return e.func(*args)
+            return _alone(args[0] - args[1], known)
     if isinstance(e, (Max, Min)):
         for a in args:
             if all(least((a - b) if isinstance(e, Max) else (b - a), known) for b in args):
@@ -458,6 +458,16 @@ def _at_most(x: Any, y: Any, known: list[Within]) -> bool:
     if least(x - y - 1, known):
         return False
     raise Undecided
+
+
+def _alone(gap: Any, known: list[Within]) -> Any:
+    """The delta of a gap, with an index alone on one side where that can be."""
+    gap = expand(gap)
+    for v, _, _ in reversed(known):
+        other = expand(v - gap * gap.coeff(v))
+        if gap.coeff(v) in (1, -1) and not other.has(v):
+            return KroneckerDelta(v, other)
+    return KroneckerDelta(gap, 0)
 
 
 def _whole(x: Any, known: list[Within]) -> Any:
