@@ -16,17 +16,17 @@ i, j, l = indices("i j l", n)
 S, P, V, O, X, W, Y, D, G, R, Q, H, q = tensors("S P V O X W Y D G R Q H q")
 full, core, linear, gated, maps, filtered, windowed, wide = reals("F_s A A_l F_r F_4 F_c F_w F_n", positive=True)
 n_0, K_c, K_w, more, z = reals("n_0 K_c K_w e z", positive=True)
-m1, m2, m3, b1, b2, b3 = reals("f_1 f_2 f_3 b_1 b_2 b_3")
+m2, m3, b1, b2, b3 = reals("f_2 f_3 b_1 b_2 b_3")
 one = {"b": 1, "h": 1, "g": 1, "d": d}
 letters = {**one, "t": n}
 longer = {**one, "t": w + u, "w": w}
 
 rounds = Recurrence(
-    t, eq(D[0], 0), eq(D[t + 1], D[t] + 1), "rounds before step t of a recurrence: each waits for the last"
+    t, eq(D[0], 0), eq(D[t + 1], D[t] + 1), "rounds before step `t` of a recurrence: each waits for the last"
 )
-halving = Recurrence(k, eq(G[0], 1), eq(G[k + 1], 2 * G[k]), "terms that are in one sum after k rounds of pairs")
-reach = Recurrence(k, eq(R[0], 0), eq(R[k + 1], R[k] + c - 1), "how far k layers of a convolution reach")
-dilated = Recurrence(k, eq(Q[0], 0), eq(Q[k + 1], Q[k] + (c - 1) * c**k), "and with places c^k apart in layer k")
+halving = Recurrence(k, eq(G[0], 1), eq(G[k + 1], 2 * G[k]), "terms that are in one sum after `k` rounds of pairs")
+reach = Recurrence(k, eq(R[0], 0), eq(R[k + 1], R[k] + c - 1), "how far `k` layers of a convolution reach")
+dilated = Recurrence(k, eq(Q[0], 0), eq(Q[k + 1], Q[k] + (c - 1) * c**k), "and with places `c^k` apart in layer `k`")
 state = Recurrence(t, eq(H[0], 0), eq(H[t + 1], z * H[t] + q[t]), "the state of a recurrence, one channel of it")
 
 PAGE = Derivation(
@@ -35,8 +35,9 @@ PAGE = Derivation(
     question="Self-attention takes `n^2` operations where a recurrence takes `n`. What does it buy with them, and do windows or "
     "convolutions get the same for less?",
     statement="For `n` positions of width `d`: self-attention takes `\\Theta(n^2 d)` operations, no rounds that wait for each "
-    "other, and a path of one layer between any two; recurrence `\\Theta(n d^2)`, `n` and `n`; convolution by kernels of `c` places "
-    "`\\Theta(c n d^2)`, none and `n / c`, or `\\log_c n` if dilated; windows of `w` keys `\\Theta(w n d)`, none and `n / w`.",
+    "other, and a path of one layer between any two; recurrence `\\Theta(n d^2)`, `n` and `n`; convolution by kernels of `c` "
+    "places `\\Theta(c n d^2)`, none and `n / c`, or `\\log_c n` if dilated; windows of `w` keys `\\Theta(w n d)`, none and "
+    "`n / w`.",
     source="Vaswani et al. 2017, arXiv:1706.03762, section 4 and table 1; scans: Blelloch 1990, CMU-CS-90-190",
     notation=(
         (n, "positions"),
@@ -55,7 +56,7 @@ PAGE = Derivation(
         (W, "its kernel"),
         (q, "inputs of a recurrence"),
         (z, "what a recurrence multiplies its state with"),
-        *((m, f"factor of step {y}") for y, m in enumerate((m1, m2, m3), 1)),
+        *((m, f"factor of step {y}") for y, m in enumerate((m2, m3), 2)),
         *((m, f"input of step {y}") for y, m in enumerate((b1, b2, b3), 1)),
     ),
     assumes=(
@@ -73,7 +74,7 @@ PAGE = Derivation(
         read_off(gated, "gated-deltanet", "flops.core", letters, "of the gated delta rule", form="recurrent"),
         read_off(maps, "mha", "flops.projections", letters, "products of four linear maps"),
         Let(eq(filtered, c * maps / 4), "products of a convolution: a linear map for each place of its kernel"),
-        read_off(windowed, "sliding-window", "flops.matmul", longer, "products under a window, w + u positions"),
+        read_off(windowed, "sliding-window", "flops.matmul", longer, "products under a window, `w + u` positions"),
         read_off(wide, "mha", "flops.matmul", longer, "without the window"),
         Let(eq(n_0, d * (4 * d + 3) / (2 * d + 3) - 1), "where attention overtakes a linear recurrence"),
         Let(eq(P[i, j], exp(S[i, j]) / total(exp(S[i, l]), l)), "weights"),
@@ -102,7 +103,7 @@ PAGE = Derivation(
             "Convolution: a linear map for each of the `c` places of its kernel", eq(filtered, 2 * c * n * d**2), same
         ),
         Step(
-            "Restricted attention: a window takes the place of one `n`, twice, since it is full for nearly all queries",
+            "Restricted attention: `4 w n d` in long sequences, where nearly all queries see a whole window",
             eq(Limit(windowed / (w * d * (w + u)), u, oo), 4),
             scalars,
         ),

@@ -24,9 +24,9 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="FlashAttention reads keys and values more than once and still moves less than attention that reads them once. How "
     "much does it move, which tiles should it take, when does it pay, and could another order of the loops do better?",
-    statement="With keys in the outer loop, traffic is Theta(N^2 d^2 / M) for M bytes on the chip, at best with as many keys as fit "
-    "beside one row of queries; with queries in the outer loop (FlashAttention-2) it is less by a constant. No exact algorithm "
-    "does better than by a constant.",
+    statement="With keys in the outer loop, traffic is `\\Theta(N^2 d^2 / M)` for `M` bytes on the chip, at best with as many "
+    "keys as fit beside one row of queries; with queries in the outer loop (FlashAttention-2) it is less by a constant. No exact "
+    "algorithm does better than by a constant.",
     source="Dao et al. 2022, arXiv:2205.14135, theorem 2 and proposition 3; Dao 2023, arXiv:2307.08691, algorithm 1; Saha and Ye "
     "2024, arXiv:2402.07443",
     notation=(
@@ -43,10 +43,10 @@ PAGE = Derivation(
     assumes=(
         "one head of one sequence, no mask",
         "inputs and results are stored in 16 bits; scores, sums and results that come and go are kept in 32",
-        "tiles divide the sequence: r and c divide N, and each loop has several turns",
+        "tiles divide the sequence: `r` and `c` divide `N`, and each loop has several turns",
         "nothing but what is counted is on the chip: one stage of tiles, no cache behind it",
         "tiles of any real size: what instructions take is rounded down from it",
-        "the tile that is kept fits: M > 6 d + 8, and a bound from above holds where M >= 12 d + 16 and N d >= M",
+        "the thinnest tile fits: `M > 6 d + 8`; the bound from above is for `M \\ge 12 d + 16` and sequences of `N d \\ge M`",
     ),
     lets=(
         Let(eq(R, N / r), "rows of tiles"),
@@ -59,8 +59,8 @@ PAGE = Derivation(
             eq(need, 2 * tile + 4 * accumulators),
             "bytes on the chip: tiles of Q, K, V in 16 bits; scores, results, sums in 32",
         ),
-        Let(eq(cols, (M - r * (6 * d + 8)) / (4 * (d + r))), "the keys that fit beside r queries"),
-        Let(eq(rows, (M - 4 * c * d) / (6 * d + 8 + 4 * c)), "the queries that fit beside c keys"),
+        Let(eq(cols, (M - r * (6 * d + 8)) / (4 * (d + r))), "the keys that fit beside `r` queries"),
+        Let(eq(rows, (M - 4 * c * d) / (6 * d + 8 + 4 * c)), "the queries that fit beside `c` keys"),
         Let(eq(cols_1, (M - 6 * d - 8) / (4 * (d + 1))), "the keys that fit beside one query"),
         Let(eq(rows_1, (M - 4 * d) / (6 * d + 12)), "the queries that fit beside one key"),
         Let(eq(G1, 2 * N * d + 8 * N**2 * (5 * d + 8) * (d + 1) / (M - 6 * d - 8)), "the least with keys outside"),
@@ -79,31 +79,31 @@ PAGE = Derivation(
         ),
         Step("The rows of a tile do not matter to it", eq(Derivative(F1, r), 0), scalars),
         Step("and more keys at a time always move less", gt(-Derivative(F1, c), 0), signs),
-        Step("Beside r queries, c_max keys fill the chip", eq(Subs(need, c, cols), M), scalars),
+        Step("Beside `r` queries, `c_{max}` keys fill the chip", eq(Subs(need, c, cols), M), scalars),
         Step(
             "and every further query takes their room, so the best tile has one row of queries",
             gt(-Derivative(cols, r), 0),
             signs,
         ),
-        Step("With it, and as many keys as fit, the traffic is G_1", eq(Subs(F1, c, cols_1), G1), scalars),
+        Step("With it, and as many keys as fit, the traffic is `G_1`", eq(Subs(F1, c, cols_1), G1), scalars),
         Step(
-            "That is more than 40 N^2 d^2 / M on any chip that the tile fits",
+            "That is more than `40 N^2 d^2 / M` on any chip that the tile fits",
             gt(Subs(G1 - 40 * bound, M, 6 * d + 8 + more), 0),
             signs,
         ),
         Step(
-            "and, for a sequence that does not fit, at most 418 times it: Theta(N^2 d^2 / M)",
+            "and, for a sequence that does not fit, no more than 418 of them: `\\Theta(N^2 d^2 / M)`",
             ge(Subs(418 * bound - G1, *long), 0),
             signs,
         ),
         Step(
-            "The paper's own tile, M / 4 d keys by d queries, counted in numbers, fits with its scores where M is at least 8 d^2",
+            "The paper's own tile, `M / 4 d` keys by `d` queries, counted in numbers, fits with its scores where `M \\ge 8 d^2`",
             ge(Subs(M - Subs(paper, (r, c), (d, M / (4 * d))), M, 8 * d**2 + more), 0),
             signs,
         ),
         Step("Unfused, the scores are written and read three times over", eq(U, 8 * N * d + 12 * N**2), scalars),
         Step(
-            "Fused, less is moved at any length if a tile has more than c_0 keys",
+            "Fused, less is moved at any length if a tile has more than `c_0` keys",
             gt(Subs(U - F1, c, c_0 + more), 0),
             signs,
         ),
@@ -113,7 +113,7 @@ PAGE = Derivation(
             signs,
         ),
         Step(
-            "One row of queries and c_0 keys take M_0 bytes, so that this is the chip from which fusing pays",
+            "One row of queries and `c_0` keys take `M_0` bytes, so that this is the chip from which fusing pays",
             eq(Subs(need, (r, c), (1, c_0)), M_0),
             scalars,
         ),
@@ -127,25 +127,25 @@ PAGE = Derivation(
             gt(Subs(U - F2, r, Rational(1, 3) * d + more), 0),
             signs,
         ),
-        Step("Beside c keys, r_max queries fill the chip", eq(Subs(need, r, rows), M), scalars),
+        Step("Beside `c` keys, `r_{max}` queries fill the chip", eq(Subs(need, r, rows), M), scalars),
         Step(
             "and every further key takes their room, so here the best tile has one column of keys",
             gt(-Derivative(rows, c), 0),
             signs,
         ),
-        Step("With it, the traffic is G_2", eq(Subs(F2, r, rows_1), G2), scalars),
+        Step("With it, the traffic is `G_2`", eq(Subs(F2, r, rows_1), G2), scalars),
         Step(
-            "In long sequences, keys outside move more than 5 / 3 of that on any chip: results that come and go are wide",
+            "In long sequences, keys outside move more than `5/3` of that on any chip: results that come and go are wide",
             gt(Subs(Limit(G1 / G2, N, oo), M, 6 * d + 8 + more), Rational(5, 3)),
             signs,
         ),
         Step(
-            "On a chip for N d numbers, N^2 d^2 / M is N d, what inputs and results take alone: no algorithm is below it for every M",
+            "On a chip for `N d` numbers, `N^2 d^2 / M` is `N d`, which inputs and results take: below that order nothing is for every `M`",
             eq(Subs(bound, M, N * d), L / 8),
             scalars,
         ),
         Step(
-            "and for each M of at least d^2 numbers, no exact algorithm moves less than a constant times it",
+            "For each `M` of at least `d^2` numbers, no exact algorithm moves less than a constant times it",
             ge(X, kappa * bound),
             Cited(
                 source="Saha and Ye 2024, arXiv:2402.07443, which holds for fast matrix multiplication, too",
@@ -153,7 +153,7 @@ PAGE = Derivation(
             ),
         ),
         Step(
-            "so that FlashAttention moves at most 418 / kappa times what any other has to",
+            "so that FlashAttention moves at most `418 / \\kappa` times what any other has to",
             ge(Subs(418 * X / kappa - G1, *long), 0),
             signs,
         ),

@@ -31,14 +31,14 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="What is it that grouped heads save, what do they leave as it was, and from which context on does it matter: when "
     "does reading the cache take longer than reading the weights?",
-    statement="Multi-head and multi-query attention are the two ends of one family. A group of r query heads to a key head "
-    "makes the cache r times smaller, and the products for one new token r times as many for each byte; from d g r (1 + r) / b "
-    "tokens of context on, a layer of attention reads more cache than weights.",
+    statement="Multi-head and multi-query attention are the two ends of one family. A group of `r` query heads to a key head "
+    "makes the cache `r` times smaller, and the products for one new token `r` times as many for each byte; from "
+    "`d g r (1 + r) / b` tokens of context on, a layer of attention reads more cache than weights.",
     source="Ainslie et al. 2023, arXiv:2305.13245, section 2.2; Shazeer 2019, arXiv:1911.02150, sections 2 and 3",
     notation=(
         (b, "sequences in the batch"),
         (g, "key heads"),
-        (r, "query heads to a key head; there are g r query heads"),
+        (r, "query heads to a key head; there are `g r` query heads"),
         (d, "width of a head"),
         (n, "tokens of context"),
         (t, "new tokens"),
@@ -60,7 +60,7 @@ PAGE = Derivation(
                 exp(total(Q[x, y, i, a] * K[x, j, a], a) / sqrt(d))
                 / total(exp(total(Q[x, y, i, a] * K[x, l, a], a) / sqrt(d)), l),
             ),
-            "weights of query head y of group x",
+            "weights of query head `y` of group `x`",
         ),
         Let(eq(O[x, y, i, u], total(P[x, y, i, j] * V[x, j, u], j)), "and its result"),
         Let(eq(QH[f, i, a], Q[floor(f / r), f - r * floor(f / r), i, a]), "the query heads in one row, group by group"),
@@ -83,11 +83,11 @@ PAGE = Derivation(
         read_off(work, "gqa", "flops.matmul", one, "products for one new token", phase="decode"),
         read_off(work_mha, "mha", "flops.matmul", one, "of as many heads, each with its own keys", phase="decode"),
         read_off(moved, "gqa", "hbm_bytes.compulsory", one, "bytes for one new token", phase="decode"),
-        read_off(several, "gqa", "flops.matmul", {**letters, "t": t}, "products for t new tokens", phase="decode"),
+        read_off(several, "gqa", "flops.matmul", {**letters, "t": t}, "products for `t` new tokens", phase="decode"),
         read_off(moved_several, "gqa", "hbm_bytes.compulsory", {**letters, "t": t}, "bytes for them", phase="decode"),
         read_off(weights, "gqa", "parameters", letters, "weights of the four projections"),
         Let(eq(context, d * h * (1 + r) / b), "the context at which both are read alike"),
-        Let(eq(other, dense / (2 * b * d * g)), "likewise, if L weights are read in all"),
+        Let(eq(other, dense / (2 * b * d * g)), "likewise, if `L` weights are read in all"),
     ),
     steps=(
         Step(
@@ -104,26 +104,26 @@ PAGE = Derivation(
         Step("In between, the cache is smaller by the size of a group", eq(cache_mha / cache, r), same),
         Step("while the products are those of multi-head attention: sharing keys saves none", eq(work, work_mha), same),
         Step(
-            "For one new token, each byte serves r n / (n + r) operations, whatever batch, width and number of key heads",
+            "For one new token, each byte serves `r n / (n + r)` operations, whatever batch, width and number of key heads",
             eq(work / moved, r * n / (n + r)),
             same,
         ),
-        Step("In a long context these are r operations to the byte", eq(Limit(work / moved, n, oo), r), scalars),
+        Step("In a long context these are `r` operations to the byte", eq(Limit(work / moved, n, oo), r), scalars),
         Step("and never more", gt(r, work / moved), signs),
         Step("A larger group always serves more operations with a byte", gt(Derivative(work / moved, r), 0), signs),
         Step(
-            "Several new tokens of one sequence count as a larger group: in a long context, t of them make it t r",
+            "Several new tokens of one sequence count as a larger group: in a long context, `t` of them make it `t r`",
             eq(Limit(several / moved_several, n, oo), r * t),
             scalars,
         ),
         Step(
-            "At a context of d g r (1 + r) / b tokens, the cache is as large as the weights of the projections, 2 bytes each",
+            "At a context of `d g r (1 + r) / b` tokens, the cache is as large as the weights of the projections, 2 bytes each",
             eq(Subs(cache, n, context), 2 * weights),
             scalars,
         ),
         Step("and beyond it more", gt(Subs(cache, n, context + more), 2 * weights), signs),
         Step(
-            "If a layer reads L weights in all, the cache takes over when it holds L numbers",
+            "If a layer reads `L` weights in all, the cache takes over when it holds `L` numbers",
             eq(Subs(cache, n, other), 2 * dense),
             scalars,
         ),
@@ -144,7 +144,7 @@ PAGE = Derivation(
             options={"mask": "full"},
         ),
     ),
-    so="Choose the group for decoding: memory traffic falls by r while the arithmetic stays, until r times the new tokens come "
-    "near the accelerator's ridge. A batch multiplies the cache and not the weights: 64 sequences of 4,096 tokens load memory "
+    so="Choose the group for decoding: memory traffic falls by `r` while the arithmetic stays, until `r` times the new tokens "
+    "come near the accelerator's ridge. A batch multiplies the cache and not the weights: 64 sequences of 4,096 tokens load memory "
     "as one of 262,144 does.",
 )

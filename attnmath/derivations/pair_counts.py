@@ -72,8 +72,8 @@ PAGE = Derivation(
     statement="Every mask of the table has a closed form, a polynomial on each side of the places where a window fills or a "
     "prefix ends. Each right side below is what the table of masks counts with symbols for sizes; each left side adds up "
     "the mask itself, pair by pair.",
-    source="the table of masks, attnmath/language/masks.py; [j ≤ i], 1 where it holds and else 0, is Iverson's bracket: Knuth "
-    "1992, arXiv:math/9205211",
+    source="the table of masks, attnmath/language/masks.py; `[j \\le i]`, 1 where it holds and else 0, is Iverson's bracket: "
+    "Knuth 1992, arXiv:math/9205211",
     notation=(
         (n, "positions of a sequence"),
         (t, "new queries"),
@@ -91,7 +91,7 @@ PAGE = Derivation(
         (u, "how many more, any number"),
         (few, "new queries, no more than the window is wide"),
         (part, "earlier tokens, fewer than the window is wide"),
-        (e, "how many more than r + 1 positions there are, fewer than r"),
+        (e, "how many more than `r + 1` positions there are, fewer than `r`"),
         (rest, "tokens of a chunk that is not full"),
         (x, "block of the query"),
         (y, "place of the query in its block"),
@@ -101,7 +101,7 @@ PAGE = Derivation(
         (b, "sequences in the batch"),
         (h, "heads"),
         (S, "scores"),
-        (M, "lengths of g documents"),
+        (M, "lengths of `g` documents"),
     ),
     lets=(
         mask(C, "causal", AtMost(J, I)),
@@ -126,7 +126,7 @@ PAGE = Derivation(
             "mha",
             "exps",
             {"b": b, "h": h, "t": t, "n": p + t},
-            "exponentials after p tokens",
+            "exponentials after `p` tokens",
             mask="causal",
             phase="decode",
         ),
@@ -146,7 +146,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "causal: the query at position i sees i + 1 keys, so that t of them, behind p earlier ones, see a trapezium of pairs",
+            "causal: the query at position `i` sees `i + 1` keys, so `t` of them, behind `p` earlier ones, see a trapezium",
             eq(seen(C, t, p + t, p), pairs("causal", t, p + t, p)),
             cut(j=(i + 1,)),
         ),
@@ -161,22 +161,22 @@ PAGE = Derivation(
             cut(j=(i,)),
         ),
         Step(
-            "With a past of p + 1 tokens it leaves what the causal one has with a past of p",
+            "With a past of `p + 1` tokens it leaves what the causal one has with a past of `p`",
             eq(seen(B, t, p + 1 + t, p + 1), pairs("before", t, p + 1 + t, p + 1)),
             cut(j=(i,)),
         ),
         Step(
-            "window: of w + u positions the first w see a triangle, the others w keys each",
+            "window: of `w + u` positions the first `w` see a triangle, the others `w` keys each",
             eq(seen(W, windowed, windowed), pairs("window(w)", windowed, windowed, w=w, written=triangle(w) + u * w)),
             cut(i=(w,), j=(i - w + 1, i + 1)),
         ),
         Step(
-            "Behind a past that fills the window, every new query sees w keys, and the context is out of the count",
+            "Behind a past that fills the window, every new query sees `w` keys, and the context is out of the count",
             eq(seen(W, t, w + u + t, w + u), pairs("window(w)", t, w + u + t, w + u, w=w)),
             cut(j=(i - w + 1, i + 1)),
         ),
         Step(
-            "Behind a past of q tokens, fewer than the window is wide, the triangle has lost its tip",
+            "Behind a past of `q` tokens, fewer than the window is wide, the triangle has lost its tip",
             eq(
                 seen(W, windowed - part, windowed, part),
                 pairs(
@@ -197,7 +197,7 @@ PAGE = Derivation(
             cut(j=(i + 1,)),
         ),
         Step(
-            "prefix: the first k queries see k keys each, the others what a causal mask shows them",
+            "prefix: the first `k` queries see `k` keys each, the others what a causal mask shows them",
             eq(seen(P, k + u, k + u), pairs("prefix(k)", k + u, k + u, k=k, written=triangle(k + u) + triangle(k - 1))),
             cut(i=(k,), j=(k, i + 1)),
         ),
@@ -207,12 +207,12 @@ PAGE = Derivation(
             cut(j=(k, i + 1)),
         ),
         Step(
-            "first: of k + u keys, each query sees the first k",
+            "first: of `k + u` keys, each query sees the first `k`",
             eq(seen(F, t, k + u, p), pairs("first(k)", t, k + u, p, k=k)),
             cut(j=(k,)),
         ),
         Step(
-            "chunked: a triangle in each of g whole chunks",
+            "chunked: a triangle in each of `g` whole chunks",
             eq(in_blocks(H, c), pairs("chunked(c)", c * g, c * g, c=c)),
             cut(v=(x, x + 1), z=(y + 1,)),
         ),
@@ -226,7 +226,7 @@ PAGE = Derivation(
             cut(z=(y + 1,)),
         ),
         Step(
-            "around: a square of positions without the two corners that are further than r away",
+            "around: a square of positions without the two corners that are further than `r` away",
             eq(seen(A, long, long), pairs("around(r)", long, long, r=r, written=long**2 - 2 * triangle(r + u))),
             cut(i=(r, r + u + 1), j=(i - r, i + r + 1)),
         ),
@@ -247,7 +247,7 @@ PAGE = Derivation(
             cut(i=(l, l + u + 1), j=(i - l, i + r + 1)),
         ),
         Step(
-            "dilated: of g whole strides, each of the s residues has g queries and g keys",
+            "dilated: of `g` whole strides, each of the `s` residues has `g` queries and `g` keys",
             eq(in_blocks(D, s), pairs("dilated(s)", s * g, s * g, s=s)),
             cut(z=(y, y + 1)),
         ),
@@ -292,7 +292,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "blocks: of g blocks of m tokens, the last query of a block sees it, and the others see those before it",
+            "blocks: of `g` blocks of `m` tokens, the last query of a block sees it, and the others see those before it",
             eq(
                 Sum(G[m * x + y, j], (j, 0, g - 1), (y, 0, m - 1), (x, 0, g - 1)),
                 pairs("blocks(m)", m * g, g, m=m, written=m * triangle(g - 1) + g),
@@ -334,7 +334,7 @@ PAGE = Derivation(
             (A_P, "prefix(2)", {k: 2}),
         )
     ),
-    so="A causal mask does not halve the work but leaves (n + 1) / 2n of it. Count pairs and not squares: at 1,024 positions a "
-    "window of 512 has three quarters of the causal mask's pairs, not half; in decoding, only what bounds the keys of one query "
+    so="A causal mask does not halve the work but leaves `(n + 1) / 2 n` of it. Count pairs and not squares: at 1,024 positions "
+    "a window of 512 has three quarters of the causal mask's pairs, not half; in decoding, only what bounds the keys of one query "
     "(a window, a chunk, a prefix alone) makes a token's cost independent of the context.",
 )
