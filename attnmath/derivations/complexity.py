@@ -1,6 +1,6 @@
 """Operations, rounds and paths: self-attention, recurrence, convolution and restricted attention compared."""
 
-from sympy import Limit, Sum, Subs, exp, log, oo
+from sympy import Limit, Subs, Sum, exp, log, oo
 
 from attnmath.proving.checks import Cases, Induction, Recurrence, algebra, same, scalars, signs
 from attnmath.proving.costs import read_off

@@ -2,7 +2,7 @@
 
 from sympy import Derivative, Limit, Rational, Subs, oo
 
-from attnmath.proving.checks import Cited, same, scalars, signs
+from attnmath.proving.checks import Cited, scalars, signs
 from attnmath.proving.costs import read_off, walked
 from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import eq, ge, gt, reals, sizes
@@ -44,7 +44,7 @@ PAGE = Derivation(
         "one head of one sequence, no mask",
         "inputs and results are stored in 16 bits; scores, sums and results that come and go are kept in 32",
         "tiles divide the sequence: `r` and `c` divide `N`, and each loop has several turns",
-        "nothing but what is counted is on the chip: one stage of tiles, no cache behind it",
+        "shared memory and registers are one, and hold nothing else: one stage of tiles, no cache behind it",
         "tiles of any real size: what instructions take is rounded down from it",
         "the thinnest tile fits: `M > 6 d + 8`; the bound from above is for `M \\ge 12 d + 16` and sequences of `N d \\ge M`",
     ),
@@ -140,7 +140,7 @@ PAGE = Derivation(
             signs,
         ),
         Step(
-            "On a chip for `N d` numbers, `N^2 d^2 / M` is `N d`, which inputs and results take: below that order nothing is for every `M`",
+            "In numbers, `M = N d` makes it `N d`, what inputs and results take alone: nothing is of lower order at every `M`",
             eq(Subs(bound, M, N * d), L / 8),
             scalars,
         ),

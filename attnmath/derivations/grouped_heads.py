@@ -145,6 +145,6 @@ PAGE = Derivation(
         ),
     ),
     so="Choose the group for decoding: memory traffic falls by `r` while the arithmetic stays, until `r` times the new tokens "
-    "come near the accelerator's ridge. A batch multiplies the cache and not the weights: 64 sequences of 4,096 tokens load memory "
-    "as one of 262,144 does.",
+    "come near the accelerator's ridge. A batch multiplies the cache and not the weights: 64 sequences of 4,096 tokens load "
+    "memory as one of 262,144 does.",
 )

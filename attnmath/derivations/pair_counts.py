@@ -141,22 +141,22 @@ PAGE = Derivation(
     ),
     steps=(
         Step(
-            "full: every query sees the new keys and those before them",
+            "Full: every query sees the new keys and those before them",
             eq(Sum(1, (j, 0, p + t - 1), (i, p, p + t - 1)), pairs("full", t, p + t, p)),
             algebra,
         ),
         Step(
-            "causal: the query at position `i` sees `i + 1` keys, so `t` of them, behind `p` earlier ones, see a trapezium",
+            "Causal: the query at position `i` sees `i + 1` keys, so `t` of them, behind `p` earlier ones, see a trapezium",
             eq(seen(C, t, p + t, p), pairs("causal", t, p + t, p)),
             cut(j=(i + 1,)),
         ),
         Step(
-            "causal-top-left: the first new query sees the first key alone, whatever came before",
+            "Causal-top-left: the first new query sees the first key alone, whatever came before",
             eq(seen(T, t, p + t, p), pairs("causal-top-left", t, p + t, p)),
             cut(j=(i - p + 1,)),
         ),
         Step(
-            "before: a strict mask leaves each query one key fewer than the causal one, and the first none",
+            "Before: a strict mask leaves each query one key fewer than the causal one, and the first none",
             eq(seen(B, t, t), pairs("before", t, t)),
             cut(j=(i,)),
         ),
@@ -166,7 +166,7 @@ PAGE = Derivation(
             cut(j=(i,)),
         ),
         Step(
-            "window: of `w + u` positions the first `w` see a triangle, the others `w` keys each",
+            "Window: of `w + u` positions the first `w` see a triangle, the others `w` keys each",
             eq(seen(W, windowed, windowed), pairs("window(w)", windowed, windowed, w=w, written=triangle(w) + u * w)),
             cut(i=(w,), j=(i - w + 1, i + 1)),
         ),
@@ -197,7 +197,7 @@ PAGE = Derivation(
             cut(j=(i + 1,)),
         ),
         Step(
-            "prefix: the first `k` queries see `k` keys each, the others what a causal mask shows them",
+            "Prefix: the first `k` queries see `k` keys each, the others what a causal mask shows them",
             eq(seen(P, k + u, k + u), pairs("prefix(k)", k + u, k + u, k=k, written=triangle(k + u) + triangle(k - 1))),
             cut(i=(k,), j=(k, i + 1)),
         ),
@@ -207,12 +207,12 @@ PAGE = Derivation(
             cut(j=(k, i + 1)),
         ),
         Step(
-            "first: of `k + u` keys, each query sees the first `k`",
+            "First: of `k + u` keys, each query sees the first `k`",
             eq(seen(F, t, k + u, p), pairs("first(k)", t, k + u, p, k=k)),
             cut(j=(k,)),
         ),
         Step(
-            "chunked: a triangle in each of `g` whole chunks",
+            "Chunked: a triangle in each of `g` whole chunks",
             eq(in_blocks(H, c), pairs("chunked(c)", c * g, c * g, c=c)),
             cut(v=(x, x + 1), z=(y + 1,)),
         ),
@@ -226,7 +226,7 @@ PAGE = Derivation(
             cut(z=(y + 1,)),
         ),
         Step(
-            "around: a square of positions without the two corners that are further than `r` away",
+            "Around: a square of positions without the two corners that are further than `r` away",
             eq(seen(A, long, long), pairs("around(r)", long, long, r=r, written=long**2 - 2 * triangle(r + u))),
             cut(i=(r, r + u + 1), j=(i - r, i + r + 1)),
         ),
@@ -239,7 +239,7 @@ PAGE = Derivation(
             cut(i=(e + 1, r), j=(i - r, i + r + 1)),
         ),
         Step(
-            "band: likewise, each side without its own corner, if the sequence is longer than both sides together",
+            "Band: likewise, each side without its own corner, if the sequence is longer than both sides together",
             eq(
                 seen(N, banded, banded),
                 pairs("band(l, r)", banded, banded, l=l, r=r, written=banded**2 - triangle(r + u) - triangle(l + u)),
@@ -247,7 +247,7 @@ PAGE = Derivation(
             cut(i=(l, l + u + 1), j=(i - l, i + r + 1)),
         ),
         Step(
-            "dilated: of `g` whole strides, each of the `s` residues has `g` queries and `g` keys",
+            "Dilated: of `g` whole strides, each of the `s` residues has `g` queries and `g` keys",
             eq(in_blocks(D, s), pairs("dilated(s)", s * g, s * g, s=s)),
             cut(z=(y, y + 1)),
         ),
@@ -266,7 +266,7 @@ PAGE = Derivation(
             cut(v=(x, x + 1), z=(y, y + 1)),
         ),
         Step(
-            "documents: three of them, packed one after the other, are three squares",
+            "Documents: three of them, packed one after the other, are three squares",
             eq(seen(U, after, after), pairs("documents(k1, k2, k3)", after, after, k1=k1, k2=k2, k3=k3)),
             cut(i=(k1, k1 + k2), j=(k1, k1 + k2)),
         ),
@@ -292,7 +292,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "blocks: of `g` blocks of `m` tokens, the last query of a block sees it, and the others see those before it",
+            "Blocks: of `g` blocks of `m` tokens, the last query of a block sees it, and the others see those before it",
             eq(
                 Sum(G[m * x + y, j], (j, 0, g - 1), (y, 0, m - 1), (x, 0, g - 1)),
                 pairs("blocks(m)", m * g, g, m=m, written=m * triangle(g - 1) + g),
@@ -300,7 +300,7 @@ PAGE = Derivation(
             cut(y=(m - 1,), j=(x, x + 1)),
         ),
         Step(
-            "blocks-before: every query sees the blocks before its own",
+            "Blocks-before: every query sees the blocks before its own",
             eq(
                 Sum(Z[m * x + y, j], (j, 0, g - 1), (y, 0, m - 1), (x, 0, g - 1)),
                 pairs("blocks-before(m)", m * g, g, m=m),
@@ -335,6 +335,6 @@ PAGE = Derivation(
         )
     ),
     so="A causal mask does not halve the work but leaves `(n + 1) / 2 n` of it. Count pairs and not squares: at 1,024 positions "
-    "a window of 512 has three quarters of the causal mask's pairs, not half; in decoding, only what bounds the keys of one query "
-    "(a window, a chunk, a prefix alone) makes a token's cost independent of the context.",
+    "a window of 512 has three quarters of the causal mask's pairs, not half; in decoding, only what bounds the keys of one "
+    "query (a window, a chunk, a prefix alone) makes a token's cost independent of the context.",
 )

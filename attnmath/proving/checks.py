@@ -41,6 +41,7 @@ from sympy import (
     fraction,
     simplify,
     sin,
+    sympify,
     together,
 )
 from sympy.core.function import AppliedUndef
@@ -367,7 +368,9 @@ class Cases(Check, frozen=True, kw_only=True):
         lo, end = (self._cut(x, known, definitions) for x in (lo, hi + 1))
         body = Sum(e.function, *inner) if inner else e.function
         ends = [lo, end]
-        for place in (c for name, cs in self.at if name == v for c in cs if not self._outside(c, lo, end, known)):
+        for place in (sympify(c) for name, cs in self.at if name == v for c in cs):
+            if self._outside(place, lo, end, known):
+                continue
             n = next((n for n, b in enumerate(ends) if least(b - place, known)), 0)
             if n == 0 or not place.is_integer or not least(place - ends[n - 1], known):
                 raise Undecided

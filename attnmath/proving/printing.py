@@ -170,6 +170,12 @@ def plain(e: Any, order: tuple[str, ...] = ()) -> str:
 class Tex(LatexPrinter):
     """A textbook's page: sums over whole dimensions name their index alone."""
 
+    def _print_Subs(self, e: Any) -> str:
+        what, names, places = e.args
+        body = rf"\left({self._print(what)}\right)" if isinstance(what, Add) else self._print(what)
+        where = r" \\ ".join(f"{self._print(v)} = {self._print(p)}" for v, p in zip(names, places))
+        return rf"\left. {body} \right|_{{\substack{{{where}}}}}"
+
     def _print_Indexed(self, e: Any) -> str:
         places = [self._print(arranged(a)) for a in e.indices]
         short = all((a.is_Symbol and len(a.name) == 1) or a.is_number for a in e.indices)
