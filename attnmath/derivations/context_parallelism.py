@@ -1,6 +1,6 @@
 """Attention over many accelerators: the ring and the block that hides it, exchange by heads, and heads that run out."""
 
-from sympy import Function, Rational, Subs, Sum, ceiling, exp
+from sympy import Function, Subs, Sum, ceiling, exp
 
 from attnmath.proving.checks import Algebra, Bijection, Induction, Recurrence, same, scalars
 from attnmath.proving.costs import read_off
@@ -175,16 +175,16 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "Under a causal mask the accelerator with the last block works on every hop and the others wait for it: "
-            "of the time of "
-            "all, this share is work, near half",
-            eq(fn / (P**2 * f), Rational(1, 2) + 1 / (2 * c * P)),
+            "Under a causal mask each begins with its own block, a triangle; then the accelerator with the last block "
+            "works on every "
+            "hop and others wait. Of the time of all, this share is work: near half if they are many",
+            eq(fn / (P * ((P - 1) * f + f1)), (P * c + 1) / (2 * P * c - c + 1)),
             scalars,
         ),
         Step(
-            "If tokens are dealt out in turn, so that every hop is a triangle for everyone, no one waits, and a block "
-            "has to be twice "
-            "as long to hide its hop",
+            "If tokens are dealt out in turn, every hop is a triangle for everyone, with its diagonal at the most: no "
+            "one waits, and "
+            "a block has to be twice as long to hide its hop",
             eq(f1 / F - B / W, 2 * b * c * d * h * (c + 1 - 2 * cs) / F),
             scalars,
         ),
@@ -196,7 +196,9 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "and where each key head has to be sent to several accelerators, still this many times less",
+            "and where key heads are fewer than accelerators, and sent to several, this many times less: with a "
+            "single key head that "
+            "is below one, and the ring is the better",
             eq(Subs(R / U, P, g + q), g * (g + q) / (g + q + h)),
             scalars,
         ),
