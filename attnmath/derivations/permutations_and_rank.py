@@ -58,14 +58,19 @@ def picked(row, key):
 PAGE = Derivation(
     name="permutations-and-rank",
     title=__doc__.rstrip("."),
-    question="Does attention know the order of its tokens when no positions are given, and why do decoders without positional "
-    "encodings work all the same? Is a head of width 128 too narrow for a context of 100,000 keys, or does the softmax make up "
+    question="Does attention know the order of its tokens when no positions are given, and why do decoders without "
+    "positional "
+    "encodings work all the same? Is a head of width 128 too narrow for a context of 100,000 keys, or does the "
+    "softmax make up "
     "for that?",
-    statement="Without positions a head only permutes its outputs when its tokens are permuted; a causal mask tells it the order. "
-    "The scores of a head of width d lie in d dimensions: from the pattern in which each of n tokens looks at itself they are "
+    statement="Without positions a head only permutes its outputs when its tokens are permuted; a causal mask tells "
+    "it the order. "
+    "The scores of a head of width d lie in d dimensions: from the pattern in which each of n tokens looks at itself "
+    "they are "
     "at least n - d away, in squares; at width n nothing is out of reach.",
     source="equivariance: Lee et al. 2019, arXiv:1810.00825, section 3; order from the causal mask: Haviv et al. 2022, "
-    "arXiv:2203.16634; the low-rank bottleneck: Bhojanapalli et al. 2020, arXiv:2002.07028, theorem 1; the nearest matrix of a "
+    "arXiv:2203.16634; the low-rank bottleneck: Bhojanapalli et al. 2020, arXiv:2002.07028, theorem 1; the nearest "
+    "matrix of a "
     "rank: Eckart and Young 1936, Psychometrika 1, pages 211 to 218",
     notation=(
         (n, "tokens"),
@@ -148,7 +153,8 @@ PAGE = Derivation(
             reorder,
         ),
         Step(
-            "but a causal mask stays where it is: of two tokens exchanged, the second saw both, now comes first and sees itself "
+            "but a causal mask stays where it is: of two tokens exchanged, the second saw both, now comes first and "
+            "sees itself "
             "alone, and its output changes by this",
             eq(v1 - (v0 + v1 * exp(x)) / (1 + exp(x)), (v1 - v0) / (1 + exp(x))),
             scalars,
@@ -159,7 +165,8 @@ PAGE = Derivation(
             Witness(at=((v0, 0), (v1, 1), (x, 0))),
         ),
         Step(
-            "A causal head whose scores are all equal gives its first token a weight that tells how many tokens there are so far",
+            "A causal head whose scores are all equal gives its first token a weight that tells how many tokens there "
+            "are so far",
             eq(exp(x) / Sum(exp(x), (k, 0, t)), 1 / (t + 1)),
             algebra,
         ),
@@ -179,18 +186,21 @@ PAGE = Derivation(
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "and its trace, which is the dimension of what it projects onto, is d: the scores of n tokens miss n - d dimensions",
+            "and its trace, which is the dimension of what it projects onto, is d: the scores of n tokens miss n - d "
+            "dimensions",
             eq(total(KroneckerDelta(i, l) * H[i, l], i, l), d),
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "The nearest that the span comes to the pattern in which each token looks at itself is the projection, and it is "
+            "The nearest that the span comes to the pattern in which each token looks at itself is the projection, "
+            "and it is "
             "n - d away",
             eq(gap(KroneckerDelta(i, j), H[i, j]), left_out),
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "Scores that ought to be tau there and 0 elsewhere are off by that times tau^2, and a sum of squares more (Pythagoras): "
+            "Scores that ought to be tau there and 0 elsewhere are off by that times tau^2, and a sum of squares more "
+            "(Pythagoras): "
             "no head of width d does better than S = tau H",
             eq(gap(tau * KroneckerDelta(i, j), S[i, j]), tau**2 * left_out + gap(tau * H[i, j], S[i, j])),
             Algebra(using=(factored, orthonormal)),
@@ -201,13 +211,15 @@ PAGE = Derivation(
             Algebra(using=(spanned,)),
         ),
         Step(
-            "The weights themselves may have any rank: with two tokens and d = 1, where Q = (0, 1) and K = (0, x), their "
+            "The weights themselves may have any rank: with two tokens and d = 1, where Q = (0, 1) and K = (0, x), "
+            "their "
             "determinant is not zero",
             ne(Rational(1, 2) * exp(x) / (1 + exp(x)) - Rational(1, 2) / (1 + exp(x)), 0),
             Witness(at=((x, 1),)),
         ),
         Step(
-            "A head as wide as its context can take any pattern: queries that hold its logarithms, keys that are the unit vectors",
+            "A head as wide as its context can take any pattern: queries that hold its logarithms, keys that are the "
+            "unit vectors",
             eq(picked(i, j) / total(picked(i, z), z), T[i, j]),
             Algebra(using=(pattern,)),
         ),
@@ -222,7 +234,9 @@ PAGE = Derivation(
             options={"mask": "full"},
         ),
     ),
-    so="An encoder needs positions; a decoder learns some from its mask, and less clearly the further back they are. Give a head "
-    "its width for the context it has to be precise in, not as the model's width over the number of heads: more heads of less "
+    so="An encoder needs positions; a decoder learns some from its mask, and less clearly the further back they are. "
+    "Give a head "
+    "its width for the context it has to be precise in, not as the model's width over the number of heads: more heads "
+    "of less "
     "width mix more patterns, each of fewer dimensions.",
 )

@@ -227,7 +227,10 @@ class Waves(Check, frozen=True):
 
 
 class Bijection(Check, frozen=True, kw_only=True):
-    """The sum over j of f(pi(j)) is the sum over j of f(j), for a permutation pi of [0, size)."""
+    """The sum over j of f(pi(j)) is the sum over j of f(j), for a permutation pi of [0, size).
+
+    Of several sums at once, each by itself: the terms have j in no other place, and no other range depends on it.
+    """
 
     words = "re-indexing by a permutation, index algebra"
     pi: Any
@@ -242,12 +245,14 @@ class Bijection(Check, frozen=True, kw_only=True):
             e = unfold(e, definitions)
 
         def one(s: Any) -> Any:
-            ((v, lo, hi),) = s.limits
-            hidden = s.function.xreplace({self.pi(v): Dummy("hole")})
-            whole = (lo, hi + 1) == (0, self.size) and not hidden.has(v)
-            return Sum(s.function.xreplace({self.pi(v): v}), (v, lo, hi)) if whole else s
+            for v, lo, hi in s.limits:
+                hidden = s.function.xreplace({self.pi(v): Dummy("hole")})
+                ends = [x for limit in s.limits for x in limit[1:]]
+                if (lo, hi + 1) == (0, self.size) and not any(x.has(v) for x in (hidden, *ends)):
+                    s = Sum(s.function.xreplace({self.pi(v): v}), *s.limits)
+            return s
 
-        return fresh(e).replace(lambda x: isinstance(x, Sum) and x.has(self.pi) and len(x.limits) == 1, one)
+        return fresh(e).replace(lambda x: isinstance(x, Sum) and x.has(self.pi), one)
 
 
 class Same(Check, frozen=True):
