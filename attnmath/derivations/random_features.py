@@ -11,13 +11,13 @@ n, m, d, e = sizes("n m d e")
 r, s = indices("r s", m)
 (a,) = indices("a", d)
 (u,) = indices("u", e)
-q, k, v, w, S, P, D, f, g, h, c, F, G = tensors("q k v w S P D f g h c F G")
+q, k, v, w, S, P, D, f, g, p, h, c, F, G, R, z = tensors("q k v w S P D f g p h c F G R z")
 x, y = reals("x y")
 normal = Gaussian(random=w, sizes=(m, d))
 
 moment = eq(E(exp(total(c[a] * w[r, a], a))), exp(total(c[a] ** 2, a) / 2))
 longer = eq(P[j], total(q[a] ** 2, a) + total(k[j, a] ** 2, a) + 2 * S[j])
-unbiased = eq(E(f[r] * g[r, j]), exp(S[j]))
+unbiased = eq(E(p[r, j]), exp(S[j]))
 second = eq(F[r, s, j], exp(2 * S[j]) * (1 + KroneckerDelta(r, s) * (exp(P[j]) - 1)))
 second_waves = eq(
     G[r, s, j],
@@ -51,17 +51,17 @@ PAGE = Derivation(
     lets=(
         Let(eq(S[j], total(q[a] * k[j, a], a)), "the scores"),
         Let(eq(P[j], total((q[a] + k[j, a]) ** 2, a)), "the squared length of query and key added"),
-        Let(eq(D[j], total((q[a] - k[j, a]) ** 2, a)), "that of their difference"),
+        Let(eq(z[j, a], q[a] - k[j, a]), "their difference"),
+        Let(eq(D[j], total(z[j, a] ** 2, a)), "its squared length"),
         Let(eq(f[r], exp(total(w[r, a] * q[a], a) - total(q[a] ** 2, a) / 2)), "the query's features, all positive"),
         Let(eq(g[r, j], exp(total(w[r, a] * k[j, a], a) - total(k[j, a] ** 2, a) / 2)), "the keys'"),
+        Let(eq(p[r, j], f[r] * g[r, j]), "what one feature estimates"),
         Let(
-            eq(
-                h[r, j],
-                exp(total(q[a] ** 2 + k[j, a] ** 2, a) / 2) * cos(total(w[r, a] * (q[a] - k[j, a]), a)),
-            ),
-            "what cosines and sines have in the place of f times g",
+            eq(R[j], exp(total(q[a] ** 2, a) / 2 + total(k[j, a] ** 2, a) / 2)),
+            "a factor of the query and one of the key",
         ),
-        Let(eq(F[r, s, j], E(f[r] * g[r, j] * f[s] * g[s, j])), "the mean of two features' products"),
+        Let(eq(h[r, j], R[j] * cos(total(w[r, a] * z[j, a], a))), "what cosines have in the place of f times g"),
+        Let(eq(F[r, s, j], E(p[r, j] * p[s, j])), "the mean of two features' estimates multiplied"),
         Let(eq(G[r, s, j], E(h[r, j] * h[s, j])), "the same of cosines"),
     ),
     steps=(
@@ -83,13 +83,13 @@ PAGE = Derivation(
         Step("So one feature's product has the exponential of the score for its mean: no bias", unbiased, normal),
         Step(
             "nor has the mean of m of them, by linearity, nor what they make of the values",
-            eq(total(total(E(f[r] * g[r, j]), r) * v[j, u], j) / m, total(exp(S[j]) * v[j, u], j)),
-            normal,
+            eq(total(total(E(p[r, j]), r) * v[j, u], j) / m, total(exp(S[j]) * v[j, u], j)),
+            Algebra(using=(unbiased,)),
         ),
         Step(
             "and what they make of the values is linear attention: keys and values are summed once for all queries",
             eq(
-                total(total(f[r] * g[r, j], r) * v[j, u], j) / m,
+                total(total(p[r, j], r) * v[j, u], j) / m,
                 total(f[r] * total(g[r, j] * v[j, u], j), r) / m,
             ),
             algebra,
@@ -97,8 +97,8 @@ PAGE = Derivation(
         Step("Two features are uncorrelated, while the square of one has a larger mean", second, normal),
         Step(
             "so that the variance of one feature's product is",
-            eq(E((f[r] * g[r, j]) ** 2) - exp(S[j]) ** 2, variance),
-            normal,
+            eq(F[r, r, j] - exp(S[j]) ** 2, variance),
+            Algebra(using=(second,)),
         ),
         Step(
             "and that of the mean of m, whose square is a double sum, is one m-th of it",

@@ -163,6 +163,6 @@ PAGE = Derivation(
         ),
     ),
     so="Train and prefill in chunks, where the work is products of matrices; decode with the scan, whose state does not grow. "
-    "One decay for all channels of a head is what makes the mask a factor of its own: with a decay per channel the scores themselves "
-    "have to carry it.",
+    "One decay for all channels of a head is what makes the mask a factor of its own: with a decay per channel the scores "
+    "themselves have to carry it.",
 )

@@ -537,11 +537,12 @@ class Gaussian(Check, frozen=True, kw_only=True):
             both = [self._taken(x, definitions) for x in claim.args]
         except ValueError:
             return None
-        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas, definitions) if isinstance(claim, Eq) else None
 
     def _taken(self, e: Any, definitions: Definitions) -> Any:
-        for _ in definitions:
-            e = unfold(e, definitions)
+        random = [d for d in definitions if str(self.random) in reached(d.rhs, definitions)]
+        for _ in random:
+            e = unfold(e, random)
         return self._within(fresh(e), {})
 
     def _within(self, e: Any, around: dict[Any, Any]) -> Any:

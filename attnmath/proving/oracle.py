@@ -237,7 +237,8 @@ def _expectation(e: Any, world: World, at: dict[Any, Value]) -> Value:
     """The mean over every outcome of the random entries that the expression touches; independent factors one by one."""
     groups: list[tuple[dict[Place, str], list[Any]]] = []
     for f in sp.Mul.make_args(e.args[0]):
-        finding, names, held = world.but(), {}, [f]
+        names: dict[Place, str] = {}
+        finding, held = world.but(), [f]
         finding.touched = names
         _walk(f, finding, at)
         for g in [g for g in groups if g[0].keys() & names.keys()]:
