@@ -47,7 +47,7 @@ from sympy import (
 from sympy.core.function import AppliedUndef
 
 from attnmath.proving import oracle
-from attnmath.proving.sums import Lemma, equal, factors, head, inside, reached, taken, terms, unfold
+from attnmath.proving.sums import Lemma, Normal, equal, factors, head, inside, reached, taken, terms, unfold
 from attnmath.proving.terms import AtMost, Claim, E, Index, Partial, at, fresh, spelled, total
 
 Definitions = tuple[Claim, ...]
@@ -549,7 +549,8 @@ def _pairings(xs: list[Any]) -> Any:
 class Gaussian(Check, frozen=True, kw_only=True):
     """E exp(sum over a of c_a w_a) = exp(sum over a of c_a^2 / 2), for independent standard normal w_a and c without w.
 
-    That is the product over coordinates of the one-dimensional E exp(c w) = exp(c^2 / 2). `sizes`: the shape of w.
+    That is the product over coordinates of the one-dimensional E exp(c w) = exp(c^2 / 2), which holds of complex c too, so
+    that cosines and sines of what is linear in w are written as exponentials. `sizes`: the shape of w.
     """
 
     words = "the normal law's exponential moment, coordinate by coordinate"
@@ -561,24 +562,33 @@ class Gaussian(Check, frozen=True, kw_only=True):
             both = [self._taken(x, definitions) for x in claim.args]
         except ValueError:
             return None
-        return equal(both[0], both[1], self.lemmas) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas, definitions) if isinstance(claim, Eq) else None
 
     def _taken(self, e: Any, definitions: Definitions) -> Any:
-        for _ in definitions:
-            e = unfold(e, definitions)
-        return e.replace(E, self._expected)
+        random = [d for d in definitions if str(self.random) in reached(d.rhs, definitions)]
+        for _ in random:
+            e = unfold(e, random)
+        return self._within(fresh(e), {})
 
-    def _expected(self, e: Any) -> Any:
+    def _within(self, e: Any, around: dict[Any, Any]) -> Any:
+        """Every expectation taken, with the ranges of the sums around it."""
+        if isinstance(e, E):
+            return self._expected(e.args[0], around)
+        if isinstance(e, Sum):
+            around = {**around, **{v: hi + 1 for v, lo, hi in e.limits if lo == 0}}
+        return e.func(*(self._within(a, around) for a in e.args)) if e.has(E) else e
+
+    def _expected(self, e: Any, around: dict[Any, Any]) -> Any:
         """The mean of a sum of products of exponentials, each of a form that is linear in w."""
         out = []
-        for t in Add.make_args(expand(fresh(e), power_exp=False)):
+        for t in Add.make_args(expand(fresh(e).rewrite([sin, cos], exp), power_exp=False)):
             random = [f for f in factors(t) if f.has(self.random)]
             if not all(isinstance(f, exp) for f in random):
                 raise ValueError("not an exponential of what is random")
-            out.append(t / Mul(*random) * self._moment(Add(*(f.args[0] for f in random))))
+            out.append(t / Mul(*random) * self._moment(Add(*(f.args[0] for f in random)), around))
         return Add(*out)
 
-    def _moment(self, power: Any) -> Any:
+    def _moment(self, power: Any, around: dict[Any, Any]) -> Any:
         places = tuple(Index(f"_w{n}", size) for n, size in enumerate(self.sizes))
         still, slope = [], []
         for body, bound in terms(power):
@@ -590,11 +600,19 @@ class Gaussian(Check, frozen=True, kw_only=True):
                 still.append(_summed(body, bound))
                 continue
             at_ = entries[0].args[1:]
-            if not all(inside(p, size, dict(bound)) for p, size in zip(at_, self.sizes, strict=True)):
+            if not all(inside(p, size, {**around, **dict(bound)}) for p, size in zip(at_, self.sizes, strict=True)):
                 raise ValueError("an entry that may lie outside its tensor")
             met = Mul(*(KroneckerDelta(p, a) for p, a in zip(at_, places)))
             slope.append(_summed(rest * met, bound))
-        return exp(Add(*still) + Sum(Add(*slope) ** 2, *((a, 0, a.size - 1) for a in places)) / 2)
+        power = Add(*still) + Sum(Add(*slope) ** 2, *((a, 0, a.size - 1) for a in places)) / 2
+        return Mul(*map(_switched, Add.make_args(Normal()(power, around))))
+
+
+def _switched(t: Any) -> Any:
+    """exp(t), where a delta switches on and off: exp(delta y) = 1 + delta (exp(y) - 1), for delta is 0 or 1."""
+    deltas = [f for f in factors(t) if isinstance(f, KroneckerDelta)]
+    rest = t / Mul(*deltas)
+    return exp(t) if len(deltas) != 1 or rest.has(KroneckerDelta) else 1 + deltas[0] * (exp(rest) - 1)
 
 
 def _summed(body: Any, bound: Any) -> Any:

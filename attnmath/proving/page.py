@@ -189,10 +189,11 @@ def meaning(page: Derivation, step: Step, claim: Claim | None = None, trials: in
     using = _rests_on(page, step)
     when = (*step.when, *(c for g in page.given if g.claim in using for c in g.when))
     laws: dict[str, str] = {}
-    if isinstance(step.by, Moments):
-        laws = {str(r): "three" if step.by.gaussian else "sign" for r in step.by.random}
-    elif isinstance(step.by, Gaussian):
-        laws = {str(step.by.random): "normal"}
+    for by in [x.by for x in page.steps if x.claim in using] + [step.by]:
+        if isinstance(by, Moments):
+            laws |= {str(r): "three" if by.gaussian else "sign" for r in by.random}
+        elif isinstance(by, Gaussian):
+            laws |= {str(by.random): "normal"}
     also = [x for c in page.definitions for x in c.args]
     also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
     defined = models(page, using)

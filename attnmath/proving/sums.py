@@ -305,9 +305,9 @@ class Normal:
         self.lemmas = tuple(lemmas)
         self.used: set[str] = set()
 
-    def __call__(self, e: Any) -> Any:
-        """The normal form of an expression."""
-        return self._normal(fresh(sympify(e)), {})
+    def __call__(self, e: Any, around: Mapping[Any, Any] = {}) -> Any:
+        """The normal form of an expression; `around`: names that sums around it bind, with the ends of their ranges."""
+        return self._normal(fresh(sympify(e)), around)
 
     def _normal(self, e: Any, around: Mapping[Any, Any]) -> Any:
         out = []
