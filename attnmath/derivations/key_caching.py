@@ -7,7 +7,7 @@ from sympy import Lambda, Limit, Piecewise, Sum, cos, oo, pi, sin, sqrt
 from attnmath.proving.checks import Cases, Witness, scalars, waves
 from attnmath.proving.costs import read_off
 from attnmath.proving.page import Derivation, Let, Step
-from attnmath.proving.terms import counts, eq, gt, indices, ne, reals, sizes, tensors, total
+from attnmath.proving.terms import AtMost, counts, eq, indices, ne, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
 
 t, h, N, kv, r, b = sizes("t h N g r b")
@@ -91,8 +91,8 @@ PAGE = Derivation(
         Step(
             "A causal query sums over the keys up to its own place and no others, so what comes later changes no key and no "
             "value, in any layer: there is something to keep",
-            eq(total(Piecewise((F[i, j], j <= i), (0, True)), j), Sum(F[i, j], (j, 0, i))),
-            Cases(at=i + 1),
+            eq(total(AtMost(j, i) * F[i, j], j), Sum(F[i, j], (j, 0, i))),
+            Cases(at=((j, (i + 1,)),)),
         ),
         Step(
             "The product of a query and a key, each turned to its own place, is a wave in their distance",
@@ -134,7 +134,6 @@ PAGE = Derivation(
             "so that a shift of both places is seen",
             ne(cos((m + c) * phi[p] - (n + c) * theta[p]), cos(m * phi[p] - n * theta[p])),
             Witness(at=((m, 0), (n, 0), (c, 1), (theta[p], 0), (phi[p], pi))),
-            when=(gt(c, 0),),
         ),
         Step(
             "To mend it, each key has to be turned by an angle of its own, every time that the frequencies change",

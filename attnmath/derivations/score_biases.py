@@ -140,7 +140,7 @@ PAGE = Derivation(
             eq(mu[h - 1], Rational(1, 256)),
             same,
         ),
-        Step("T5's bias, too, is the same for pairs of the same distance", eq(T[f, i + c, j + c], T[f, i, j]), algebra),
+        Step("T5's bias, too, is the same for pairs of the same distance", eq(T[f, i + c, j + c], T[f, i, j]), same),
         Step(
             "Its wider buckets begin at distances that grow geometrically",
             eq(Subs(beta, delta, near * (end / near) ** (g / far)), near + g),

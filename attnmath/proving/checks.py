@@ -47,7 +47,7 @@ from sympy import (
 from sympy.core.function import AppliedUndef
 
 from attnmath.proving import oracle
-from attnmath.proving.sums import Lemma, Normal, equal, factors, head, inside, reached, taken, terms, unfold
+from attnmath.proving.sums import Lemma, Normal, equal, factors, head, heads, inside, reached, taken, terms, unfold
 from attnmath.proving.terms import AtMost, Claim, E, Index, Partial, at, fresh, spelled, total
 
 Definitions = tuple[Claim, ...]
@@ -262,14 +262,25 @@ class Same(Check, frozen=True):
 
     def __call__(self, claim: Claim, definitions: Definitions = ()) -> Found:
         left, right = claim.args
-        for _ in range(len(definitions) + 1):
+        if left.has(Partial) != right.has(Partial) and not any(d.has(Partial) for d in definitions):
+            return None  # unfolding neither makes a derivative nor takes one
+        for _ in range(2 * len(definitions) + 1):
             if spelled(left) == spelled(right):
                 return set()
             before = left, right
-            left, right = (unfold(x, definitions) for x in before)
+            names = heads(left) ^ heads(right)  # what only one side has is unfolded first, the page's last before others
+            latest = [d for d in definitions if str(head(d.lhs)) in names][-1:]
+            if not latest and _bare(left) != _bare(right):
+                return None
+            left, right = (unfold(x, latest or definitions) for x in before)
             if (left, right) == before:
                 return None
         return None
+
+
+def _bare(e: Any) -> Any:
+    """An expression but for the places of its entries."""
+    return spelled(e.replace(lambda x: isinstance(x, Indexed), lambda x: x.base.label))
 
 
 class Scalars(Check, frozen=True):

@@ -26,9 +26,9 @@ CLOSE = 1e-9  # a variant computes in float64
 class Tie(Struct, frozen=True):
     """`shows`: entries of the page by the variant's reference, `{"O[t e]": O[i, u]}`: the letters stand for the indices in
     their order; a letter that is not named has one place; a `Lambda` says the entry by an expression. `reads`: likewise what
-    both start from: the variant's random numbers for entries, the page's for expressions. `sizes`: the lengths of the letters in the page's symbols, where indices do not say them. `numbers`: what
-    the page's other symbols, or entries, are. `cache`: what the variant finds in its cache, as the page computes it.
-    `options`: of `attnmath.evaluate`.
+    both start from: the variant's random numbers for entries, the page's for expressions. `sizes`: the lengths of the
+    letters in the page's symbols, where indices do not say them. `numbers`: what the page's other symbols, or entries, are.
+    `cache`: what the variant finds in its cache, as the page computes it. `options`: of `attnmath.evaluate`.
     """
 
     says: str
@@ -62,7 +62,7 @@ class Tie(Struct, frozen=True):
 
         axes, computed, world = self._axes(), self._axes(computed=True), self._world(page, rng)
         sizes = self._sizes(page, world)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         draw = np.random.default_rng(rng.randrange(2**32))
         for text, e in self.reads.items():
             name, letters = _parsed(text)
