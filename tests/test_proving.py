@@ -135,6 +135,15 @@ def test_contraction_needs_the_range():
     assert not shown(Sum(KroneckerDelta(s, t) * x[s], (s, 0, b)), x[t])
 
 
+def test_a_position_that_is_computed_is_moved_to_but_stays_in_doubt():
+    i, j, k, w = I[0], I[1], I[2], tensors("w")[0]
+    there = total(KroneckerDelta(w[j], k), k)
+    assert shown(total(KroneckerDelta(w[j], k) * x[k] * A[i, k], k), x[w[j]] * A[i, w[j]] * there)
+    assert not shown(total(KroneckerDelta(w[j], k) * x[k], k), x[w[j]])  # it may lie outside k's range
+    assert shown(total(KroneckerDelta(w[j], k) * x[k], k), x[w[j]], eq(there, 1))
+    assert not shown(total(KroneckerDelta(w[k], k) * x[k], k), total(KroneckerDelta(w[k], k) * x[w[w[k]]], k))
+
+
 def test_sizes_are_not_confused():
     assert not shown(total(x[I[0]], I[0]), total(x[J[0]], J[0]))
 
@@ -243,6 +252,11 @@ CHECKS = [
     (Induction(recurrence=run), eq(S[t], Sum(x[s], (s, 0, t - 1))), ()),
     (waves, eq(sin(z) ** 2 + cos(z) ** 2, 1), ()),
     (Bijection(pi=pi_, size=n), eq(total(x[pi_(I[0])], I[0]), total(x[I[0]], I[0])), ()),
+    (
+        Bijection(pi=pi_, size=n),
+        eq(total(x[pi_(I[0])] * y[J[0]], I[0], J[0]), total(x[I[0]] * y[J[0]], I[0], J[0])),
+        (),
+    ),
     (same, eq(x[I[0]] * y[I[0]], y[I[0]] * x[I[0]] + 0), ()),
     (scalars, eq(Derivative(tanh(z), z), 1 - tanh(z) ** 2), ()),
     (signs, gt(z**2 + 1, 0), ()),
@@ -292,6 +306,15 @@ def test_the_normal_moment_needs_a_whole_vector_and_a_linear_form():
     assert check(eq(E(exp(total(w[b_], b_))), exp(N / 2))) is None  # another dimension
     assert check(eq(E(exp(w[a] ** 2)), 1)) is None
     assert check(eq(E(w[a] * exp(w[a])), exp(Rational(1, 2)))) is None
+
+
+def test_a_permutation_is_undone_only_where_nothing_else_holds_its_place():
+    undo = Bijection(pi=pi_, size=n)
+    i, j, k = I[:3]
+    assert undo(eq(total(A[pi_(i), pi_(j)], i, j), total(A[i, j], i, j))) is not None
+    assert undo(eq(total(A[pi_(i), i], i), total(A[i, i], i))) is None
+    assert undo(eq(Sum(x[k], (k, 0, i), (i, 0, n - 1)), Sum(x[pi_(k)], (k, 0, i), (i, 0, n - 1)))) is None
+    assert undo(eq(Sum(x[pi_(i)], (k, 0, i), (i, 0, n - 1)), Sum(x[i], (k, 0, i), (i, 0, n - 1)))) is None
 
 
 def test_induction_refuses_what_is_not_a_closed_form_of_this_recurrence():
@@ -371,6 +394,7 @@ def test_the_oracle_shares_no_line_with_the_kernel():
 BREAKAGES = {
     "capture in spelling": ("taken = {s.name for s in body.free_symbols - names}", "taken = set()"),
     "delta without range": ("if v in bound and inside(w, bound[v], {**around, **bound}):", "if v in bound:"),
+    "a delta is lost": ("return f * (body / f).xreplace({v: w}), bound", "return (body / f).xreplace({v: w}), bound"),
     "peel sign": ("[(-1, base + s) for s in range(shift, 0)]", "[(1, base + s) for s in range(shift, 0)]"),
     "range length off by one": ("counted = upper if held == 1", "counted = upper + 1 if held == 1"),
     "lemma beside other factors": (
@@ -429,6 +453,7 @@ def broken(name, monkeypatch):
 JUDGES = [
     test_sympy_captures_and_we_do_not,
     test_contraction_needs_the_range,
+    test_a_position_that_is_computed_is_moved_to_but_stays_in_doubt,
     test_sizes_are_not_confused,
     test_an_inner_sum_keeps_its_hands_off_outer_names,
     test_ranges_peel_both_ways,

@@ -7,7 +7,8 @@ function); only the decision is ours. Beside the axioms of a commutative ring it
     peel     [0, t+1) is [0, t) and the term at t; the same for products, as ratios (factors are taken to be non-zero)
     linear   sums distribute over +, constants leave them, independent sums come apart (Fubini)
     count    a sum of what does not depend on its index is the range's length times it; powers of the index alone: Faulhaber
-    delta    the sum over k of delta(k, j) f(k) is f(j), where j is known to lie in k's range, and only there
+    delta    the sum over k of delta(k, j) f(k) is f(j), where j is known to lie in k's range, and only there; of a position
+             that is computed, f(j) times the sum over k of delta(k, j)
     name     a bound index has no name: the smallest of all spellings is the normal one
     exp      exp(a + b) = exp(a) exp(b)
     lemma    an equation that was handed in: a sum of exactly these factors, or these factors, are that
@@ -235,6 +236,16 @@ def _deltas(body: Any, bound: Bound, around: Mapping[Any, Any]) -> tuple[Any, Bo
         rest = body / f
         if rest.has(b) and b.is_Symbol and b not in bound and a not in bound:
             return KroneckerDelta(a, b) * rest.xreplace({b: a}), bound
+    return _moved(body, bound)
+
+
+def _moved(body: Any, bound: Bound) -> tuple[Any, Bound] | None:
+    """delta(w, k) f(k) as delta(w, k) f(w), where w is not a plain index and may lie outside k's range: a lemma may say not."""
+    for f in factors(body):
+        if isinstance(f, KroneckerDelta):
+            for v, w in (f.args[:2], f.args[1::-1]):
+                if v in bound and w.args and not w.has(v) and (body / f).has(v):
+                    return f * (body / f).xreplace({v: w}), bound
     return None
 
 
