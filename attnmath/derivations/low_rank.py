@@ -254,6 +254,6 @@ PAGE = Derivation(
         ),
     ),
     so="Neither method is attention at a lower price: each is exact for matrices of low rank, and weights that single out "
-    "another key for every query have full rank. No projection to p rows leaves out less than the squares of the singular values beyond the first p "
-    "(Eckart and Young 1936). Causal masks do not fit either, since a projected key mixes positions.",
+    "another key for every query have full rank. No projection to p rows leaves out less than the squares of the singular "
+    "values beyond the first p (Eckart and Young 1936). Causal masks do not fit either: a projected key mixes positions.",
 )
