@@ -11,20 +11,25 @@ n, m, d, e = sizes("n m d e")
 r, s = indices("r s", m)
 (a,) = indices("a", d)
 (u,) = indices("u", e)
-q, k, v, w, S, P, D, f, g, p, h, c, F, G, R, z = tensors("q k v w S P D f g p h c F G R z")
-x, y = reals("x y")
+q, k, v, w, c, kernel, R, y, z, P, D, f, g, p, h, F, G = tensors("q k v w c kappa R y z P D f g p h F G")
+x, o = reals("x omega")
 normal = Gaussian(random=w, sizes=(m, d))
 
 moment = eq(E(exp(total(c[a] * w[r, a], a))), exp(total(c[a] ** 2, a) / 2))
-longer = eq(P[j], total(q[a] ** 2, a) + total(k[j, a] ** 2, a) + 2 * S[j])
-unbiased = eq(E(p[r, j]), exp(S[j]))
-second = eq(F[r, s, j], exp(2 * S[j]) * (1 + KroneckerDelta(r, s) * (exp(P[j]) - 1)))
-second_waves = eq(
-    G[r, s, j],
-    exp(2 * S[j]) * (1 + KroneckerDelta(r, s) * (exp(D[j] / 2) - exp(-D[j] / 2)) ** 2 / 2),
-)
-variance = exp(2 * S[j]) * (exp(P[j]) - 1)
-variance_waves = exp(2 * S[j]) * (exp(D[j] / 2) - exp(-D[j] / 2)) ** 2 / 2
+near = eq(kernel[j], exp(P[j] / 2) / R[j])
+apart = eq(kernel[j], R[j] * exp(-D[j] / 2))
+product = eq(f[r] * g[r, j], p[r, j])
+unbiased = eq(E(p[r, j]), kernel[j])
+second = eq(F[r, s, j], kernel[j] ** 2 * (1 + KroneckerDelta(r, s) * (exp(P[j]) - 1)))
+variance = kernel[j] ** 2 * (exp(P[j]) - 1)
+square = (exp(D[j] / 2) - exp(-D[j] / 2)) ** 2 / 2
+second_waves = eq(G[r, s, j], kernel[j] ** 2 * (1 + KroneckerDelta(r, s) * square))
+
+
+def features(x):
+    """The features of a query or key: positive, and one number for each direction."""
+    return exp(total(w[r, a] * x, a) - total(x**2, a) / 2)
+
 
 PAGE = Derivation(
     name="random-features",
@@ -46,28 +51,29 @@ PAGE = Derivation(
         (w, "the features' directions: independent, standard normal"),
         (c, "any vector"),
         (x, "any number"),
-        (y, "one coordinate of a direction"),
+        (o, "one coordinate of a direction"),
     ),
     lets=(
-        Let(eq(S[j], total(q[a] * k[j, a], a)), "the scores"),
-        Let(eq(P[j], total((q[a] + k[j, a]) ** 2, a)), "the squared length of query and key added"),
-        Let(eq(z[j, a], q[a] - k[j, a]), "their difference"),
-        Let(eq(D[j], total(z[j, a] ** 2, a)), "its squared length"),
-        Let(eq(f[r], exp(total(w[r, a] * q[a], a) - total(q[a] ** 2, a) / 2)), "the query's features, all positive"),
-        Let(eq(g[r, j], exp(total(w[r, a] * k[j, a], a) - total(k[j, a] ** 2, a) / 2)), "the keys'"),
-        Let(eq(p[r, j], f[r] * g[r, j]), "what one feature estimates"),
+        Let(eq(kernel[j], exp(total(q[a] * k[j, a], a))), "the kernel: the exponential of a score"),
         Let(
             eq(R[j], exp(total(q[a] ** 2, a) / 2 + total(k[j, a] ** 2, a) / 2)),
             "a factor of the query and one of the key",
         ),
-        Let(eq(h[r, j], R[j] * cos(total(w[r, a] * z[j, a], a))), "what cosines have in the place of f times g"),
+        Let(eq(y[j, a], q[a] + k[j, a]), "query and key added"),
+        Let(eq(z[j, a], q[a] - k[j, a]), "their difference"),
+        Let(eq(P[j], total(y[j, a] ** 2, a)), "the squared length of the sum"),
+        Let(eq(D[j], total(z[j, a] ** 2, a)), "and of the difference"),
+        Let(eq(f[r], features(q[a])), "the query's features, all positive"),
+        Let(eq(g[r, j], features(k[j, a])), "the keys'"),
+        Let(eq(p[r, j], exp(total(w[r, a] * y[j, a], a)) / R[j]), "what one feature estimates"),
+        Let(eq(h[r, j], R[j] * cos(total(w[r, a] * z[j, a], a))), "the same with a cosine"),
         Let(eq(F[r, s, j], E(p[r, j] * p[s, j])), "the mean of two features' estimates multiplied"),
-        Let(eq(G[r, s, j], E(h[r, j] * h[s, j])), "the same of cosines"),
+        Let(eq(G[r, s, j], E(h[r, j] * h[s, j])), "the same with cosines"),
     ),
     steps=(
         Step(
             "Along one coordinate, completing the square under the integral gives the exponential's mean",
-            eq(Integral(exp(x * y) * exp(-(y**2) / 2) / sqrt(2 * pi), (y, -oo, oo)), exp(x**2 / 2)),
+            eq(Integral(exp(x * o) * exp(-(o**2) / 2) / sqrt(2 * pi), (o, -oo, oo)), exp(x**2 / 2)),
             scalars,
         ),
         Step(
@@ -76,49 +82,63 @@ PAGE = Derivation(
             normal,
         ),
         Step(
-            "The squared length of a sum is that of its parts and twice the score",
-            longer,
+            "The squared length of query and key added is that of each and twice the score, so the kernel is such a mean, scaled",
+            near,
             algebra,
         ),
-        Step("So one feature's product has the exponential of the score for its mean: no bias", unbiased, normal),
+        Step("What is under the mean comes apart into a feature of the query and one of the key", product, algebra),
+        Step(
+            "So one feature has no bias: its mean is the kernel",
+            unbiased,
+            Gaussian(random=w, sizes=(m, d), using=(near,)),
+        ),
         Step(
             "nor has the mean of m of them, by linearity, nor what they make of the values",
-            eq(total(total(E(p[r, j]), r) * v[j, u], j) / m, total(exp(S[j]) * v[j, u], j)),
+            eq(total(total(E(p[r, j]), r) * v[j, u], j) / m, total(kernel[j] * v[j, u], j)),
             Algebra(using=(unbiased,)),
         ),
         Step(
             "and what they make of the values is linear attention: keys and values are summed once for all queries",
             eq(
-                total(total(p[r, j], r) * v[j, u], j) / m,
+                total(total(f[r] * g[r, j], r) * v[j, u], j) / m,
                 total(f[r] * total(g[r, j] * v[j, u], j), r) / m,
             ),
             algebra,
         ),
-        Step("Two features are uncorrelated, while the square of one has a larger mean", second, normal),
         Step(
-            "so that the variance of one feature's product is",
-            eq(F[r, r, j] - exp(S[j]) ** 2, variance),
+            "Two features are uncorrelated, while the square of one has a larger mean",
+            second,
+            Gaussian(random=w, sizes=(m, d), using=(near,)),
+        ),
+        Step(
+            "so that the variance of one feature's estimate is",
+            eq(F[r, r, j] - kernel[j] ** 2, variance),
             Algebra(using=(second,)),
         ),
         Step(
             "and that of the mean of m, whose square is a double sum, is one m-th of it",
-            eq(total(F[r, s, j], r, s) / m**2 - exp(S[j]) ** 2, variance / m),
+            eq(total(F[r, s, j], r, s) / m**2 - kernel[j] ** 2, variance / m),
             Algebra(using=(second,)),
         ),
         Step(
-            "For contrast: a cosine of a difference is a product of two features as well, of which some are negative",
-            eq(cos(x - y), cos(x) * cos(y) + sin(x) * sin(y)),
+            "For contrast: a cosine of a difference comes apart as well, into features of which some are negative",
+            eq(cos(x - o), cos(x) * cos(o) + sin(x) * sin(o)),
             waves,
         ),
-        Step("It too has the exponential of the score for its mean", eq(E(h[r, j]), exp(S[j])), normal),
+        Step("The kernel is a factor of the lengths, too, times one that falls with the difference", apart, algebra),
         Step(
-            "Two are uncorrelated again, while the square of one has a mean that grows with the difference",
+            "which is the mean of a cosine: no bias either",
+            eq(E(h[r, j]), kernel[j]),
+            Gaussian(random=w, sizes=(m, d), using=(apart,)),
+        ),
+        Step(
+            "Two are uncorrelated again, and the square of one has a mean that grows with the difference",
             second_waves,
-            normal,
+            Gaussian(random=w, sizes=(m, d), using=(apart,)),
         ),
         Step(
             "so that the mean of m has the variance",
-            eq(total(G[r, s, j], r, s) / m**2 - exp(S[j]) ** 2, variance_waves / m),
+            eq(total(G[r, s, j], r, s) / m**2 - kernel[j] ** 2, kernel[j] ** 2 * square / m),
             Algebra(using=(second_waves,)),
         ),
         Step(

@@ -161,7 +161,7 @@ class Rows(Check, frozen=True):
             return None
         any_row = Index("_row", t)
         held = Eq(claim.lhs.xreplace({t: any_row}), at(claim.rhs, {t: any_row}), evaluate=False)
-        return equal(unfold(row.rhs, [held]), claim.rhs, self.lemmas, definitions)
+        return equal(unfold(row.rhs, [held]), claim.rhs, self.lemmas, definitions, self.of)
 
 
 def _above(e: Any, name: Any, t: Any, rows: frozenset[Any]) -> bool:
@@ -573,7 +573,7 @@ class Gaussian(Check, frozen=True, kw_only=True):
             both = [self._taken(x, definitions) for x in claim.args]
         except ValueError:
             return None
-        return equal(both[0], both[1], self.lemmas, definitions) if isinstance(claim, Eq) else None
+        return equal(both[0], both[1], self.lemmas, definitions, self.of) if isinstance(claim, Eq) else None
 
     def _taken(self, e: Any, definitions: Definitions) -> Any:
         random = [d for d in definitions if str(self.random) in reached(d.rhs, definitions)]
