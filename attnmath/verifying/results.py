@@ -55,7 +55,7 @@ class LawResult(Struct, frozen=True):
     comparisons: int
     largest_error: float | None
     failed: int
-    time_s: float  # of all processes together
+    time_s: float  # of processors, all together
     verdict: Verdict
 
 
