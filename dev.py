@@ -3,7 +3,7 @@
 
 python3 dev.py demo        set up, and run the main job
 python3 dev.py test        set up, and pass lint, types and tests
-python3 dev.py thorough    the same with hundreds of random cases each
+python3 dev.py thorough    the same with hundreds of random cases each, and every law of verify on ten times as many
 python3 dev.py reports     write the committed documents in reports/ anew
 python3 dev.py bench       time and accuracy, as ratios
 """
@@ -60,7 +60,8 @@ def test(**env: str) -> None:
 
 
 def thorough() -> None:
-    """Every test, with many more random cases."""
+    """Every test, and every law of `verify`, with many more random cases."""
+    run(BIN / "attnmath", "verify", "--thorough")
     test(HYPOTHESIS_PROFILE="thorough")
 
 

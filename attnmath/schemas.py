@@ -15,6 +15,7 @@ from attnmath.plans.solving import Solution
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
 from attnmath.tiling import Tiling
+from attnmath.verifying.results import Verification
 
 
 class CostDocument(Cost, frozen=True, kw_only=True):
@@ -116,6 +117,12 @@ class PlanExplain(Explanation, frozen=True, kw_only=True):
     """`attnmath plan explain --json`: a server's log against a plan."""
 
     schema: Literal["attnmath.plan-explain/1"]
+
+
+class VerifyDocument(Verification, frozen=True, kw_only=True):
+    """`attnmath verify --json`: each law, what fails and how to repeat it, and each law on each subject."""
+
+    schema: Literal["attnmath.verify/1"]
 
 
 class Part(Struct):
@@ -459,6 +466,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "plan-solve": (PlanSolve,),
     "plan-explain": (PlanExplain,),
     "sweep": (),
+    "verify": (VerifyDocument,),
     "gpus": (Gpus,),
     "gpus-calibrate": (Calibrate,),
     "gpu-file": (FileGpu, FileArchitecture),

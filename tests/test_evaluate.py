@@ -8,60 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import MODIFIERS, arrays, cases, sliced, small
+from layers import small
 
 import attnmath as am
-from attnmath import layers, variants
+from attnmath import layers
 from attnmath.errors import AttnmathError, InputError, LanguageError
-from attnmath.language.letters import LETTERS
 from attnmath.language.ops import OPS
 from attnmath.language.parse import program
 from attnmath.readings.evaluate import run
-
-
-@given(cases())
-def test_forms_agree(case):
-    layer, form, sizes = case
-    inputs, past, olds = {}, {}, []
-    for p in layer.forms.values():
-        more, old = arrays(p, sizes)
-        inputs, past = more | inputs, old | past
-        olds.append(set(old))
-    # a state and the keys that it sums up are two caches of one past: random ones would not agree
-    past = {n: x for n, (_, x) in past.items()} if all(names == olds[0] for names in olds) else {}
-    outs = [
-        run(p, sizes, {n: x for n, x in inputs.items() if n in p.inputs}, past)[p.output] for p in layer.forms.values()
-    ]
-    for o in outs[1:]:
-        np.testing.assert_allclose(o, outs[0], atol=1e-10)
-
-
-STEPPED = [n for n in variants.names() if n != "cross"]  # whose memory is no sequence that grows
-
-
-@pytest.mark.parametrize(("name", "uses"), [(n, u) for n in STEPPED for u in MODIFIERS.get(n, [[]])])
-@pytest.mark.parametrize("steps", [(1,) * 8, (4, 1, 1, 2), (2, 4, 2)])
-def test_decoding_with_the_cache_equals_prefill(name, uses, steps):
-    layer = layers.build(name, uses)
-    given = {"b": 2, "t": 8, "h": 4, "g": 2, "d": 4, "e": 3, "m": 5, "l": 3, "q": 3, "p": 2, "w": 3, "z": 2, "a": 3}
-    given |= {"i": 2, "k": 2, "group": 2, "v": 2, "tap": 3, "layer": 1, "layers": 3}
-    sizes, _ = layer.sizes({n: x for n, x in given.items() if n not in layer.local})
-    for form, page in layer.forms.items():
-        if "c" in page.names and any(t % 2 for t in steps):
-            continue  # a chunk divides the new tokens
-        told = {LETTERS[n].option.replace("-", "_"): sizes[n] for n in page.names if n in ("i", "k", "layer", "layers")}
-        told |= {"window": 3} if "w" in page.names and "w" not in layer.local else {}
-        inputs, _ = arrays(page, sizes)
-        inputs |= {n: (x > 0) * 1.0 for n, x in inputs.items() if n == "doc"}
-        whole = am.evaluate(name, inputs, modifiers=uses, form=form, **told)
-        cache, parts, at = None, [], 0
-        for t in steps:
-            step = am.evaluate(name, sliced(page, inputs, at, t), modifiers=uses, form=form, cache=cache, **told)
-            cache, at = step.cache, at + t
-            parts.append(step["Y"])
-        np.testing.assert_allclose(np.concatenate(parts, 1), whole["Y"], atol=1e-10)
-        for n, x in whole.cache.items():
-            np.testing.assert_allclose(cache[n], x, atol=1e-12)
+from attnmath.verifying.cases import arrays
 
 
 def test_a_window_needs_no_more_cache_than_counted():

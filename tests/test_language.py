@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layers import cases
 
 from attnmath import layers, modifiers, variants
 from attnmath.errors import AttnmathError, LanguageError
@@ -15,21 +14,7 @@ from attnmath.language.modify import apply
 from attnmath.language.order import in_order, ordered
 from attnmath.language.parse import equation, expression, program
 from attnmath.language.syntax import Program
-from attnmath.readings.text import latex_lines, lines
-
-
-@given(cases())
-def test_a_page_prints_as_it_is_written(case):
-    layer, form, _ = case
-    page = layer.form(form)
-    again = program(str(page))
-    assert again.equations == page.equations
-    assert again.sees == page.sees
-    shown = program("\n".join(lines(page))).equations
-    assert shown == tuple(
-        e for e in page.equations if e.alts
-    )  # a table's shape stands beside it, not on a line of its own
-
+from attnmath.readings.text import latex_lines
 
 NAMES = st.sampled_from(["A[t n]", "B[t]", "d", "2", "0.5", "@t"])
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from layers import MODIFIERS, maskable
 
 import attnmath as am
 from attnmath import hardware, variants
@@ -32,6 +31,7 @@ from attnmath.request import PHASES
 from attnmath.sweeping import counting, rows, sweep, tables
 from attnmath.sweeping.columns import ADDED, COLUMNS
 from attnmath.sweeping.tables import Grid, Table
+from attnmath.verifying.cases import MODIFIERS, maskable
 
 GPUS = ["h100-sxm", "a100_sxm_80g", "b200-sxm", "l40s", "mi300x", "t4", None]
 MASKS = [
@@ -78,7 +78,7 @@ def random_row(rng: random.Random) -> dict:
         row.setdefault("window", 512)
     row |= {"variant": variant, "phase": rng.choice(PHASES), "gpu": rng.choice(GPUS)}
     if rng.random() < 0.3:
-        row["with"] = " ".join(rng.choice(MODIFIERS.get(variant, [[]])))
+        row["with"] = " ".join(rng.choice(MODIFIERS.get(variant, ((),))))
     if rng.random() < 0.3 and maskable(variant):
         row["mask"] = rng.choice(MASKS)
     if rng.random() < 0.3:
@@ -618,7 +618,7 @@ def test_an_existing_file_is_kept_unless_forced(call):
 
 
 def test_a_bar_only_on_a_terminal(call, monkeypatch):
-    from attnmath.cli import sweep as verb
+    from attnmath.cli import progress as verb
 
     monkeypatch.setattr(verb, "WAIT_S", -1.0)
     _, out, err = call("sweep --seq 1k --heads 8")

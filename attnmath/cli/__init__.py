@@ -22,6 +22,7 @@ VERBS = {  # verb -> what it answers, for the list in --help
     "equations": "What a variant computes, line by line.",
     "derive": "Why: a derivation, step by step, each step checked.",
     "derivations": "The derivations that there are.",
+    "verify": "Does all of it hold: laws on every variant, derivation, modifier, block and mask.",
     "report": "All of it about one variant as a document: Markdown, LaTeX or HTML.",
     "variants": "The variants that there are.",
     "modifiers": "What can be put on a variant: rotary, norms, windows, biases.",

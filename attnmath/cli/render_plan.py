@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from attnmath.cli.junit import Case, document
 from attnmath.cli.render import Row, as_json, columns, exact, note, page, scaled, strong
 from attnmath.errors import printable
 
@@ -207,30 +208,14 @@ def _result(rule: str, text: str, path: str, line: int | None) -> dict[str, Any]
 
 def junit(found: list[PlanResult], errors: list[tuple[str, str]]) -> str:
     """A test suite for each plan, a test case for each check."""
-    from xml.etree import ElementTree as xml
 
-    root = xml.Element("testsuites", name="attnmath plan check")
-    for r in found:
-        failed = sum(not x.passed for x in r.checks)
-        suite = xml.SubElement(
-            root, "testsuite", name=_clean(r.file), tests=str(len(r.checks)), failures=str(failed), errors="0"
-        )
-        for x in r.checks:
-            case = xml.SubElement(suite, "testcase", classname=_clean(r.file), name=f"{x.id} {x.name}")
-            if not x.passed:
-                told = f"{_told(x.value, x.unit)} of {_told(x.limit, x.unit)}"
-                xml.SubElement(case, "failure", message=told).text = _clean(f"why: {x.why}\nfix: {x.fix}")
-    for path, error in errors:
-        suite = xml.SubElement(root, "testsuite", name=_clean(path), tests="1", failures="0", errors="1")
-        case = xml.SubElement(suite, "testcase", classname=_clean(path), name="AM000 the plan reads")
-        xml.SubElement(case, "error", message="no verdict").text = _clean(error)
-    xml.indent(root)
-    return xml.tostring(root, encoding="unicode", xml_declaration=False)
+    def case(x: Check) -> Case:
+        told = f"{_told(x.value, x.unit)} of {_told(x.limit, x.unit)}"
+        return Case(f"{x.id} {x.name}", None if x.passed else (told, f"why: {x.why}\nfix: {x.fix}"))
 
-
-def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+    suites = [(r.file, [case(x) for x in r.checks]) for r in found]
+    suites += [(path, [Case("AM000 the plan reads", error=("no verdict", error))]) for path, error in errors]
+    return document("attnmath plan check", suites)
 
 
 def solution_lines(s: Solution) -> list[str]:

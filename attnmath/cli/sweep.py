@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from attnmath.cli import output
+from attnmath.cli import output, progress
 from attnmath.errors import InputError
 from attnmath.language.letters import LETTERS
 
 if TYPE_CHECKING:
-    from attnmath.sweeping.tables import Grid, Table
+    pass
 
 F = TypeVar("F", bound=Callable[..., Any])
 NAMES = {  # beside the sizes: what an option is called, and what it says
@@ -39,7 +37,6 @@ OTHERS = {
     "message-bytes": "A collective's buffer: 2097152, 2MiB.",
 }
 WHOLE = ("mask", "schedule")  # their own text may hold commas
-WAIT_S = 1.0  # before a bar is worth showing
 
 
 def _options(f: F) -> F:
@@ -96,8 +93,8 @@ def command(source: str | None, path: str | None, force: bool, with_: tuple[str,
     for doubt in table.doubtful:
         click.echo(doubt, err=True)
     options = {k: v[0] for k, v in lists.items()} if source is not None else {}
-    with _opened(None if to_stdout else path, force) as file, _bar(table) as progress:
-        rows = sweep(table, file, format_, options, progress)
+    with _opened(None if to_stdout else path, force) as file, progress.bar("sweep") as moved:
+        rows = sweep(table, file, format_, options, lambda done: moved(done, table.size))
     if not to_stdout:
         click.echo(f"wrote {path}: {rows:,} row{'s' * (rows != 1)}", err=True)
 
@@ -116,23 +113,3 @@ def _opened(path: str | None, force: bool) -> Iterator[IO[bytes]]:
         whole.seek(0)
         while part := whole.read(2**20):
             click.echo(part, nl=False)
-
-
-@contextmanager
-def _bar(table: Table | Grid) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, on a terminal only and for what takes long."""
-    began, shown = time.monotonic(), None
-
-    def progress(done: int) -> None:
-        nonlocal shown
-        if shown is None and sys.stderr.isatty() and time.monotonic() - began > WAIT_S:
-            shown = click.progressbar(length=table.size, label="sweep", file=sys.stderr)
-            shown.__enter__()
-        if shown is not None:
-            shown.update(done - shown.pos)
-
-    try:
-        yield progress
-    finally:
-        if shown is not None:
-            shown.__exit__(None, None, None)

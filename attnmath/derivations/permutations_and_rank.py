@@ -1,6 +1,6 @@
 """What a head cannot see and cannot say: the order of its tokens, and patterns wider than itself."""
 
-from mpmath import matrix, qr
+from mpmath import matrix, mpf, qr
 from sympy import Function, KroneckerDelta, Rational, Sum, exp, log, sqrt
 
 from attnmath.proving.checks import Algebra, Bijection, Witness, algebra, same, scalars
@@ -123,7 +123,7 @@ PAGE = Derivation(
         Given(
             pattern,
             "the weights of a row of the pattern add up to one",
-            {"T": lambda world, row, key: (1 + (row == key)) / (world(n) + 1)},
+            {"T": lambda world, row, key: mpf(1 + (row == key)) / (world(n) + 1)},
         ),
     ),
     assumes=(

@@ -48,7 +48,7 @@ def _softmax(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
 
 def _max(np: Any, xs: list[Any], axis: int, w: Any) -> Any:
     top = np.where(w > 0, xs[0], -np.inf).max(axis, initial=-np.inf)
-    return np.where(np.isfinite(top), top, 0)
+    return np.where(np.broadcast_arrays(w > 0, xs[0])[0].any(axis), top, 0)  # of nothing 0; of what data exclude -inf
 
 
 def _sum(np: Any, xs: list[Any], axis: int, w: Any) -> Any:

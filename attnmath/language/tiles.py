@@ -67,6 +67,8 @@ class Grid(Struct, frozen=True):
     def full(self, mask: Mask) -> Number:
         """How many tiles have every pair allowed: those that no piece of the mask's complement reaches."""
         holes = [_complement(p) for p in mask.pieces]
+        if not holes:  # no pair is allowed
+            return 0
         left = holes[0]
         for more in holes[1:]:
             left = left & more

@@ -218,8 +218,11 @@ class Traffic:
     # -- tensors
 
     def _index(self, name: str) -> tuple[str, ...]:
-        """The letters that a tensor is read or written under in the core; a chunk's places count as its tokens."""
+        """The letters that a tensor is read or written under in the core: where queries meet keys, those of one read (keys
+        that are values as well are read under two widths); in a recursion all, a chunk's places being its tokens.
+        """
         found = [x for e in self.core.equations for a in (e.out, *e.alts) for x in refs(a) if x.name == name]
+        found = found if self.key is None else found[:1]
         return tuple(dict.fromkeys(d for r in found for d in letters(r) if d in self.sizes))
 
     def _elements(self, name: str) -> Number:

@@ -1,7 +1,8 @@
 """A second opinion on a page of equations, which shares no code with the package.
 
 It reads the printed text with Python's own parser, computes one element at a time in plain floats, on demand and with no
-order of evaluation, and tallies every operation that it really performs. Slow on purpose, obvious on purpose.
+order of evaluation, and tallies every operation that it really performs. Slow on purpose, obvious on purpose. Nothing is
+handed to Python to run: each text is walked, and what is not understood is refused.
 """
 
 from __future__ import annotations
@@ -9,12 +10,34 @@ from __future__ import annotations
 import ast
 import itertools
 import math
+import operator
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+Place = tuple[int, ...]
+Cells = dict[Place, float]
+Env = dict[str, int]  # letters that are bound
+Node = Any  # of Python's syntax tree
 
 PARTS = {  # what a formula's text may call
-    "floor": lambda x: x.__floor__(),
-    "stairs": lambda x, step: sum(range(x, 0, -step)),
+    "floor": math.floor,
+    "stairs": lambda x, step: sum(range(int(x), 0, -int(step))),  # x + (x - step) + ..., the positive ones
+}
+ARITHMETIC: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: lambda a, b: Fraction(a) / b,  # exact, as the counts are
+    ast.Pow: operator.pow,
+    ast.BitAnd: lambda a, b: bool(a) and bool(b),
+    ast.BitOr: lambda a, b: bool(a) or bool(b),
+    ast.Eq: operator.eq,
+    ast.GtE: operator.ge,
+    ast.USub: operator.neg,
 }
 MASKS = {  # when query position i sees key position j; p: tokens before the new ones
     "full": lambda i, j, p: True,
@@ -34,19 +57,83 @@ MASKS = {  # when query position i sees key position j; p: tokens before the new
 }
 
 
-def _document(i: int, lengths: tuple) -> int | None:
+FLOATS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: lambda a, b: float(a) ** b,
+}
+FUNCTIONS: dict[str, Any] = {
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "erf": math.erf,
+    "log": math.log,
+    "cos": math.cos,
+    "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "relu": lambda x: max(x, 0.0),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "softplus": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0),
+    "floor": math.floor,
+    "pow2": lambda x: max(2.0**k for k in range(40) if 2**k <= x),
+    "only": lambda x: 0.0 if x > 0 else -math.inf,
+    "max2": max,
+    "min2": min,
+    "lt": lambda x, y: float(x < y),
+    "eq": lambda x, y: float(x == y),
+}
+
+
+def _document(i: int, lengths: tuple[int, ...]) -> int | None:
     """Which of the documents that are packed one after the other holds token i."""
     tokens = [k for k, n in enumerate(lengths) for _ in range(n)]
     return tokens[i] if i < len(tokens) else None
 
 
-def sees(text: str, i: int, j: int, sizes: dict) -> bool:
-    """Whether the pair exists, by reading the mask's text."""
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def number(text: str, names: Mapping[str, Any]) -> Any:
+    """What a formula, or a condition such as `n >= w`, comes to where its letters have these values; exact.
+
+    >>> number("b*t*(t + 1)/2", {"b": 1, "t": 4}), number("floor(t/3) >= 2", {"t": 5})
+    (Fraction(10, 1), False)
+    """
+    return _walk(_parsed(text), names, PARTS)
+
+
+def _walk(node: Node, names: Mapping[str, Any], calls: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.Name) and node.id in calls:
+        return calls[node.id]()
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in calls and not node.keywords:
+        return calls[node.func.id](*(_walk(a, names, calls) for a in node.args))
+    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        return ARITHMETIC[type(node.op)](_walk(node.left, names, calls), _walk(node.right, names, calls))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in ARITHMETIC:
+        return ARITHMETIC[type(node.op)](_walk(node.operand, names, calls))
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in ARITHMETIC:
+        left, right = node.left, node.comparators[0]
+        return ARITHMETIC[type(node.ops[0])](_walk(left, names, calls), _walk(right, names, calls))
+    raise ValueError(f"not understood: {ast.unparse(node)}")
+
+
+def sees(text: str, i: int, j: int, sizes: Mapping[str, Any]) -> bool:
+    """Whether the pair of query position i and key j exists, by reading the mask's text.
+
+    >>> sees("causal & window(2)", 3, 2, {}), sees("causal & window(2)", 3, 1, {})
+    (True, False)
+    """
     p = sizes.get("past", 0)
-    takes = lambda f: f.__code__.co_argcount > 3 or f.__code__.co_flags & 4
-    names = {n: (lambda *a, f=f: f(i, j, p, *a)) if takes(f) else f(i, j, p) for n, f in MASKS.items()}
     text = text.replace("causal-top-left", "causal_top_left").replace("blocks-before", "blocks_before")
-    return bool(eval(text, {"__builtins__": {}}, {**sizes, **names}))
+    masks = {name: lambda *a, f=f: f(i, j, p, *a) for name, f in MASKS.items()}
+    return bool(_walk(_parsed(text), {k: v for k, v in sizes.items() if k not in masks}, {**PARTS, **masks}))
 
 
 def _python(text: str) -> str:
@@ -118,10 +205,11 @@ def _split(text: str, at: str) -> list[str]:
 class Walk:
     """A page at given sizes and inputs (dictionaries of index tuple -> float); `past` likewise, with how many rows it has.
 
-    `cost[tensor]` are the operations that computing it took, `exps[tensor]` the exponentials, `touched` the inputs read.
+    `cost[tensor]` are the operations that computing it took, `exps[tensor]` the exponentials; `touched` are the inputs read,
+    `recalled` what was read of the past.
     """
 
-    def __init__(self, text: str, sizes: dict, inputs: dict, past: dict | None = None):
+    def __init__(self, text: str, sizes: dict[str, Any], inputs: dict[str, Cells], past: dict[str, Any] | None = None):
         self.sizes, self.inputs, self.past = sizes, inputs, past or {}
         self.masks, self.made = {}, {}
         for line in text.splitlines():
@@ -137,30 +225,37 @@ class Walk:
         for name, (_, alts) in self.made.items():
             if all(set(_tensors(a)) <= self.free for a in alts):
                 self.free.add(name)
-        self.values, self.cost, self.exps, self.touched = {}, Counter(), Counter(), defaultdict(set)
-        self.spared = Counter()  # elements of a softmax that the data leave no row to be part of
-        self.memo, self.current = {}, []
+        self.values: dict[tuple[str, Place], float | None] = {}
+        self.cost, self.exps = Counter[str](), Counter[str]()
+        self.touched: dict[str, set[Place]] = defaultdict(set)
+        self.recalled: dict[str, set[Place]] = defaultdict(set)
+        self.spared = Counter[str]()  # elements of a softmax that the data leave no row to be part of
+        self.memo: dict[Any, Any] = {}
+        self.current: list[str] = []
 
     # -- lengths and index arithmetic
 
     def length(self, index: str) -> int:
+        """How long an axis is, by its letters."""
         if len(_split(index, "|")) > 1:
             return sum(self.length(p) for p in _split(index, "|"))
         if index.startswith("("):
             return math.prod(self.length(p) for p in _items(index[1:-1]))
-        return self.sizes[re.match(r"[a-z][a-z0-9']*", index)[0]]
+        return int(self.sizes[re.findall(r"^[a-z][a-z0-9']*", index)[0]])
 
-    def places(self, index: list[str]):
+    def places(self, index: list[str]) -> Iterator[Place]:
+        """Every place of a tensor."""
         return itertools.product(*(range(self.length(i)) for i in index))
 
-    def bind(self, index: list[str], place: tuple) -> tuple[dict, int]:
+    def bind(self, index: list[str], place: Place) -> tuple[Env, int]:
         """The letters of a left side at one place, and which alternative writes there."""
-        env, part = {}, 0
+        env: Env = {}
+        part = 0
         for i, x in zip(index, place):
             if "|" in i:
-                for part, p in enumerate(_split(i, "|")):
+                for k, p in enumerate(_split(i, "|")):
                     if x < self.length(p):
-                        i = p
+                        i, part = p, k
                         break
                     x -= self.length(p)
             if i.startswith("("):
@@ -171,7 +266,7 @@ class Walk:
                 env[i] = x
         return env, part
 
-    def at(self, index: str, env: dict):
+    def at(self, index: str, env: Env) -> Any:
         """The place that an index names; None where it cannot be bound (a part that is not meant here)."""
         if len(_split(index, "|")) > 1:
             offset = 0
@@ -200,18 +295,20 @@ class Walk:
         return x
 
     def names(self, index: str) -> list[str]:
+        """The letters of an index that are bound or summed over."""
         found = re.findall(r"[a-z][a-z0-9']*(?![\[A-Za-z0-9'])", re.sub(r"[A-Za-z][A-Za-z0-9']*\[", " ", index))
         return [d for d in found if d in self.sizes and d not in ("past", "kept", "done")]
 
     # -- elements
 
-    def element(self, name: str, place: tuple) -> float:
+    def element(self, name: str, place: tuple[Any, ...]) -> Any:
         """One element; outside of a tensor there is 0, or the past."""
         rows = self.past.get(name, (None, 0, {}))
         axis, n, old = rows
         if any(x is None for x in place):
             raise ValueError(f"{name}{place}")
         if axis is not None and place[axis] < 0:
+            self.recalled[name].add((*place[:axis], place[axis] + n, *place[axis + 1 :]))
             return old.get((*place[:axis], place[axis] + n, *place[axis + 1 :]), 0.0)
         if any(x < 0 for x in place):
             return 0.0
@@ -231,7 +328,8 @@ class Walk:
             raise RecursionError(f"{name}{place} needs itself")
         return self.values[name, place]
 
-    def exists(self, env: dict) -> bool:
+    def exists(self, env: Env) -> bool:
+        """Whether every mask allows what is bound."""
         for (q, k), mask in self.masks.items():
             ks = k.split()
             if q in env and all(x in env for x in ks):
@@ -242,17 +340,19 @@ class Walk:
                     return False
         return True
 
-    def tally(self, n: int = 1):
+    def tally(self, n: int = 1) -> None:
+        """Operations of the tensor that is computed now."""
         self.cost[self.current[-1]] += n
 
-    def sum_of_terms(self, node: ast.AST, env: dict) -> float:
+    def sum_of_terms(self, node: Node, env: Env) -> Any:
         """Every term sums over what is not bound yet; a table of positions is free."""
         if not self.exists(env):
             self.sinks(node, env)
             return 0.0
         free = self.current[-1] in self.free
         before, exps = self.cost[self.current[-1]], self.exps[self.current[-1]]
-        plain, summing = [], []
+        plain: list[Any] = []
+        summing: list[Any] = []
         for sign, factors in _terms(node):
             over = [d for d in dict.fromkeys(d for _, f in factors for d in self.letters(f)) if d not in env]
             (summing if over else plain).append((sign, factors, over))
@@ -276,13 +376,15 @@ class Walk:
             self.cost[self.current[-1]], self.exps[self.current[-1]] = before, exps
         return total
 
-    def sinks(self, node: ast.AST, env: dict) -> None:
+    def sinks(self, node: Node, env: Env) -> None:
         """A sink joins every row, one that sees no key as well."""
+        n: Node
         for n in ast.walk(node):
-            if isinstance(n, ast.Call) and n.func.id == "F" and n.args[0].value == "softmax" and len(n.args) > 3:
+            if _kind(n) == "F" and _text(n) == "softmax" and len(n.args) > 3:
                 self.along(n, "softmax", ast.literal_eval(n.args[1]), env)
 
-    def product(self, factors: list, env: dict) -> float:
+    def product(self, factors: list[Any], env: Env) -> Any:
+        """One term's factors, multiplied or divided in turn."""
         value = None
         for up, f in factors:
             x = self.node(f, env)
@@ -295,12 +397,13 @@ class Walk:
 
     # -- expressions: each function once per tuple of its own letters
 
-    def letters(self, node: ast.AST) -> list[str]:
+    def letters(self, node: Node) -> list[str]:
+        """The letters that an expression has when it is computed once for each of them."""
         if isinstance(node, ast.Call):
-            kind = node.func.id
+            kind = _kind(node)
             first = ast.literal_eval(node.args[0])
             if kind == "R":
-                inner = " ".join(i for i in _items(node.args[1].value) if len(_split(i, "|")) == 1)
+                inner = " ".join(i for i in _items(_text(node, 1)) if len(_split(i, "|")) == 1)
                 return self.names(inner)
             if kind == "P":
                 return [first]
@@ -313,30 +416,31 @@ class Walk:
             return found if first == "softmax" else [d for d in found if d not in over]
         return [d for child in ast.iter_child_nodes(node) for d in self.letters(child)]
 
-    def joined(self, node: ast.AST) -> list[str]:
+    def joined(self, node: Node) -> list[str]:
         """The letters of axes of two parts (`n|(k i)`) that element-wise work reads."""
         if isinstance(node, ast.Call):
-            if node.func.id == "R":
-                return [d for i in _items(node.args[1].value) if len(_split(i, "|")) > 1 for d in self.names(i)]
-            if node.func.id != "F" or ast.literal_eval(node.args[1]):
+            if _kind(node) == "R":
+                return [d for i in _items(_text(node, 1)) if len(_split(i, "|")) > 1 for d in self.names(i)]
+            if _kind(node) != "F" or ast.literal_eval(node.args[1]):
                 return []
         return [d for child in ast.iter_child_nodes(node) for d in self.joined(child)]
 
-    def node(self, node: ast.AST, env: dict) -> float:
+    def node(self, node: Node, env: Env) -> Any:
+        """An expression's value; a function's once for each tuple of its own letters."""
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.UnaryOp):
             return -self.node(node.operand, env)
-        if isinstance(node, ast.Call) and node.func.id == "N":
+        if _kind(node) == "N":
             name = ast.literal_eval(node.args[0])
             return math.pi if name == "pi" else self.sizes[name]
-        if isinstance(node, ast.Call) and node.func.id == "P":
+        if _kind(node) == "P":
             name = ast.literal_eval(node.args[0])
             return env[name] + (self.sizes.get("past", 0) if name == "t" else 0)
-        if isinstance(node, ast.Call) and node.func.id == "R":
+        if _kind(node) == "R":
             name, index = (ast.literal_eval(a) for a in node.args)
             return self.element(name, tuple(self.at(i, env) for i in _items(index)))
-        parts = ast.literal_eval(node.args[1]) if isinstance(node, ast.Call) and node.args[0].value == "softmax" else []
+        parts = _text(node, 1) if _kind(node) and _text(node) == "softmax" else []
         own = {*self.letters(node), *self.joined(node), *(d for o in parts for d in re.findall(r"[a-z][a-z0-9']*", o))}
         key = (id(node), tuple(sorted((d, env[d]) for d in own if d in env)), self.current[-1])
         if key not in self.memo:
@@ -346,17 +450,12 @@ class Walk:
                 self.cost[self.current[-1]], self.exps[self.current[-1]] = cost, exps
         return self.memo[key]
 
-    def function(self, node: ast.AST, env: dict) -> float:
+    def function(self, node: Node, env: Env) -> Any:
+        """An operation on elements."""
         if isinstance(node, ast.BinOp):
             a, b = self.node(node.left, env), self.node(node.right, env)
             self.tally()
-            return {
-                ast.Add: lambda: a + b,
-                ast.Sub: lambda: a - b,
-                ast.Mult: lambda: a * b,
-                ast.Div: lambda: a / b,
-                ast.Pow: lambda: float(a) ** b,
-            }[type(node.op)]()
+            return FLOATS[type(node.op)](a, b)
         name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
         if not over:
             args = [self.node(a, env) for a in node.args[2:]]
@@ -364,28 +463,11 @@ class Walk:
             self.exps[self.current[-1]] += {"softplus": 2}.get(
                 name, name in ("exp", "erf", "log", "cos", "tanh", "sigmoid", "silu")
             )
-            return {
-                "sqrt": math.sqrt,
-                "exp": math.exp,
-                "erf": math.erf,
-                "log": math.log,
-                "cos": math.cos,
-                "tanh": math.tanh,
-                "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
-                "relu": lambda x: max(x, 0.0),
-                "silu": lambda x: x / (1 + math.exp(-x)),
-                "softplus": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0),
-                "floor": math.floor,
-                "pow2": lambda x: max(2.0**k for k in range(40) if 2**k <= x),
-                "only": lambda x: 0.0 if x > 0 else -math.inf,
-                "max2": max,
-                "min2": min,
-                "lt": lambda x, y: float(x < y),
-                "eq": lambda x, y: float(x == y),
-            }[name](*args)
+            return FUNCTIONS[name](*args)
         return self.along(node, name, over, env)
 
-    def along(self, node: ast.AST, name: str, over: list[str], env: dict) -> float:
+    def along(self, node: Node, name: str, over: list[str], env: Env) -> Any:
+        """An operation along indices: of the rows that exist."""
         runs = over[:1] if name == "topk" else over
         digits = [d for o in runs for d in re.findall(r"[a-z][a-z0-9']*", o)]
         outer = {k: v for k, v in env.items() if k not in digits}
@@ -409,7 +491,7 @@ class Walk:
         self.tally(len(rows))  # mean: one addition fewer, and a division
         return sum(x for _, x in rows) / (len(rows) if name == "mean" else 1)
 
-    def topk(self, node: ast.AST, rows: list, slot: int, outer: dict) -> float:
+    def topk(self, node: Node, rows: list[Any], slot: int, outer: Env) -> Any:
         """The place of the slot-th best, -1 if there are fewer; every candidate is looked at once."""
         key = (id(node), "best", tuple(sorted((d, outer[d]) for d in set(self.letters(node)) if d in outer)))
         if key not in self.memo:
@@ -418,7 +500,8 @@ class Walk:
         best = self.memo[key]
         return best[slot][0][-1] if slot < len(best) else -1
 
-    def softmax(self, node: ast.AST, rows: list, place: tuple, outer: dict) -> float:
+    def softmax(self, node: Node, rows: list[Any], place: tuple[Any, ...], outer: Env) -> Any:
+        """One row at a time, its largest subtracted first."""
         key = (
             id(node),
             "row",
@@ -449,7 +532,7 @@ class Walk:
             self.tally(len(rows))
         return self.memo[key].get(place, 0.0)
 
-    def run(self, only: set[str] | None = None) -> dict:
+    def run(self, only: set[str] | None = None) -> dict[str, Cells]:
         """Every element of every tensor: name -> {place: value}."""
         out = {}
         for name, (index, _) in self.made.items():
@@ -458,20 +541,30 @@ class Walk:
         return out
 
 
-def _named(factor: tuple) -> set[str]:
+def _kind(node: Node) -> str:
+    """R, P, N or F: a read, a position, a name or a function; nothing for what Python writes itself."""
+    return str(node.func.id) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+
+
+def _text(node: Node, k: int = 0) -> Any:
+    """What the k-th argument of one of these says."""
+    return ast.literal_eval(node.args[k])
+
+
+def _named(factor: tuple[bool, Node]) -> set[str]:
     """Every letter that a factor mentions in any way, parts included."""
     texts = [n.value for n in ast.walk(factor[1]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return {d for text in texts for d in re.findall(r"[a-z][a-z0-9']*", text)}
 
 
-def _tensors(node: ast.AST) -> list[str]:
+def _tensors(node: Node) -> list[str]:
     """The tensors that an expression reads, gathers' own included."""
-    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and n.func.id == "R"]
-    inner = [m for c in calls for m in re.findall(r"([A-Za-z][A-Za-z0-9']*)\[", c.args[1].value)]
-    return [*(ast.literal_eval(c.args[0]) for c in calls), *inner]
+    calls = [n for n in ast.walk(node) if _kind(n) == "R"]
+    inner = [m for c in calls for m in re.findall(r"([A-Za-z][A-Za-z0-9']*)\[", _text(c, 1))]
+    return [*(_text(c) for c in calls), *inner]
 
 
-def _terms(node: ast.AST, sign: int = 1) -> list:
+def _terms(node: Node, sign: int = 1) -> list[Any]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         return _terms(node.left, sign) + _terms(node.right, sign if isinstance(node.op, ast.Add) else -sign)
     if isinstance(node, ast.UnaryOp):
@@ -479,9 +572,84 @@ def _terms(node: ast.AST, sign: int = 1) -> list:
     return [(sign, _factors(node, True))]
 
 
-def _factors(node: ast.AST, up: bool) -> list:
+def _factors(node: Node, up: bool) -> list[Any]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _factors(node.left, up) + _factors(node.right, up)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return _factors(node.left, up) + _factors(node.right, not up)
     return [(up, node)]
+
+
+# -- what a line of a page is, and what lines move and hold
+
+
+def category(equation: str) -> str:
+    """What the work of an equation counts as, by its factors: a term with a weight that sums is a projection; where queries
+    t meet keys n, two activations that sum are the matrix product, and the rest is element-wise. Nothing where a product that
+    sums has more factors than two tensors: its work is of several kinds.
+
+    >>> category("S[b h t n] = Q[b t h d] * K[b n h d]"), category("Q[b t h d] = X[b t m] * WQ[m h d]")
+    ('matmul', 'projections')
+    """
+    left, right = equation.split(" = ")
+    made = set(re.findall(r"[a-z]'?", left.partition("[")[2]))
+    right = re.sub(r"(?<=\[)[A-Z]+\[([^][]*)\]", r"\1", right)  # WREL[BUCKET[t n] h] is one read, by t, n and h
+    weights = [set(w.split()) for w in re.findall(r"\bW\w*\[([^]]*)\]", right)]
+    tensors = re.findall(r"([A-Za-z]\w*'*)\[([^]]*)\]", right)
+    indices = [left.partition("[")[2], *(index for _, index in tensors)]
+    pairs = {"t", "n"} <= set(re.findall(r"\b[a-z]\b", " ".join(indices)))
+    if re.search(r"\* \d|\d \*|\] /", right) and any(set(index.split()) - made for _, index in tensors):
+        return ""
+    if any(w - made for w in weights):
+        return "projections"
+    if pairs and len(tensors) > 1 and any(set(index.split()) - made for _, index in tensors):
+        return "matmul"
+    return "softmax" if pairs else "other"
+
+
+def unfused(
+    text: str, sizes: dict[str, Any], given: Mapping[str, list[str]], width: int, cached: int
+) -> tuple[int, int]:
+    """(bytes moved, peak of live bytes) if the equations of the core run one by one, read off a page's text.
+
+    `given`: the indices of what is handed in; `width`: bytes of an element, `cached`: of one that a line takes from before
+    the new tokens as it is. Of the keys, those that at least one query sees are there: every pair is asked for.
+
+    >>> page = "S[b t n] = Q[b t d] * K[b n d]\\nt sees n: causal"
+    >>> unfused(page, {"b": 1, "t": 2, "n": 2, "d": 3}, {"Q": ["b", "t", "d"], "K": ["b", "n", "d"]}, 2, 2)
+    (32, 32)
+    """
+    walk = Walk(text, sizes, {})
+    mask, past = walk.masks["t", "n"], sizes.get("past", 0)
+    keys = sum(any(sees(mask, past + i, j, sizes) for i in range(sizes["t"])) for j in range(sizes["n"]))
+    seen = Walk(text, {**sizes, "n": keys}, {})
+    shapes = {n: index for n, (index, _) in walk.made.items()} | dict(given)
+    lines = [line.split(" = ", 1) for line in text.splitlines() if " = " in line]
+    old = {left.split("[")[0] for left, right in lines if _as_it_is(left, right, given)}
+    bytes_ = {
+        n: (cached if n in old else width) * math.prod(seen.length(i) for i in index)
+        for n, index in shapes.items()
+        if "b" in index and n != "KEEP"  # what is drawn at random where it is needed is not moved
+    }
+    core = [
+        (left.split("[")[0], {n: None for n in re.findall(r"([A-Za-z]\w*)\[", right) if n in bytes_})
+        for left, right in lines
+        if {"t", "n"} <= set(re.findall(r"\b[tn]\b", left + right))
+        and "[b " in left
+        and not re.search(r"-(past|kept)\b", right)
+    ]
+    moved = sum(bytes_[n] for out, read in core for n in {out: None, **read})
+    made = {out for out, _ in core}
+    peak, inputs = 0, {n for _, read in core for n in read if n not in made}
+    for now, (out, _) in enumerate(core):
+        later = {n for _, read in core[now:] for n in read}
+        alive = {out, *inputs} | {n for n in later if n in {o for o, _ in core[:now]}}
+        peak = max(peak, sum(bytes_[n] for n in alive))
+    return moved, peak
+
+
+def _as_it_is(left: str, right: str, given: Mapping[str, list[str]]) -> bool:
+    """Whether a line only puts old rows before new ones, or takes another layer's keys."""
+    read = re.fullmatch(r"([A-Za-z]\w*)\[([^][]*)\]", right)
+    whole = read and read[1] in given and "n" in read[2].split() and left.partition("[")[2] == f"{read[2]}]"
+    return bool(read and (re.search(r"-(past|kept)\b", read[2]) or whole))
