@@ -44,8 +44,8 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="Why `\\sqrt{d}`, and not `d`, or nothing? And which width is it: the head's, or the embedding's, which some "
     "code divides by?",
-    statement="A score is a sum of `d` products, so its variance is `d`. Divided by `\\sqrt{d}` it is one, and the softmax works at "
-    "the same temperature for heads of every width. Undivided, one key takes all and no gradient passes; divided by the root "
+    statement="A score is a sum of `d` products, so its variance is `d`. Divided by `\\sqrt{d}` it is one, and the softmax "
+    "works at the same temperature for heads of every width. Undivided, one key takes all and no gradient passes; divided by the root "
     "of the embedding's width, the weights are nearly equal and the layer averages.",
     source="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1 and its footnote on dot products; the softmax over many "
     "normal scores: Derrida 1981, Physical Review B 24, pages 2613 to 2626",

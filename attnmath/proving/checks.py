@@ -268,7 +268,9 @@ class Same(Check, frozen=True):
             if spelled(left) == spelled(right):
                 return set()
             before = left, right
-            names = heads(left) ^ heads(right)  # what only one side has is unfolded first, the page's last before others
+            names = heads(left) ^ heads(
+                right
+            )  # what only one side has is unfolded first, the page's last before others
             latest = [d for d in definitions if str(head(d.lhs)) in names][-1:]
             if not latest and _bare(left) != _bare(right):
                 return None
