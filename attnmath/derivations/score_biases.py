@@ -223,7 +223,7 @@ PAGE = Derivation(
             options={"mask": "full", "modifiers": ["score-bias:axes=h t n"]},
         ),
     ),
-    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but a number of each key; T5's table needs a look-up for each distance, "
-    "and its gradient a sum over all pairs at that distance. A soft cap must come before the mask, since it would turn minus "
+    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but "
+    "a number of each key; T5's table needs a look-up for each distance, and its gradient a sum over all pairs at that distance. A soft cap must come before the mask, since it would turn minus "
     "infinity into minus the cap, and before the largest score is subtracted; the backward pass needs the capped score.",
 )
