@@ -169,19 +169,20 @@ PAGE = Derivation(
             eq(Derivative(psi, x), 1 / cosh(x / cap) ** 2),
             scalars,
         ),
-        Step("The cap is approached", eq(Limit(psi, x, oo), cap), scalars),
         Step(
             "Small scores lose a third of their cube, in units of the cap",
             eq(Limit((x - psi) / x**3, x, 0), 1 / (3 * cap**2)),
             scalars,
         ),
+        Step("Large ones approach the cap", eq(Limit(psi, x, oo), cap), scalars),
+        Step("on either side alike", eq(Subs(psi, x, -x), -psi), scalars),
         Step(
-            "so that the odds of two keys are bounded, however far out their scores are on either side",
-            eq(Limit(exp(psi) / exp(Subs(psi, x, -x)), x, oo), exp(2 * cap)),
+            "so that no two keys' odds exceed `\\exp(2c)`, however far out their scores are",
+            eq(Limit(exp(psi - Subs(psi, x, -x)), x, oo), exp(2 * cap)),
             scalars,
         ),
         Step(
-            "A cap sees a shift of all scores, as a bias does not: the largest may be subtracted after it only",
+            "A shift of all scores goes unseen after a cap, but not before it: only after it may the largest be subtracted",
             ne(Subs(psi, x, x + y), psi + y),
             Witness(at=((x, 0), (y, 1), (cap, 1))),
         ),
@@ -228,7 +229,8 @@ PAGE = Derivation(
             options={"mask": "full", "modifiers": ["score-bias:axes=h t n"]},
         ),
     ),
-    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but a number of each key; T5's table needs a look-up for each distance, "
-    "and its gradient a sum over all pairs at that distance. A soft cap must come before the mask, since it would turn minus "
-    "infinity into minus the cap, and before the largest score is subtracted; the backward pass needs the capped score.",
+    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but a number of each key; "
+    "T5's table needs a look-up for each distance, and its gradient a sum over all pairs at that distance. A soft cap must come "
+    "before the mask, since it would turn minus infinity into minus the cap, and before the largest score is subtracted; the "
+    "backward pass needs the capped score.",
 )
