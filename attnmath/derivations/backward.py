@@ -14,9 +14,9 @@ j, l = indices("j l", n)
 (u,) = indices("u", e)
 f, f2 = indices("f m", r)
 Q, K, V, B, M, X, C, S, P, O = tensors("Q K V B M X C S P O")
-dO, dP, dS, dX, D, z, Y, R, T, Os, Ds = tensors("dO dP dS dX D z Y R T Os Ds")
-s, L, Ls, y = reals("s L Ls y")
-cap = reals("cap", positive=True)
+dO, dP, dS, dX, D, z, Y, R, T, Os, Ds = tensors("dO dP dS dX D z Y P' T O' D'")
+s, L, Ls, y = reals("s L L' y")
+cap = reals("c", positive=True)
 
 same_row = KroneckerDelta(f, f2) * KroneckerDelta(i, i2)
 binary = eq(M[i, j] * M[i, j], M[i, j])
@@ -45,9 +45,9 @@ causal = Piecewise((1, j <= i), (0, True))
 PAGE = Derivation(
     name="backward",
     title=__doc__.rstrip("."),
-    question="Every gradient of attention has the term `dS = P (dP - D)`. Where does the row sum `D` come from, why may it be "
+    question="Every gradient of attention has the term `dS = P\\ (dP - D)`. Where does the row sum `D` come from, why may it be "
     "had from the output alone, and what do grouped heads, masks, biases, a soft cap and a sink change?",
-    statement="Five products and one row sum are the whole backward pass. A mask and a sink leave `dS = P (dP - D)` as it is; "
+    statement="Four products, the weights computed again, and one row sum are the whole backward pass. A mask and a sink leave `dS = P\\ (dP - D)` as it is; "
     "a bias gathers `dS`; a soft cap multiplies it with its slope; keys and values that heads share add the heads up.",
     source="Dao et al. 2022, arXiv:2205.14135, appendix B.2 and B.4 (the gradients, and `D` from the output); the soft cap: "
     "Gemma Team 2024, arXiv:2408.00118, section 2; the sink: OpenAI 2025, arXiv:2508.10925, section 2.2",
@@ -95,11 +95,11 @@ PAGE = Derivation(
         Step("The weights of a query add up to one", rows, algebra),
         Step("The loss depends on the output alone, with the gradient that is given", by_output, algebra),
         Step(
-            "A value is read by every query of every head that shares it, so its gradient is their sum: `dV = P^T dO`",
+            "A value is read by every query of every head that shares it, so its gradient is their sum: `dV = P^T\\ dO`",
             eq(Partial(L, V[j, u]), total(P[f, i, j] * dO[f, i, u], f, i)),
             Chain(using=(by_output,)),
         ),
-        Step("A weight takes up one value: `dP = dO V^T`", by_weight, Chain(using=(by_output,))),
+        Step("A weight takes up one value: `dP = dO\\ V^T`", by_weight, Chain(using=(by_output,))),
         Step(
             "The row sum has two forms: over the output's entries, as defined, or over the keys. The first needs no weights",
             row_sum,
@@ -111,7 +111,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "so the row sum is what the softmax's denominator sends back: `dS = P (dP - D)`",
+            "so the row sum is what the softmax's denominator sends back: `dS = P\\ (dP - D)`",
             by_score,
             Chain(using=(by_weight, jacobian, row_sum)),
         ),
@@ -138,12 +138,12 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "A query gathers the keys: `dQ = s dX K`",
+            "A query gathers the keys: `dQ = s\\ dX\\ K`",
             eq(Partial(L, Q[f, i, a]), s * total(dX[f, i, j] * K[j, a], j)),
             Chain(using=(by_raw,)),
         ),
         Step(
-            "A key gathers the queries of every head that shares it: `dK = s dX^T Q`",
+            "A key gathers the queries of every head that shares it: `dK = s\\ dX^T Q`",
             eq(Partial(L, K[j, a]), s * total(dX[f, i, j] * Q[f, i, a], f, i)),
             Chain(using=(by_raw,)),
         ),

@@ -51,12 +51,12 @@ by_halves = (
     eq(Wh[b, p + h], W[b, 2 * p + 1]),
 )
 STORED = (
-    ("A query stored by halves has its pairs' first entries first", "Q'", "Q"),
-    ("and then their second ones", "Q'", "Q"),
-    ("A key likewise, the first", "K'", "K"),
-    ("and the second", "K'", "K"),
-    ("And so the columns of a projection, the first", "W'", "W"),
-    ("and the second ones", "W'", "W"),
+    ("where `Q'` has the first entries", "Q'", "Q"),
+    ("where `Q'` has the second entries", "Q'", "Q"),
+    ("where `K'` has the first entries", "K'", "K"),
+    ("where `K'` has the second entries", "K'", "K"),
+    ("where `W'` has the first entries", "W'", "W"),
+    ("where `W'` has the second entries", "W'", "W"),
 )
 q_first, q_second, k_first, k_second, w_first, w_second = by_halves
 first, second = eq(u[i, m, p], x[i, m, p]), eq(v[i, m, p], y[i, m, p])

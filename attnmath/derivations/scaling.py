@@ -16,7 +16,7 @@ j, l = indices("j l", n)
 q, K, S, p = tensors("q K S p")
 x, g, F, H, N, A, G = reals("x g F H N A G")
 c = reals("c", positive=True)
-Hm = Function("Hm")
+Hm = Function("eta")
 
 MODEL = "llama-3.1-8b"
 SIZES = read(MODEL).runs[0].sizes
@@ -45,8 +45,8 @@ PAGE = Derivation(
     question="Why `\\sqrt{d}`, and not `d`, or nothing? And which width is it: the head's, or the embedding's, which some "
     "code divides by?",
     statement="A score is a sum of `d` products, so its variance is `d`. Divided by `\\sqrt{d}` it is one, and the softmax "
-    "works at the same temperature for heads of every width. Undivided, one key takes all and no gradient passes; divided by the root "
-    "of the embedding's width, the weights are nearly equal and the layer averages.",
+    "works at the same temperature for heads of every width. Undivided, a few keys take all and hardly a "
+    "gradient passes; divided by the root of the embedding's width, the weights are nearly equal and the layer averages.",
     source="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1 and its footnote on dot products; the softmax over many "
     "normal scores: Derrida 1981, Physical Review B 24, pages 2613 to 2626",
     notation=(
@@ -158,7 +158,7 @@ PAGE = Derivation(
             "leaves that same part",
             eq((log(n) - Hm(D, n, d)) / (log(n) - Hm(d, n, d)), d / D),
             Tested(
-                measured={"Hm": measured_entropy},
+                measured={"eta": measured_entropy},
                 at=((d, HEAD), (D, WIDTH), (n, KEYS)),
                 seeds=(0, 1),
                 within=0.05,
@@ -186,7 +186,8 @@ PAGE = Derivation(
         ),
     ),
     so=f"Divide by the root of the head's own width. With {MODEL}'s embedding ({WIDTH}) in place of its head ({HEAD}), scores "
-    f"would have a variance of 1/{WIDTH // HEAD}, and a freshly initialised layer would average its values; without any "
-    f"scale it would need some {exp(HEAD / 2).evalf(1)} keys before a second one counts, and would pass no gradient. A norm of "
-    "queries and keys, or a learned temperature, repairs either only by learning the factor that was left out.",
+    f"would have a variance of 1/{WIDTH // HEAD}, and a freshly initialised layer would average its values. Without any scale, "
+    f"a few keys would take all in every context of fewer than `10^{{{int(HEAD / 2 / log(10))}}}` keys, and hardly a gradient "
+    "would pass. A norm of queries and keys, or a learned temperature, repairs either only by learning the factor that was "
+    "left out.",
 )

@@ -27,17 +27,17 @@ from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import Partial, counts, eq, gt, indices, ne, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
 
-h, t, n, d, near, far = sizes("h t n d near far")
+h, t, n, d, near, far = sizes("h t n d N_0 N_1")
 f, f2 = indices("f m", h)
 i, i2 = indices("i k", t)
 j, l = indices("j l", n)
 (a,) = indices("a", d)
 (b,) = indices("b", near + far)
-c = counts("c")
+shift = counts("r")
 Q, K, X, B, P, U, mu, A, G = tensors("Q K X B P U mu A G")
-W, T, dT, C, R, bucket = tensors("W T dT C R bucket")
+W, T, dT, C, R, bucket = tensors("W T dT C R nu")
 s, L, x, y, beta, psi = reals("s L x y beta psi")
-cap, g, end, z, delta = reals("cap g end z delta", positive=True)
+cap, g, end, z, delta, edge = reals("c g delta_1 z delta epsilon", positive=True)
 
 
 def reached(distance: Any) -> Any:
@@ -76,12 +76,12 @@ PAGE = Derivation(
         (x, "a score"),
         (y, "what is added to a score"),
         (z, "the exponentials of all other scores, added up"),
-        (c, "a shift of positions"),
+        (shift, "a shift of positions"),
         (near, "how many short distances have a bucket each"),
         (far, "how many wider buckets there are beyond"),
         (end, "the distance from which the last bucket holds all"),
         (delta, "a distance"),
-        (g, "how many of the wider buckets have been passed"),
+        (g, "a number of wider buckets"),
         (W, "T5's table: a learned number for each bucket and head"),
         (dT, "the loss's gradient by the bias"),
         (cap, "what no score exceeds"),
@@ -94,9 +94,10 @@ PAGE = Derivation(
         Let(eq(A[f, i, j], X[f, i, j] - mu[f] * (i - j)), "ALiBi's scores"),
         Let(eq(G[f, i, j], softmaxed(lambda k: A[f, i, k])), "ALiBi's weights"),
         Let(eq(beta, reached(delta)), "T5's scale of distances"),
+        Let(eq(edge, near * (end / near) ** (g / far)), "the distance at which it has passed `g` of the wider buckets"),
         Let(
             eq(bucket[j], Piecewise((j, j < near), (Min(floor(reached(j)), near + far - 1), True))),
-            "the bucket of a distance",
+            "the bucket of a distance: its scale, rounded down",
         ),
         Let(
             eq(T[f, i, j], total(KroneckerDelta(bucket[Max(0, i - j)], b) * W[b, f], b)),
@@ -118,7 +119,7 @@ PAGE = Derivation(
             eq(Limit(exp(x + y) / (exp(x + y) + z), y, -oo), 0),
             scalars,
         ),
-        Step("and leaves the other keys all there is", eq(Limit(z / (exp(x + y) + z), y, -oo), 1), scalars),
+        Step("and leaves the whole to the other keys", eq(Limit(z / (exp(x + y) + z), y, -oo), 1), scalars),
         Step(
             "A bias has the gradient of the score that it is added to, with the softmax's own Jacobian",
             eq(Partial(P[f, i, j], B[f2, i2, l]), same_row * P[f, i, j] * (KroneckerDelta(j, l) - P[f, i, l])),
@@ -140,10 +141,14 @@ PAGE = Derivation(
             eq(mu[h - 1], Rational(1, 256)),
             same,
         ),
-        Step("T5's bias, too, is the same for pairs of the same distance", eq(T[f, i + c, j + c], T[f, i, j]), same),
+        Step(
+            "T5's bias, too, is the same for pairs of the same distance",
+            eq(T[f, i + shift, j + shift], T[f, i, j]),
+            same,
+        ),
         Step(
             "Its wider buckets begin at distances that grow geometrically",
-            eq(Subs(beta, delta, near * (end / near) ** (g / far)), near + g),
+            eq(Subs(beta, delta, edge), near + g),
             scalars,
             when=(gt(end, near),),
         ),
@@ -164,19 +169,20 @@ PAGE = Derivation(
             eq(Derivative(psi, x), 1 / cosh(x / cap) ** 2),
             scalars,
         ),
-        Step("The cap is approached", eq(Limit(psi, x, oo), cap), scalars),
         Step(
             "Small scores lose a third of their cube, in units of the cap",
             eq(Limit((x - psi) / x**3, x, 0), 1 / (3 * cap**2)),
             scalars,
         ),
+        Step("Large ones approach the cap", eq(Limit(psi, x, oo), cap), scalars),
+        Step("on either side alike", eq(Subs(psi, x, -x), -psi), scalars),
         Step(
-            "so that the odds of two keys are bounded, however far out their scores are on either side",
-            eq(Limit(exp(psi) / exp(Subs(psi, x, -x)), x, oo), exp(2 * cap)),
+            "so that no two keys' odds exceed `\\exp(2c)`, however far out their scores are",
+            eq(Limit(exp(psi - Subs(psi, x, -x)), x, oo), exp(2 * cap)),
             scalars,
         ),
         Step(
-            "A cap sees a shift of all scores, as a bias does not: the largest may be subtracted after it only",
+            "A shift of all scores goes unseen after a cap, but not before it: only after it may the largest be subtracted",
             ne(Subs(psi, x, x + y), psi + y),
             Witness(at=((x, 0), (y, 1), (cap, 1))),
         ),
@@ -223,7 +229,8 @@ PAGE = Derivation(
             options={"mask": "full", "modifiers": ["score-bias:axes=h t n"]},
         ),
     ),
-    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but "
-    "a number of each key; T5's table needs a look-up for each distance, and its gradient a sum over all pairs at that distance. A soft cap must come before the mask, since it would turn minus "
-    "infinity into minus the cap, and before the largest score is subtracted; the backward pass needs the capped score.",
+    so="Whatever is added to scores costs an addition for each pair. ALiBi needs no matrix of biases, but a number of each key; "
+    "T5's table needs a look-up for each distance, and its gradient a sum over all pairs at that distance. A soft cap must come "
+    "before the mask, since it would turn minus infinity into minus the cap, and before the largest score is subtracted; the "
+    "backward pass needs the capped score.",
 )

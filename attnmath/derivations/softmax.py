@@ -2,15 +2,15 @@
 
 from sympy import KroneckerDelta, Limit, Rational, exp, log, oo
 
-from attnmath.proving.checks import Algebra, algebra, scalars
+from attnmath.proving.checks import Algebra, algebra, same, scalars
 from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import Partial, eq, indices, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
 
 n = sizes("n")
 i, j, k = indices("i j k", n)
-x, p, w = tensors("x p w")
-c, F, G = reals("c F G")
+x, p, w, v = tensors("x p w v")
+c, F, G, m, V = reals("c F G mu V")
 tau, gap = reals("tau Delta", positive=True)
 
 
@@ -30,6 +30,7 @@ PAGE = Derivation(
         (n, "how many scores there are"),
         (x, "the scores, one for each key"),
         (c, "any number, the same for all scores"),
+        (v, "a direction in which scores move, a number for each"),
         (tau, "the temperature"),
         (gap, "by how much one of two scores is the larger"),
     ),
@@ -38,6 +39,8 @@ PAGE = Derivation(
         Let(eq(F, log(total(exp(x[k]), k))), "the log-sum-exp"),
         Let(eq(G, log(total(exp(x[k] - c), k))), "the log-sum-exp of shifted scores"),
         Let(eq(w[i], exp(x[i] / tau) / total(exp(x[k] / tau), k)), "the weights at temperature `tau`"),
+        Let(eq(m, total(w[k] * x[k], k)), "the mean score under them"),
+        Let(eq(V, total(p[k] * v[k], k)), "the mean of a direction under the weights"),
     ),
     steps=(
         Step("The weights add up to one", sums_to_one, algebra),
@@ -68,6 +71,12 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
+            "and it measures a variance, which is never negative: the log-sum-exp is convex",
+            eq(total(v[i] * p[i] * (KroneckerDelta(i, j) - p[j]) * v[j], i, j), total(p[i] * (v[i] - V) ** 2, i)),
+            Algebra(using=(sums_to_one,)),
+        ),
+        Step("A weight is had from its score and the log-sum-exp alone", eq(exp(x[i] - F), p[i]), same),
+        Step(
             "With `c` subtracted from every score, `c` has to be added to their log-sum-exp again",
             eq(G + c, F),
             algebra,
@@ -75,6 +84,11 @@ PAGE = Derivation(
         Step(
             "A temperature divides the scores, and the Jacobian with them",
             eq(Partial(w[i], x[j]), w[i] * (KroneckerDelta(i, j) - w[j]) / tau),
+            algebra,
+        ),
+        Step(
+            "A rise in temperature takes from the scores above their mean and gives to those below",
+            eq(Partial(w[i], tau), w[i] * (m - x[i]) / tau**2),
             algebra,
         ),
         Step(
@@ -90,6 +104,14 @@ PAGE = Derivation(
     ),
     ties=(
         Tie("the weights of one query over its keys", "mha", {"L[n]": x[i]}, {"A[n]": p[i]}, options={"mask": "full"}),
+        Tie(
+            "and at temperature 2",
+            "mha",
+            {"L0[n]": x[i]},
+            {"A[n]": w[i]},
+            numbers={tau: 2},
+            options={"mask": "full", "modifiers": ["temperature:tau=2"]},
+        ),
     ),
     so="A kernel may subtract whatever it likes from a row of scores, so it subtracts the largest and nothing overflows; it "
     "keeps F, one number a row, and recomputes the weights from it in the backward pass.",
