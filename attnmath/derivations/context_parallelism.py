@@ -1,4 +1,4 @@
-"""Attention over many accelerators: the ring and the block that hides it, exchange by heads, and heads that run out."""
+"""Attention over many accelerators: rings and what hides them, exchange by heads, and key heads that run out."""
 
 from sympy import Function, Subs, Sum, ceiling, exp
 

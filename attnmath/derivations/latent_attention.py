@@ -1,4 +1,4 @@
-"""Multi-head latent attention: absorbed and expanded are one, what a rotation between them breaks, and when which is cheaper."""
+"""Multi-head latent attention: absorbed is expanded, what a rotation breaks, and which is cheaper when."""
 
 from sympy import Derivative, Integer, Limit, Rational, Subs, cos, exp, oo, pi, sin, sqrt
 

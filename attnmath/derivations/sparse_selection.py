@@ -18,7 +18,7 @@ s, r = indices("s r", k)
 Q, C, R, K, S, I, qI, kI, wI, T, m, O, P, Y, V = tensors("Q C Q_R K_R S I q_I k_I w_I T m O P Y V")
 c, rho, A1, A2, Z1, Z2 = reals("c rho A_1 A_2 Z_1 Z_2")
 N, w, y = reals("N w y", positive=True)
-H, X, G, R_, ns, nb, xb, best = reals("H X D E n_* N_* x_* w_*")
+H, X, G, selecting_blocks, ns, nb, xb, best = reals("H X D E n_* N_* x_* w_*")
 Wd, Ws, Vd, Vs, Bd, Bs, kd, ks = reals("W_d W_s V_d V_s B_d B_s kappa_d kappa_s")
 
 LETTERS = {"a": a, "b": b, "d": d, "h": h, "k": k, "l": l, "p": p, "q": q, "z": z}
@@ -101,7 +101,7 @@ PAGE = Derivation(
             G, "gqa", "flops.matmul", BLOCKS, "dense attention to `N` keys, one new token", phase="decode", mask="full"
         ),
         Let(
-            eq(R_, Subs(G, N, N / w - 1) / 2 + Subs(G, N, y * w)),
+            eq(selecting_blocks, Subs(G, N, N / w - 1) / 2 + Subs(G, N, y * w)),
             "block selection: scores without values for the mean key of each earlier block, attention to `y` blocks",
         ),
         Let(eq(ns, k * H / (H - X)), "the length from which selecting keys wins"),
@@ -201,28 +201,28 @@ PAGE = Derivation(
         ),
         Step(
             "Blocks: one mean key stands for `w` keys, so that the selection itself costs `1 / w` of the scores",
-            eq(R_, 2 * b * d * h * (N / w - 1 + 2 * w * y)),
+            eq(selecting_blocks, 2 * b * d * h * (N / w - 1 + 2 * w * y)),
             scalars,
         ),
         Step(
             "which wins from `N_*` keys on, about the `w y` that are attended to",
-            eq(G - R_, 2 * b * d * h * (2 * w - 1) * (N - nb) / w),
+            eq(G - selecting_blocks, 2 * b * d * h * (2 * w - 1) * (N - nb) / w),
             scalars,
         ),
         Step(
             "Short blocks make many means, long blocks many keys; the cost is least where its slope is zero",
-            eq(Subs(Derivative(R_, w), w, best), 0),
+            eq(Subs(Derivative(selecting_blocks, w), w, best), 0),
             scalars,
         ),
         Step(
             "for it is curved upwards",
-            gt(Derivative(R_, w, 2), 0),
+            gt(Derivative(selecting_blocks, w, 2), 0),
             signs,
         ),
         Step(
             "and there it grows with the root of the length: the prompt is then no longer quadratic, but no fixed `w` keeps "
             "that up",
-            eq(Subs(R_, w, best), 2 * b * d * h * (2 * sqrt(2 * N * y) - 1)),
+            eq(Subs(selecting_blocks, w, best), 2 * b * d * h * (2 * sqrt(2 * N * y) - 1)),
             scalars,
         ),
     ),
