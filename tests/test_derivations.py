@@ -12,10 +12,10 @@ from functools import cache
 import pytest
 from msgspec.structs import replace
 
-from attnmath import derivations
+from attnmath import cost, derivations
 from attnmath.cli import run as command_line
 from attnmath.errors import AttnmathError
-from attnmath.proving.checks import Level
+from attnmath.proving.checks import Level, spelled_out
 from attnmath.proving.mutants import mutants
 from attnmath.proving.page import meaning
 from attnmath.reporting import derivation as report
@@ -151,6 +151,20 @@ def typeset(folder):
     )
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
     return (folder / "page.log").read_text(errors="replace")
+
+
+# -- what a page composes from readings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("block", "chosen", "blocks"), [(64, 4, 10), (32, 2, 7), (128, 3, 5)])
+def test_block_selection_costs_what_is_counted_of_moba(block, chosen, blocks):
+    """The page puts its cost together from dense attention to means and to blocks; the variant is counted by itself."""
+    from attnmath.derivations.sparse_selection import PAGE, N, b, d, h, selecting_blocks, w, y
+
+    shape = {"heads": 8, "kv_heads": 2, "head_dim": 16, "batch": 3}
+    counted = cost("moba", phase="decode", seq=block * blocks, block_size=block, top_k=chosen, **shape).flops.matmul
+    sizes = {N: block * blocks, w: block, y: chosen, b: 3, d: 16, h: 8}
+    assert spelled_out(selecting_blocks, PAGE.definitions).subs(sizes) == counted
 
 
 # -- the verbs ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Attention over many accelerators: the ring and the block that hides it, exchange by heads, and heads that run out."""
+"""Attention over many accelerators: rings and what hides them, exchange by heads, and key heads that run out."""
 
 from sympy import Function, Subs, Sum, ceiling, exp
 
@@ -51,22 +51,16 @@ gathered = eq(o[t, u], visited(V[pi(s), i, u], r[t]))
 PAGE = Derivation(
     name="context-parallelism",
     title=__doc__.rstrip("."),
-    question="A context too long for one accelerator is cut into blocks. Does passing keys and values round a ring "
-    "cost time, or "
-    "can it hide behind the work? Why does exchanging heads instead stop at their number, and why does tensor "
-    "parallelism "
-    "beyond the number of key heads save no cache?",
-    statement="A ring merges one block's partial result at each hop, in any order, exactly. A hop hides behind its "
-    "block's work once "
-    "a block has (F / W) (g / h) tokens, for F operations and W bytes a second. Exchanging heads moves g P / (g + h) "
-    "times less, "
-    "but needs a head for each accelerator. Tensor parallelism divides the cache by the number of key heads and no "
-    "further.",
-    source="ring: Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, section 3; balanced for causal masks: Brandon et "
-    "al. 2023, "
-    "arXiv:2311.09431; exchange by heads: Jacobs et al. 2023 (DeepSpeed-Ulysses), arXiv:2309.14509; tensor "
-    "parallelism: Shoeybi et "
-    "al. 2019 (Megatron-LM), arXiv:1909.08053, section 3",
+    question="A context too long for one accelerator is cut into blocks. Does passing keys and values round a ring cost "
+    "time, or can it hide behind the work? Why does exchanging heads instead stop at their number, and why does tensor "
+    "parallelism beyond the number of key heads save no cache?",
+    statement="A ring merges one block's partial result at each hop, in any order, exactly. A hop hides behind its block's "
+    "work once a block has `(F / W) (g / h)` tokens, for `F` operations and `W` bytes a second. Exchanging heads moves `g P "
+    "/ (g + h)` times less, but needs a head for each accelerator. Tensor parallelism divides the cache by the number of key "
+    "heads and no further.",
+    source="ring: Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, section 3; balanced for causal masks: Brandon et al. 2023, "
+    "arXiv:2311.09431; exchange by heads: Jacobs et al. 2023 (DeepSpeed-Ulysses), arXiv:2309.14509; tensor parallelism: "
+    "Shoeybi et al. 2019 (Megatron-LM), arXiv:1909.08053, section 3",
     notation=(
         (P, "accelerators"),
         (c, "tokens of a block, which is what one accelerator holds"),
@@ -111,9 +105,8 @@ PAGE = Derivation(
         Let(eq(cs, F * g / (W * h)), "the block at which work and sending take the same time"),
         Let(
             eq(U, (P - 1) / P**2 * Subs(A, g, P * ceiling(g / P))),
-            "bytes that an accelerator sends when heads are exchanged: of its P-th of the tokens all but its own "
-            "heads, a P-th "
-            "again, where key heads are multiplied if there are fewer than accelerators",
+            "bytes that an accelerator sends when heads are exchanged: of its P-th of the tokens all but its own heads, a "
+            "P-th again, where key heads are multiplied if there are fewer than accelerators",
         ),
         Let(eq(E, ceiling(h / P)), "query heads of the busiest accelerator, when heads are exchanged or split"),
         read_off(kg, "gqa", "kv_cache_bytes_per_token", SPREAD, "cache a token"),
@@ -130,9 +123,8 @@ PAGE = Derivation(
     ),
     steps=(
         Step(
-            "A ring: each accelerator keeps its queries, and each hop brings the next block's keys and values. Merged "
-            "hop by hop, its "
-            "sum is that over all keys which came by",
+            "A ring: each accelerator keeps its queries, and each hop brings the next block's keys and values. Merged hop by "
+            "hop, its sum is that over all keys which came by",
             summed,
             Induction(recurrence=running),
         ),
@@ -142,87 +134,78 @@ PAGE = Derivation(
             Induction(recurrence=output),
         ),
         Step(
-            "so that after any number of hops the quotient is attention over the blocks that came by: what was "
-            "subtracted has gone",
+            "so that after any number of hops the quotient is attention over the blocks that came by: what was subtracted "
+            "has gone",
             eq(o[t, u] / a[t], visited(V[pi(s), i, u]) / visited()),
             Algebra(using=(summed, gathered)),
         ),
         Step(
-            "After all hops it is attention over the whole context, the same on every accelerator although each had "
-            "another order",
+            "After all hops it is attention over the whole context, the same on every accelerator although each had another "
+            "order",
             eq(everywhere(pi(k), V[pi(k), i, u]) / everywhere(pi(k)), O[u]),
             Bijection(pi=pi, size=P),
         ),
         Step(
-            "For each byte of a block that arrives, this much work is to be done: it grows with the block, and with "
-            "the query "
-            "heads that share a key head",
+            "For each byte of a block that arrives, this much work is to be done: it grows with the block, and with the "
+            "query heads that share a key head",
             eq(f / B, c * h / g),
             same,
         ),
         Step(
-            "The work on a block outlasts the sending of the next one exactly from c_* tokens on, whatever the width, "
-            "the batch and "
-            "the number of accelerators",
+            "The work on a block outlasts the sending of the next one exactly from `c_*` tokens on, whatever the width, the "
+            "batch and the number of accelerators",
             eq(f / F - B / W, 4 * b * c * d * h * (c - cs) / F),
             scalars,
         ),
         Step(
-            "With a key head for each query head, 312e12 operations and 300e9 bytes a second (an A100 on NVLink), "
-            "that is about a "
-            "thousand tokens",
+            "With a key head for each query head, `312 \\times 10^{12}` operations and `300 \\times 10^9` bytes a second (an "
+            "A100 on NVLink), that is about a thousand tokens",
             eq(Subs(cs, (g, h, F, W), (32, 32, 312 * 10**12, 300 * 10**9)), 1040),
             scalars,
         ),
         Step(
-            "Under a causal mask each begins with its own block, a triangle; then the accelerator with the last block "
-            "works on every "
-            "hop and others wait. Of the time of all, this share is work: near half if they are many",
+            "Under a causal mask each begins with its own block, a triangle; then the accelerator with the last block works "
+            "on every hop and others wait. Of the time of all, this share is work: near half if they are many",
             eq(fn / (P * ((P - 1) * f + f1)), (P * c + 1) / (2 * P * c - c + 1)),
             scalars,
         ),
         Step(
-            "If tokens are dealt out in turn, every hop is a triangle for everyone, with its diagonal at the most: no "
-            "one waits, and "
-            "a block has to be twice as long to hide its hop",
+            "If tokens are dealt out in turn, every hop is a triangle for everyone, with its diagonal at the most: no one "
+            "waits, and a block has to be twice as long to hide its hop",
             eq(f1 / F - B / W, 2 * b * c * d * h * (c + 1 - 2 * cs) / F),
             scalars,
         ),
         Step(
-            "The other way: exchange, so that each accelerator has all tokens of some heads, and back. Where key "
-            "heads divide evenly "
-            "it sends less than the ring as soon as P > 1 + h / g",
+            "The other way: exchange, so that each accelerator has all tokens of some heads, and back. Where key heads "
+            "divide evenly it sends less than the ring as soon as `P > 1 + h / g`",
             eq(Subs(R / U, g, P * nu), P * (P * nu) / (P * nu + h)),
             scalars,
         ),
         Step(
-            "and where key heads are fewer than accelerators, and sent to several, this many times less: with a "
-            "single key head that "
-            "is below one, and the ring is the better",
+            "and where key heads are fewer than accelerators, and sent to several, this many times less: with a single key "
+            "head that is below one, and the ring is the better",
             eq(Subs(R / U, P, g + q), g * (g + q) / (g + q + h)),
             scalars,
         ),
         Step(
-            "If the context grows with the accelerators, c tokens each, a ring sends ever more; the exchange stays "
-            "below the queries, "
-            "keys, values and outputs of those c tokens",
+            "If the context grows with the accelerators, `c` tokens each, a ring sends ever more; the exchange stays below "
+            "the queries, keys, values and outputs of those `c` tokens",
             eq(Subs(U, (g, n), (P * nu, c * P)), (1 - 1 / P) * Subs(A, (g, n), (P * nu, c))),
             scalars,
         ),
         Step(
-            "But a head is the least that it can give out: from h accelerators on, more of them do nothing",
+            "But a head is the least that it can give out: from `h` accelerators on, more of them do nothing",
             eq(Subs(E, P, h + q), 1),
             scalars,
         ),
         Step(
-            "Tensor parallelism gives out heads as well. While the accelerators divide the key heads they share the "
-            "cache without "
-            "waste",
+            "Tensor parallelism gives out heads as well. While the accelerators divide the key heads they share the cache "
+            "without waste",
             eq(Subs(P * G, g, P * nu), Subs(kg, g, P * nu)),
             scalars,
         ),
         Step(
-            "From g accelerators on, each keeps a whole key head, and no less however many they are",
+            "From `g` accelerators on, each keeps a whole key head, and no less however many they are",
             eq(Subs(G, P, g + q), kg / g),
             scalars,
         ),
@@ -232,8 +215,8 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "A latent serves all heads, so every accelerator keeps it whole: this many times what grouped-query "
-            "attention keeps there",
+            "A latent serves all heads, so every accelerator keeps it whole: this many times what grouped-query attention "
+            "keeps there",
             eq(kl / Subs(G, P, g + q), (l + p) / (2 * d)),
             scalars,
         ),
@@ -248,9 +231,7 @@ PAGE = Derivation(
             options={"mask": "full", "schedule": "ring:z=3,n=2"},
         ),
     ),
-    so="Choose the ring when the blocks are long: its limit is c_*, and grouped heads lower it. Choose the exchange "
-    "up to h "
-    "accelerators; combine the two beyond, heads within a machine and rings between machines. For decoding, split the "
-    "cache by "
-    "context once tensor parallelism has used up the key heads: that divides every cache, the latent's too.",
+    so="Choose the ring when the blocks are long: its limit is `c_*`, and grouped heads lower it. Choose the exchange up to "
+    "`h` accelerators; combine the two beyond, heads within a machine and rings between machines. For decoding, split the "
+    "cache by context once tensor parallelism has used up the key heads: that divides every cache, the latent's too.",
 )

@@ -1,9 +1,9 @@
-"""Multi-head latent attention: absorbed and expanded are one, what a rotation between them breaks, and when which is cheaper."""
+"""Multi-head latent attention: absorbed is expanded, what a rotation breaks, and which is cheaper when."""
 
 from sympy import Derivative, Integer, Limit, Rational, Subs, cos, exp, oo, pi, sin, sqrt
 
 from attnmath.proving.checks import Algebra, Witness, algebra, scalars, signs, waves
-from attnmath.proving.costs import read_off
+from attnmath.proving.costs import apart, read_off
 from attnmath.proving.page import Derivation, Let, Step
 from attnmath.proving.terms import counts, eq, gt, indices, ne, reals, sizes, tensors, total
 from attnmath.proving.ties import Tie
@@ -19,8 +19,8 @@ i, j, o = indices("i j o", n)
 (w,) = indices("w", m)
 (v,) = indices("v", 2 * r)
 Q, C, K, V, S, A, O, Z, P, M = tensors("Q C K V S A O Z P M")
-UK, UV, UR, WO = tensors("U_K U_V U_R W_O")
-QR, KR, KL, X, Y, X1, Y1, R, G = tensors("Q_R K_R K_L x y x' y' R G")
+UK, UV, UR, WO = tensors("W^UK W^UV W^UR W^O")
+QR, KR, KL, X, Y, X1, Y1, R, G = tensors("q^R k^R k^L x y x' y' R G")
 (theta,) = tensors("theta")
 phi, v0, v1 = reals("phi v_0 v_1")
 Ca, Ce, Pa, Pe, Wa, We, N, Sa, Se = reals("C_a C_e P_a P_e W_a W_e N W'_a W'_e")
@@ -38,9 +38,10 @@ def turned(even, odd, place):
 
 
 def by_distance(even, odd, key):
-    """The product of a query's pair and a key's, of which one is rotated by their distance."""
+    """The products of a query's pairs and a key's, of which one is rotated by their distance."""
     angle = (i - j) * theta[p]
-    return (even * key(0) + odd * key(1)) * cos(angle) + (even * key(1) - odd * key(0)) * sin(angle)
+    along, across = even * key(0) + odd * key(1), even * key(1) - odd * key(0)
+    return total(along * cos(angle), p) + total(across * sin(angle), p)
 
 
 def read(name, key, form, letters, says, **options):
@@ -49,7 +50,7 @@ def read(name, key, form, letters, says, **options):
 
 
 q0, q1 = QR[f, i, 2 * p], QR[f, i, 2 * p + 1]
-rotated = eq(R[f, i, j], total(by_distance(q0, q1, lambda odd: KR[j, 2 * p + odd]), p))
+rotated = eq(R[f, i, j], by_distance(q0, q1, lambda odd: KR[j, 2 * p + odd]))
 content = eq(total(Q[f, i, a] * K[f, j, a], a), total(Z[f, i, k] * C[j, k], k))
 outputs = eq(O[f, i, u], total(P[f, i, k] * UV[k, f, u], k))
 SOFTMAX = exp(S[f, i, j] / sqrt(d + 2 * r)) / total(exp(S[f, i, o] / sqrt(d + 2 * r)), o)
@@ -59,21 +60,15 @@ projected = eq(Pe - Pa, 4 * b * c * d * h * l)
 PAGE = Derivation(
     name="latent-attention",
     title=__doc__.rstrip("."),
-    question="MLA caches one narrow latent a token and makes keys and values from it. Must a decoder then expand its "
-    "whole cache for "
-    "each new token? Why does the paper carry positions in a second, odd little key? And if the absorbed form is the "
-    "same "
-    "function, why does prefill not use it?",
-    statement="Because keys and values are linear in the latent, their up-projections can be moved onto the query and "
-    "behind the "
-    "weighted sum. A rotation between the two moves with the distance and cannot be absorbed, so positions get "
-    "coordinates of "
-    "their own. Absorbed scores cost more for each pair, expanding costs for each cached token: absorb up to d l / (l "
-    "- d) new "
-    "queries on a context, expand beyond.",
-    source="DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, sections 2.1.2 (absorption), 2.1.3 (decoupled rotary "
-    "embedding) and "
-    "2.1.4 (cache); rotary embedding: Su et al. 2021, arXiv:2104.09864, section 3.2.2",
+    question="MLA caches one narrow latent a token and makes keys and values from it. Must a decoder then expand its whole "
+    "cache for each new token? Why does the paper carry positions in a second, odd little key? And if the absorbed form is "
+    "the same function, why does prefill not use it?",
+    statement="Because keys and values are linear in the latent, their up-projections can be moved onto the query and behind "
+    "the weighted sum. A rotation between the two moves with the distance and cannot be absorbed, so positions get "
+    "coordinates of their own. Absorbed scores cost more for each pair, expanding costs for each cached token: absorb up to "
+    "`d l / (l - d)` new queries on a context, expand beyond.",
+    source="DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, sections 2.1.2 (absorption), 2.1.3 (decoupled rotary embedding) "
+    "and 2.1.4 (cache); rotary embedding: Su et al. 2021, arXiv:2104.09864, section 3.2.2",
     notation=(
         (h, "heads"),
         (n, "tokens, or keys of the context"),
@@ -126,7 +121,7 @@ PAGE = Derivation(
         ),
         Let(eq(KL[j, v], total(C[j, k] * UR[k, v], k)), "a key's position part if the latent had to supply it"),
         Let(
-            eq(G[f, i, j, k], total(by_distance(q0, q1, lambda odd: UR[k, 2 * p + odd]), p)),
+            eq(G[f, i, j, k], by_distance(q0, q1, lambda odd: UR[k, 2 * p + odd])),
             "the absorbed query that it would take",
         ),
         read(Ca, "flops.matmul", "absorbed", LETTERS, "products of the absorbed core"),
@@ -134,10 +129,10 @@ PAGE = Derivation(
         read(N, "exps", "absorbed", LETTERS, "scores, one for each pair of a query and a key it sees, in each head"),
         read(Pa, "flops.projections", "absorbed", LETTERS, "projections, absorbed"),
         read(Pe, "flops.projections", "expanded", LETTERS, "projections, expanded"),
-        read(Wa, "flops.total", "absorbed", LETTERS, "all work, absorbed"),
-        read(We, "flops.total", "expanded", LETTERS, "all work, expanded"),
-        read(Sa, "flops.total", "absorbed", SHARED, "the same for queries that share one context", mask="full"),
-        read(Se, "flops.total", "expanded", SHARED, "likewise", mask="full"),
+        apart(read(Wa, "flops.total", "absorbed", LETTERS, "all work, absorbed")),
+        apart(read(We, "flops.total", "expanded", LETTERS, "all work, expanded")),
+        apart(read(Sa, "flops.total", "absorbed", SHARED, "the same for queries that share one context", mask="full")),
+        apart(read(Se, "flops.total", "expanded", SHARED, "likewise", mask="full")),
         read(Fa, "flops.matmul", "absorbed", ONE, "products of the core for one new token"),
         read(Fe, "flops.matmul", "expanded", ONE, "likewise"),
         read(Ha, "hbm_bytes.compulsory", "absorbed", ONE, "bytes that the core has to move for one new token"),
@@ -148,23 +143,20 @@ PAGE = Derivation(
         Let(eq(cs, (l - d) * t * (t + 1) / (2 * (d * l - (l - d) * t))), "cached tokens at which they break even"),
     ),
     assumes=(
-        "the latent is wider than a head (l > d)",
-        "where costs are counted, every number has two bytes, values are as wide as keys, and the model as all its "
-        "heads",
+        "the latent is wider than a head (`l > d`)",
+        "where costs are counted, every number has two bytes, values are as wide as keys, and the model as all its heads",
         "expanded keys and values are not kept: a cache that keeps them is that of multi-head attention",
     ),
     steps=(
         Step(
-            "A key is linear in its latent, so its up-projection may as well be applied to the query: each score is "
-            "then a product "
-            "with the latent itself",
+            "A key is linear in its latent, so its up-projection may as well be applied to the query: each score is then a "
+            "product with the latent itself",
             content,
             algebra,
         ),
         Step(
-            "So are the values: latents are summed with the weights, and the sum is projected up once, for each query "
-            "and not for "
-            "each key",
+            "So are the values: latents are summed with the weights, and the sum is projected up once, for each query and "
+            "not for each key",
             outputs,
             algebra,
         ),
@@ -174,9 +166,8 @@ PAGE = Derivation(
             Algebra(using=(outputs,)),
         ),
         Step(
-            "Joining saves nothing where both widths are large: the joined matrix of queries and keys has q l entries "
-            "a head, the "
-            "two have d (q + l)",
+            "Joining saves nothing where both widths are large: the joined matrix of queries and keys has `q l` entries a "
+            "head, the two have `d (q + l)`",
             eq(q * l - d * (q + l), (q - d) * (l - d) - d**2),
             scalars,
         ),
@@ -186,42 +177,40 @@ PAGE = Derivation(
             waves,
         ),
         Step(
-            "If the rotated key came from the latent too, its score would be a product with the latent again, but of "
-            "a query that "
-            "is another one for each distance",
+            "If the rotated key came from the latent too, its score would be a product with the latent again, but of a query "
+            "that is another one for each distance",
             eq(
-                total(by_distance(q0, q1, lambda odd: KL[j, 2 * p + odd]), p),
+                by_distance(q0, q1, lambda odd: KL[j, 2 * p + odd]),
                 total(G[f, i, j, k] * C[j, k], k),
             ),
             algebra,
         ),
         Step(
-            "At distances of one and of two, with one pair and a latent of width one, these queries differ: none "
-            "serves all keys",
+            "At distances of one and of two, with one pair and a latent of width one, these queries differ: none serves all "
+            "keys",
             ne(v0 * cos(phi) + v1 * sin(phi), v0 * cos(2 * phi) + v1 * sin(2 * phi)),
             Witness(at=((v0, 1), (v1, 0), (phi, pi / 2))),
         ),
         Step(
             "The mend: a part that is not rotated and absorbs, beside a narrow one that is rotated, cached after its "
-            "rotation, and "
-            "the same for all heads",
+            "rotation, and the same for all heads",
             eq(S[f, i, j], total(Z[f, i, k] * C[j, k], k) + total(X[f, i, p] * X1[j, p] + Y[f, i, p] * Y1[j, p], p)),
             Algebra(using=(content,)),
         ),
         Step(
-            "The cache is as small as grouped-query attention's with (l + 2r) / 2d key heads would be",
+            "The cache is as small as grouped-query attention's with `(l + 2r) / 2d` key heads would be",
             eq(Subs(kg, g, (l + 2 * r) / (2 * d)), kl),
             scalars,
         ),
         Step(
-            "Now the costs, for t new tokens on c cached ones. An absorbed score and its share of the sum are l wide, "
-            "not d",
+            "Now the costs, for `t` new tokens on `c` cached ones. An absorbed score and its share of the sum are `l` wide, "
+            "not `d`",
             core,
             scalars,
         ),
         Step(
-            "The expanded form makes keys and values of every cached token again; those of the new ones cost what "
-            "absorption costs",
+            "The expanded form makes keys and values of every cached token again; those of the new ones cost what absorption "
+            "costs",
             projected,
             scalars,
         ),
@@ -236,20 +225,18 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "Each cached token turns the balance towards absorbing by the same amount, as long as fewer than t_* are "
-            "new",
+            "Each cached token turns the balance towards absorbing by the same amount, as long as fewer than `t_*` are new",
             eq(Derivative(We - Wa, c), 4 * b * h * (l - d) * (ts - t)),
             scalars,
         ),
         Step(
-            "so that for t < t_* absorbing is cheaper from this many cached tokens on, and for t >= t_* at no length",
+            "so that for `t < t_*` absorbing is cheaper from this many cached tokens on, and for `t \\ge t_*` at no length",
             eq(Subs(We - Wa, c, cs), 0),
             scalars,
         ),
         Step(
-            "For one new token that is at once: with heads at least two wide and a latent that is no narrower, the "
-            "first cached "
-            "token decides for absorbing",
+            "For one new token that is at once: with heads at least two wide and a latent that is no narrower, the first "
+            "cached token decides for absorbing",
             gt(Subs(We - Wa, (t, c, l, d), (1, 1 + alpha, 2 + beta + gamma, 2 + beta)), 0),
             signs,
         ),
@@ -264,14 +251,13 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "but sequences that share a context share its expansion: they break even as new tokens do, at t_* "
-            "sequences",
+            "but sequences that share a context share its expansion: they break even as new tokens do, at `t_*` sequences",
             eq(Derivative(Se - Sa, c), 4 * h * (l - d) * (ts - B)),
             scalars,
         ),
         Step(
-            "On a long context the absorbed core does this many operations for each byte it reads, because all heads "
-            "read the same",
+            "On a long context the absorbed core does this many operations for each byte it reads, because all heads read "
+            "the same",
             eq(Limit(Fa / Ha, n, oo), 2 * h * (l + r) / (l + 2 * r)),
             scalars,
         ),
@@ -302,9 +288,7 @@ PAGE = Derivation(
             ("expanded", {"KC[h n d]": K[f, j, a], "V[h n e]": V[f, j, u]}),
         )
     ),
-    so="Cache the latent and the small rotated key. Decode absorbed, as multi-query attention whose one key is the "
-    "latent: then the "
-    "core does hundreds of operations for each byte, and the number of heads fills the machine where no batch could. "
-    "Prefill "
-    "expanded. For a chunk of new tokens, or many sequences on one prompt, compare with t_*.",
+    so="Cache the latent and the small rotated key. Decode absorbed, as multi-query attention whose one key is the latent: "
+    "then the core does hundreds of operations for each byte, and the number of heads fills the machine where no batch "
+    "could. Prefill expanded. For a chunk of new tokens, or many sequences on one prompt, compare with `t_*`.",
 )

@@ -59,19 +59,14 @@ PAGE = Derivation(
     name="permutations-and-rank",
     title=__doc__.rstrip("."),
     question="Does attention know the order of its tokens when no positions are given, and why do decoders without "
-    "positional "
-    "encodings work all the same? Is a head of width 128 too narrow for a context of 100,000 keys, or does the "
-    "softmax make up "
-    "for that?",
-    statement="Without positions a head only permutes its outputs when its tokens are permuted; a causal mask tells "
-    "it the order. "
-    "The scores of a head of width d lie in d dimensions: from the pattern in which each of n tokens looks at itself "
-    "they are "
-    "at least n - d away, in squares; at width n nothing is out of reach.",
+    "positional encodings work all the same? Is a head of width 128 too narrow for a context of 100,000 keys, or does the "
+    "softmax make up for that?",
+    statement="Without positions a head only permutes its outputs when its tokens are permuted; a causal mask tells it the "
+    "order. The scores of a head of width `d` lie in `d` dimensions: from the pattern in which each of `n` tokens looks at "
+    "itself they are at least `n - d` away, in squares; at width `n` nothing is out of reach.",
     source="equivariance: Lee et al. 2019, arXiv:1810.00825, section 3; order from the causal mask: Haviv et al. 2022, "
-    "arXiv:2203.16634; the low-rank bottleneck: Bhojanapalli et al. 2020, arXiv:2002.07028, theorem 1; the nearest "
-    "matrix of a "
-    "rank: Eckart and Young 1936, Psychometrika 1, pages 211 to 218",
+    "arXiv:2203.16634; the low-rank bottleneck: Bhojanapalli et al. 2020, arXiv:2002.07028, theorem 1; the nearest matrix of "
+    "a rank: Eckart and Young 1936, Psychometrika 1, pages 211 to 218",
     notation=(
         (n, "tokens"),
         (d, "width of the head's queries and keys"),
@@ -117,9 +112,12 @@ PAGE = Derivation(
     ),
     given=(
         Given(
-            spanned, "the columns of Q lie in the span of d orthonormal columns (Gram and Schmidt)", MODEL, (ge(n, d),)
+            spanned,
+            "the columns of `Q` lie in the span of `d` orthonormal columns (Gram and Schmidt)",
+            MODEL,
+            (ge(n, d),),
         ),
-        Given(orthonormal, "the columns of U are orthonormal", MODEL, (ge(n, d),)),
+        Given(orthonormal, "the columns of `U` are orthonormal", MODEL, (ge(n, d),)),
         Given(
             pattern,
             "the weights of a row of the pattern add up to one",
@@ -127,7 +125,7 @@ PAGE = Derivation(
         ),
     ),
     assumes=(
-        "there are at least as many tokens as the head is wide (n >= d); every matrix Q is then U R",
+        "there are at least as many tokens as the head is wide (`n \\ge d`); every matrix `Q` is then `U R`",
         "the scores are those before a mask: what a mask cuts off, it cuts off the scores of any rank",
     ),
     steps=(
@@ -153,9 +151,8 @@ PAGE = Derivation(
             reorder,
         ),
         Step(
-            "but a causal mask stays where it is: of two tokens exchanged, the second saw both, now comes first and "
-            "sees itself "
-            "alone, and its output changes by this",
+            "but a causal mask stays where it is: of two tokens exchanged, the second saw both, now comes first and sees "
+            "itself alone, and its output changes by this",
             eq(v1 - (v0 + v1 * exp(x)) / (1 + exp(x)), (v1 - v0) / (1 + exp(x))),
             scalars,
         ),
@@ -165,13 +162,13 @@ PAGE = Derivation(
             Witness(at=((v0, 0), (v1, 1), (x, 0))),
         ),
         Step(
-            "A causal head whose scores are all equal gives its first token a weight that tells how many tokens there "
-            "are so far",
+            "A causal head whose scores are all equal gives its first token a weight that tells how many tokens there are so "
+            "far",
             eq(exp(x) / Sum(exp(x), (k, 0, t)), 1 / (t + 1)),
             algebra,
         ),
         Step(
-            "Now the width: the scores are d columns, mixed differently for each key",
+            "Now the width: the scores are `d` columns, mixed differently for each key",
             factored,
             Algebra(using=(spanned,)),
         ),
@@ -186,40 +183,37 @@ PAGE = Derivation(
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "and its trace, which is the dimension of what it projects onto, is d: the scores of n tokens miss n - d "
+            "and its trace, which is the dimension of what it projects onto, is `d`: the scores of `n` tokens miss `n - d` "
             "dimensions",
             eq(total(KroneckerDelta(i, l) * H[i, l], i, l), d),
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "The nearest that the span comes to the pattern in which each token looks at itself is the projection, "
-            "and it is "
-            "n - d away",
+            "The nearest that the span comes to the pattern in which each token looks at itself is the projection, and it is "
+            "`n - d` away",
             eq(gap(KroneckerDelta(i, j), H[i, j]), left_out),
             Algebra(using=(orthonormal,)),
         ),
         Step(
-            "Scores that ought to be tau there and 0 elsewhere are off by that times tau^2, and a sum of squares more "
-            "(Pythagoras): "
-            "no head of width d does better than S = tau H",
+            "Scores that ought to be `\\tau` there and 0 elsewhere are off by that times `\\tau^2`, and a sum of squares "
+            "more (Pythagoras): no head of width `d` does better than `S = \\tau H`",
             eq(gap(tau * KroneckerDelta(i, j), S[i, j]), tau**2 * left_out + gap(tau * H[i, j], S[i, j])),
             Algebra(using=(factored, orthonormal)),
         ),
         Step(
-            "The softmax takes one number a row off the scores: the logarithms of the weights lie in d + 1 dimensions",
+            "The softmax takes one number a row off the scores: the logarithms of the weights lie in `d + 1` dimensions",
             eq(A[i, j], exp(total(U[i, b] * M[b, j], b) - F[i])),
             Algebra(using=(spanned,)),
         ),
         Step(
-            "The weights themselves may have any rank: with two tokens and d = 1, where Q = (0, 1) and K = (0, x), "
-            "their "
-            "determinant is not zero",
+            "The weights themselves may have any rank: with two tokens and `d = 1`, where `Q = (0, 1)` and `K = (0, x)`, "
+            "their determinant is not zero",
             ne(Rational(1, 2) * exp(x) / (1 + exp(x)) - Rational(1, 2) / (1 + exp(x)), 0),
             Witness(at=((x, 1),)),
         ),
         Step(
-            "A head as wide as its context can take any pattern: queries that hold its logarithms, keys that are the "
-            "unit vectors",
+            "A head as wide as its context can take any pattern: queries that hold its logarithms, keys that are the unit "
+            "vectors",
             eq(picked(i, j) / total(picked(i, z), z), T[i, j]),
             Algebra(using=(pattern,)),
         ),
@@ -234,9 +228,7 @@ PAGE = Derivation(
             options={"mask": "full"},
         ),
     ),
-    so="An encoder needs positions; a decoder learns some from its mask, and less clearly the further back they are. "
-    "Give a head "
-    "its width for the context it has to be precise in, not as the model's width over the number of heads: more heads "
-    "of less "
-    "width mix more patterns, each of fewer dimensions.",
+    so="An encoder needs positions; a decoder learns some from its mask, and less clearly the further back they are. Give a "
+    "head its width for the context it has to be precise in, not as the model's width over the number of heads: more heads "
+    "of less width mix more patterns, each of fewer dimensions.",
 )

@@ -91,3 +91,16 @@ def pairs(
     if written is not None and expand(found - written) != 0:
         raise AttnmathError(f"{mask}: the table of masks counts {factor(found)}, not {written}")
     return factor(found) if written is None else written
+
+
+def apart(cost: Let) -> Let:
+    """The same cost as a sum of terms, for one that is too long for a line: a product is not broken, a sum is.
+
+    >>> from attnmath.proving.terms import reals
+    >>> F, x, y = reals("F x y")
+    >>> apart(Let(eq(F, x * (x + y)))).claim.rhs
+    x**2 + x*y
+    """
+    from sympy import expand
+
+    return Let(eq(cost.claim.lhs, expand(cost.claim.rhs)), cost.says)
