@@ -30,10 +30,25 @@ def keys(first, last):
     return Sum(k[s, a], (s, first, last))
 
 
-states = Recurrence(t, eq(S[0, a, u], k[0, a] * v[0, u]), eq(S[t + 1, a, u], S[t, a, u] + k[t + 1, a] * v[t + 1, u]))
-sums = Recurrence(t, eq(z[0, a], k[0, a]), eq(z[t + 1, a], z[t, a] + k[t + 1, a]))
-chunks = Recurrence(g, eq(C[0, a, u], 0), eq(C[g + 1, a, u], C[g, a, u] + state(g * B, (g + 1) * B - 1)))
-chunk_sums = Recurrence(g, eq(y[0, a], 0), eq(y[g + 1, a], y[g, a] + keys(g * B, (g + 1) * B - 1)))
+states = Recurrence(
+    t,
+    eq(S[0, a, u], k[0, a] * v[0, u]),
+    eq(S[t + 1, a, u], S[t, a, u] + k[t + 1, a] * v[t + 1, u]),
+    "the state after a token",
+)
+sums = Recurrence(t, eq(z[0, a], k[0, a]), eq(z[t + 1, a], z[t, a] + k[t + 1, a]), "the sum of keys after a token")
+chunks = Recurrence(
+    g,
+    eq(C[0, a, u], 0),
+    eq(C[g + 1, a, u], C[g, a, u] + state(g * B, (g + 1) * B - 1)),
+    "the state before a chunk",
+)
+chunk_sums = Recurrence(
+    g,
+    eq(y[0, a], 0),
+    eq(y[g + 1, a], y[g, a] + keys(g * B, (g + 1) * B - 1)),
+    "the sum of keys before a chunk",
+)
 held = eq(S[t, a, u], state(0, t))
 held_keys = eq(z[t, a], keys(0, t))
 before = eq(C[g, a, u], state(0, g * B - 1))
@@ -97,7 +112,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "Causally, that sum is a state that every token adds to, and after token t it holds all tokens up to t",
+            "Causally, that sum is a state that every token adds to, and after token `t` it holds all tokens up to `t`",
             held,
             Induction(recurrence=states),
         ),
@@ -110,13 +125,13 @@ PAGE = Derivation(
             Algebra(using=(recalled, weighed)),
         ),
         Step(
-            "In chunks a state moves once a chunk; before chunk g it holds all tokens of the chunks before",
+            "In chunks a state moves once a chunk; before chunk `g` it holds all tokens of the chunks before",
             before,
             Induction(recurrence=chunks),
         ),
         Step("as does the sum of keys", before_keys, Induction(recurrence=chunk_sums)),
         Step(
-            "so a token of chunk g finds in its state that of the chunk's start and what the chunk has added since",
+            "so a token of chunk `g` finds in its state that of the chunk's start and what the chunk has added since",
             eq(S[t, a, u], C[g, a, u] + state(g * B, t)),
             Algebra(using=(held, before)),
             when=(inside,),
@@ -160,7 +175,7 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "At a length of d the traffic of the recurrence falls by a factor that grows as d / 4",
+            "At a length of `d` the traffic of the recurrence falls by a factor that grows as `d / 4`",
             eq(Limit(d * Subs(H_chunk, B, d) / H_rec, d, oo), 4),
             scalars,
         ),
@@ -170,7 +185,7 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "In time, an operation counts as one and a byte as R of them, and operations pull the best length down",
+            "In time, an operation counts as one and a byte as `R` of them, and operations pull the best length down",
             eq(Subs(Derivative(F_chunk + R * H_chunk, B), B, fastest), 0),
             scalars,
         ),
