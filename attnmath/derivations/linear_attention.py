@@ -87,7 +87,11 @@ PAGE = Derivation(
         (R, "the ridge point: operations a second over bytes a second"),
         (x, "by how much there are more tokens"),
     ),
-    assumes=("features are numbers, made of queries and keys by any map; the denominators are not zero",),
+    assumes=(
+        "features are numbers, made of queries and keys by any map; the denominators are not zero",
+        "traffic is that of kernels that write every result to memory, in 16 bits; one that keeps scores on the chip takes the "
+        "longest chunk that fits there",
+    ),
     lets=(
         Let(eq(W[i, j], total(q[i, a] * k[j, a], a)), "the score of a pair: what takes the softmax's place"),
         Let(eq(num[i, u], Sum(W[i, s] * v[s, u], (s, 0, i))), "causal attention without a softmax, not yet divided"),
@@ -97,11 +101,15 @@ PAGE = Derivation(
         sums,
         chunks,
         chunk_sums,
-        read_off(F_quad, "linear-attention", "flops.core", letters, form="quadratic"),
-        read_off(F_rec, "linear-attention", "flops.core", letters, form="recurrent"),
-        read_off(F_chunk, "linear-attention", "flops.core", letters, form="chunked"),
-        read_off(H_rec, "linear-attention", "hbm_bytes.unfused", letters, form="recurrent"),
-        read_off(H_chunk, "linear-attention", "hbm_bytes.unfused", letters, form="chunked"),
+        read_off(
+            F_quad, "linear-attention", "flops.core", letters, "operations of the quadratic form", form="quadratic"
+        ),
+        read_off(F_rec, "linear-attention", "flops.core", letters, "of the recurrence", form="recurrent"),
+        read_off(F_chunk, "linear-attention", "flops.core", letters, "of chunks", form="chunked"),
+        read_off(
+            H_rec, "linear-attention", "hbm_bytes.unfused", letters, "traffic of the recurrence", form="recurrent"
+        ),
+        read_off(H_chunk, "linear-attention", "hbm_bytes.unfused", letters, "of chunks", form="chunked"),
         Let(eq(best, 2 * sqrt(d * (d + 1) / 3)), "the chunk with the least traffic, as will be seen"),
         Let(eq(fastest, 4 * sqrt(d * (d + 1) * R / (12 * R + 4 * d + 1))), "the fastest chunk, as will be seen"),
     ),

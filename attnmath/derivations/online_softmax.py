@@ -57,10 +57,10 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="A softmax needs the sum over all keys before it can divide, so how can a kernel that never sees more than one "
     "block of keys return exact attention, in whatever order the blocks come and on however many processors they lie?",
-    statement="A block's partial result is three things: a reference `m`, the sum `l` of the exponentials of scores "
-    "less `m`, and the sum `o` of the same times values. Merging two is associative and commutative, has a neutral "
-    "element, and gives the partial result of both blocks together. So any order and any tree of merges ends in the same `o / l`: attention over all keys. "
-    "FlashAttention, memory-efficient attention, split-KV decoding and ring attention are four such orders.",
+    statement="A block's partial result is three things: a reference `m`, the sum `l` of the exponentials of scores less `m`, "
+    "and the sum `o` of the same times values. Merging two is associative and commutative, has a neutral element, and gives "
+    "the partial result of both blocks together. So any order and any tree of merges ends in the same `o / l`: attention over "
+    "all keys. FlashAttention, memory-efficient attention, split-KV decoding and ring attention are four such orders.",
     source="Milakov and Gimelshein 2018, arXiv:1805.02867, section 3; Rabe and Staats 2021, arXiv:2112.05682, section 2; "
     "Dao et al. 2022, arXiv:2205.14135, section 3.1; Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, algorithm 1",
     notation=(
