@@ -414,7 +414,7 @@ BREAKAGES = {
         "return bool(wild.setdefault(pattern, target) == target)",
         "return bool(wild.setdefault(pattern, target) is not None)",
     ),
-    "no fresh names": ("return self._normal(fresh(sympify(e)), {})", "return self._normal(sympify(e), {})"),
+    "no fresh names": ("return self._normal(fresh(sympify(e)), around)", "return self._normal(sympify(e), around)"),
     "no fresh names in grad": ("return fresh(e).diff(entry)", "return e.diff(entry)"),
     "no fresh names after inner sums": (
         "(fresh(self._inner(body, {**around, **bound})), bound)",

@@ -47,12 +47,19 @@ state = Recurrence(
         S[t + 1, a, f],
         exp(x[t, a]) * S[t, a, f] + beta[t] * k[t, a] * (v[t, f] - total(k[t, c] * exp(x[t, c]) * S[t, c, f], c)),
     ),
+    "the state before token `t`, by the recurrence",
 )
-product = Recurrence(t, eq(P[0, a, b], KroneckerDelta(a, b)), eq(P[t + 1, a, b], total(T[t, a, c] * P[t, c, b], c)))
+product = Recurrence(
+    t,
+    eq(P[0, a, b], KroneckerDelta(a, b)),
+    eq(P[t + 1, a, b], total(T[t, a, c] * P[t, c, b], c)),
+    "the product of all `T` so far",
+)
 written = Recurrence(
     t,
     eq(Z[0, a, f], 0),
     eq(Z[t + 1, a, f], total(T[t, a, c] * Z[t, c, f], c) + beta[t] * k[t, a] * v[t, f]),
+    "the state that starts empty",
 )
 u_row = eq(U[t, f], beta[t] * v[t, f] - above(U[s, f]))
 w_row = eq(W[t, b], beta[t] * exp(L[t + 1, b]) * k[t, b] - above(W[s, b]))
@@ -68,7 +75,7 @@ PAGE = Derivation(
     question="Linear attention only ever adds to its state. What does the delta rule do instead, and how can a recurrence that "
     "reads its own state at every token be computed in chunks, by products of matrices?",
     statement="The delta rule is one step of gradient descent on how far the state's recall of a key is from its value. A "
-    "token multiplies the state by I - beta k k^T, after a decay of each channel. Over a chunk these products are the decay "
+    "token multiplies the state by `I - \\beta k k^T`, after a decay of each channel. Over a chunk these products are the decay "
     "less a sum of outer products (the WY form), whose rows solve one triangular system with one solution.",
     source="Schlag, Irie and Schmidhuber 2021, arXiv:2102.11174; chunks: Yang et al. 2024, arXiv:2406.06484, section 3; gated: "
     "Yang, Kautz and Hatamizadeh 2024, arXiv:2412.06464, section 3; per channel: Kimi Team 2025, arXiv:2510.26692, section 3",
@@ -100,7 +107,7 @@ PAGE = Derivation(
         state,
         Let(
             eq(T[i, a, b], (KroneckerDelta(a, b) - beta[i] * k[i, a] * k[i, b]) * exp(x[i, b])),
-            "what a token does to the state: a decay, then I - beta k k^T",
+            "what a token does to the state: a decay, then `I - \\beta k k^T`",
         ),
         product,
         written,
@@ -111,21 +118,21 @@ PAGE = Derivation(
         Let(eq(D[i, f], U[i, f] - total(W[i, a] * H[a, f], a)), "what is written beside the keys"),
         Let(
             eq(C[i, a, f], exp(L[i, a]) * H[a, f] + Sum(faded(s, i, a) * k[s, a] * D[s, f], (s, 0, i - 1))),
-            "the state before token i, as chunks compute it",
+            "the state before token `i`, as chunks compute it",
         ),
-        Let(eq(O[i, f], total(q[i, a] * C[i + 1, a, f], a)), "the output of token i"),
+        Let(eq(O[i, f], total(q[i, a] * C[i + 1, a, f], a)), "the output of token `i`"),
         Let(eq(R[a, f], C[B, a, f]), "the state that the chunk leaves"),
     ),
     given=(
-        Given(u_row, "U solves the triangular system for the values", solved("U", u_row)),
-        Given(w_row, "W solves it for the decayed keys", solved("W", w_row)),
-        Given(x_row, "X solves it for any right side Y", solved("X", x_row)),
-        Given(x2_row, "so does X'", solved("X'", x2_row)),
+        Given(u_row, "`U` solves the triangular system for the values", solved("U", u_row)),
+        Given(w_row, "`W` solves it for the decayed keys", solved("W", w_row)),
+        Given(x_row, "`X` solves it for any right side `Y`", solved("X", x_row)),
+        Given(x2_row, "so does `X'`", solved("X'", x2_row)),
     ),
     steps=(
         Step("The gradient of the error is the key times what the recall has too much", gradient, algebra),
         Step(
-            "so that a step of length beta down it is a factor I - beta k k^T, and a write",
+            "so that a step of length `\\beta` down it is a factor `I - \\beta k k^T`, and a write",
             eq(
                 M[a, f] - beta[t] * Partial(loss, M[a, f]),
                 total((KroneckerDelta(a, b) - beta[t] * k[t, a] * k[t, b]) * M[b, f], b) + beta[t] * k[t, a] * v[t, f],
@@ -133,7 +140,7 @@ PAGE = Derivation(
             Algebra(using=(gradient,)),
         ),
         Step(
-            "After it the key recalls a mixture of what it did and of the value; with beta |k|^2 = 1, the value alone",
+            "After it the key recalls a mixture of what it did and of the value; with `\\beta |k|^2 = 1`, the value alone",
             eq(
                 total(k[t, a] * (M[a, f] - beta[t] * Partial(loss, M[a, f])), a),
                 recalled(M[c, f]) + beta[t] * total(k[t, b] ** 2, b) * (v[t, f] - recalled(M[c, f])),
@@ -141,7 +148,7 @@ PAGE = Derivation(
             Algebra(using=(gradient,)),
         ),
         Step(
-            "With a gate the step starts from the decayed state: a token multiplies the state by T, and writes",
+            "With a gate the step starts from the decayed state: a token multiplies the state by `T`, and writes",
             eq(
                 exp(x[t, a]) * S[t, a, f]
                 + beta[t] * k[t, a] * (v[t, f] - total(k[t, c] * exp(x[t, c]) * S[t, c, f], c)),
@@ -151,7 +158,7 @@ PAGE = Derivation(
         ),
         Step("Decays multiply along the chunk, so their logarithms add up", decay, algebra),
         Step(
-            "The product of all T since the chunk's start is the decay, less a sum of outer products of keys and rows of W",
+            "The product of all `T` since the chunk's start is the decay, less a sum of outer products of keys and rows of `W`",
             eq(
                 P[t, a, b],
                 KroneckerDelta(a, b) * exp(L[t, a]) - Sum(faded(s, t, a) * k[s, a] * W[s, b], (s, 0, t - 1)),
@@ -159,22 +166,22 @@ PAGE = Derivation(
             Induction(recurrence=product, using=(decay, w_row)),
         ),
         Step(
-            "and what is written since, into an empty state, a sum of outer products of keys and rows of U",
+            "and what is written since, into an empty state, a sum of outer products of keys and rows of `U`",
             eq(Z[t, a, f], Sum(faded(s, t, a) * k[s, a] * U[s, f], (s, 0, t - 1))),
             Induction(recurrence=written, using=(decay, u_row)),
         ),
         Step(
-            "With the state H at the start, D = U - W H solves the triangular system for values less what H recalls",
+            "With the state `H` at the start, `D = U - W H` solves the triangular system for values less what `H` recalls",
             d_row,
             Algebra(using=(u_row, w_row)),
         ),
         Step(
-            "so that the recurrence's state is H decayed and a sum of outer products of keys and rows of D",
+            "so that the recurrence's state is `H` decayed and a sum of outer products of keys and rows of `D`",
             chunked,
             Induction(recurrence=state, using=(decay, d_row)),
         ),
         Step(
-            "where a row of D is the correction that the recurrence writes: beta times value less recall",
+            "where a row of `D` is the correction that the recurrence writes: `\\beta` times value less recall",
             eq(D[t, f], beta[t] * (v[t, f] - total(k[t, c] * exp(x[t, c]) * S[t, c, f], c))),
             Algebra(using=(decay, d_row, chunked)),
         ),
@@ -184,7 +191,7 @@ PAGE = Derivation(
             Rows(using=(x2_row, x_row)),
         ),
         Step(
-            "Outputs read the state at the start once, and the rows of D through scores within the chunk",
+            "Outputs read the state at the start once, and the rows of `D` through scores within the chunk",
             eq(
                 O[t, f],
                 total(q[t, a] * exp(L[t + 1, a]) * H[a, f], a)

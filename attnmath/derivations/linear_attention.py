@@ -30,10 +30,25 @@ def keys(first, last):
     return Sum(k[s, a], (s, first, last))
 
 
-states = Recurrence(t, eq(S[0, a, u], k[0, a] * v[0, u]), eq(S[t + 1, a, u], S[t, a, u] + k[t + 1, a] * v[t + 1, u]))
-sums = Recurrence(t, eq(z[0, a], k[0, a]), eq(z[t + 1, a], z[t, a] + k[t + 1, a]))
-chunks = Recurrence(g, eq(C[0, a, u], 0), eq(C[g + 1, a, u], C[g, a, u] + state(g * B, (g + 1) * B - 1)))
-chunk_sums = Recurrence(g, eq(y[0, a], 0), eq(y[g + 1, a], y[g, a] + keys(g * B, (g + 1) * B - 1)))
+states = Recurrence(
+    t,
+    eq(S[0, a, u], k[0, a] * v[0, u]),
+    eq(S[t + 1, a, u], S[t, a, u] + k[t + 1, a] * v[t + 1, u]),
+    "the state after a token",
+)
+sums = Recurrence(t, eq(z[0, a], k[0, a]), eq(z[t + 1, a], z[t, a] + k[t + 1, a]), "the sum of keys after a token")
+chunks = Recurrence(
+    g,
+    eq(C[0, a, u], 0),
+    eq(C[g + 1, a, u], C[g, a, u] + state(g * B, (g + 1) * B - 1)),
+    "the state before a chunk",
+)
+chunk_sums = Recurrence(
+    g,
+    eq(y[0, a], 0),
+    eq(y[g + 1, a], y[g, a] + keys(g * B, (g + 1) * B - 1)),
+    "the sum of keys before a chunk",
+)
 held = eq(S[t, a, u], state(0, t))
 held_keys = eq(z[t, a], keys(0, t))
 before = eq(C[g, a, u], state(0, g * B - 1))
@@ -72,7 +87,11 @@ PAGE = Derivation(
         (R, "the ridge point: operations a second over bytes a second"),
         (x, "by how much there are more tokens"),
     ),
-    assumes=("features are numbers, made of queries and keys by any map; the denominators are not zero",),
+    assumes=(
+        "features are numbers, made of queries and keys by any map; the denominators are not zero",
+        "traffic is that of kernels that write every result to memory, in 16 bits; one that keeps scores on the chip takes the "
+        "longest chunk that fits there",
+    ),
     lets=(
         Let(eq(W[i, j], total(q[i, a] * k[j, a], a)), "the score of a pair: what takes the softmax's place"),
         Let(eq(num[i, u], Sum(W[i, s] * v[s, u], (s, 0, i))), "causal attention without a softmax, not yet divided"),
@@ -82,11 +101,15 @@ PAGE = Derivation(
         sums,
         chunks,
         chunk_sums,
-        read_off(F_quad, "linear-attention", "flops.core", letters, form="quadratic"),
-        read_off(F_rec, "linear-attention", "flops.core", letters, form="recurrent"),
-        read_off(F_chunk, "linear-attention", "flops.core", letters, form="chunked"),
-        read_off(H_rec, "linear-attention", "hbm_bytes.unfused", letters, form="recurrent"),
-        read_off(H_chunk, "linear-attention", "hbm_bytes.unfused", letters, form="chunked"),
+        read_off(
+            F_quad, "linear-attention", "flops.core", letters, "operations of the quadratic form", form="quadratic"
+        ),
+        read_off(F_rec, "linear-attention", "flops.core", letters, "of the recurrence", form="recurrent"),
+        read_off(F_chunk, "linear-attention", "flops.core", letters, "of chunks", form="chunked"),
+        read_off(
+            H_rec, "linear-attention", "hbm_bytes.unfused", letters, "traffic of the recurrence", form="recurrent"
+        ),
+        read_off(H_chunk, "linear-attention", "hbm_bytes.unfused", letters, "of chunks", form="chunked"),
         Let(eq(best, 2 * sqrt(d * (d + 1) / 3)), "the chunk with the least traffic, as will be seen"),
         Let(eq(fastest, 4 * sqrt(d * (d + 1) * R / (12 * R + 4 * d + 1))), "the fastest chunk, as will be seen"),
     ),
@@ -97,7 +120,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "Causally, that sum is a state that every token adds to, and after token t it holds all tokens up to t",
+            "Causally, that sum is a state that every token adds to, and after token `t` it holds all tokens up to `t`",
             held,
             Induction(recurrence=states),
         ),
@@ -110,13 +133,13 @@ PAGE = Derivation(
             Algebra(using=(recalled, weighed)),
         ),
         Step(
-            "In chunks a state moves once a chunk; before chunk g it holds all tokens of the chunks before",
+            "In chunks a state moves once a chunk; before chunk `g` it holds all tokens of the chunks before",
             before,
             Induction(recurrence=chunks),
         ),
         Step("as does the sum of keys", before_keys, Induction(recurrence=chunk_sums)),
         Step(
-            "so a token of chunk g finds in its state that of the chunk's start and what the chunk has added since",
+            "so a token of chunk `g` finds in its state that of the chunk's start and what the chunk has added since",
             eq(S[t, a, u], C[g, a, u] + state(g * B, t)),
             Algebra(using=(held, before)),
             when=(inside,),
@@ -160,7 +183,7 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "At a length of d the traffic of the recurrence falls by a factor that grows as d / 4",
+            "At a length of `d` the traffic of the recurrence falls by a factor that grows as `d / 4`",
             eq(Limit(d * Subs(H_chunk, B, d) / H_rec, d, oo), 4),
             scalars,
         ),
@@ -170,7 +193,7 @@ PAGE = Derivation(
             scalars,
         ),
         Step(
-            "In time, an operation counts as one and a byte as R of them, and operations pull the best length down",
+            "In time, an operation counts as one and a byte as `R` of them, and operations pull the best length down",
             eq(Subs(Derivative(F_chunk + R * H_chunk, B), B, fastest), 0),
             scalars,
         ),

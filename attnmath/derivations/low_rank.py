@@ -72,8 +72,8 @@ PAGE = Derivation(
     question="Linformer projects keys and values to a fixed number, Nyström attention goes through a few landmarks. When is that "
     "the same function as attention, and what is lost otherwise?",
     statement="A matrix whose rows lie in the range of a projection passes through it unharmed; of any other, what is lost is "
-    "what lies outside, on both sides of the product. The Nyström product through m landmarks is exact on their rows and "
-    "columns, and everywhere if the rank is m. Both statements are about the matrix before the softmax's division: projected "
+    "what lies outside, on both sides of the product. The Nyström product through `m` landmarks is exact on their rows and "
+    "columns, and everywhere if the rank is `m`. Both statements are about the matrix before the softmax's division: projected "
     "scores under a softmax are exact only where the keys of a pool agree.",
     source="Wang et al. 2020, arXiv:2006.04768, section 4; Xiong et al. 2021, arXiv:2102.03902, section 3",
     notation=(
@@ -85,7 +85,7 @@ PAGE = Derivation(
         (e, "width of values"),
         (P, "any matrix of weights, of queries and keys"),
         (B, "the coefficients of weights that are made of the projection's rows"),
-        (F, "the projection, of p rows"),
+        (F, "the projection, of `p` rows"),
         (V, "the values"),
         (q, "a query"),
         (k, "keys in pools"),
@@ -98,11 +98,11 @@ PAGE = Derivation(
         (M, "any matrix of queries and keys: before the division, exponentials of scores"),
         (row, "which queries are landmarks"),
         (column, "which keys are"),
-        (A, "the inverse of the landmarks' block of M"),
-        (L, "m rows"),
+        (A, "the inverse of the landmarks' block of `M`"),
+        (L, "`m` rows"),
         (U, "how every row is made of them"),
         (Z, "the inverse of their landmark columns"),
-        (whole, "the sum of a row of T over all keys"),
+        (whole, "the sum of a row of `T` over all keys"),
         (f, "what a query's row sums to over the landmark keys"),
         (rows, "the sum of a landmark's row over all keys"),
         (core, "and over the landmark keys"),
@@ -110,7 +110,7 @@ PAGE = Derivation(
     ),
     assumes=("there are no more landmarks, and no more projected keys, than keys", "sums of rows are not zero"),
     lets=(
-        Let(eq(X[i, j], total(B[i, r] * F[r, j], r)), "weights whose rows lie in the projection's range: rank p"),
+        Let(eq(X[i, j], total(B[i, r] * F[r, j], r)), "weights whose rows lie in the projection's range: rank `p`"),
         Let(eq(W[i, r], total(P[i, j] * F[r, j], j)), "any weights, projected"),
         Let(eq(N[i, j], P[i, j] - kept(j)), "what the projection leaves out of them"),
         Let(eq(K[r, h], total(k[r, t, h], t) / c), "Linformer's projection by pools: their mean keys"),
@@ -119,14 +119,14 @@ PAGE = Derivation(
             eq(R[i, j], M[i, j] - nystrom(M[i, column(a)], A[a, b], M[row(b), j])),
             "what the Nyström product leaves out",
         ),
-        Let(eq(T[i, j], total(U[i, a] * L[a, j], a)), "a matrix of rank m, made of its landmark rows"),
+        Let(eq(T[i, j], total(U[i, a] * L[a, j], a)), "a matrix of rank `m`, made of its landmark rows"),
     ),
     given=(
         Given(orthonormal, "the projection's rows are orthonormal", {"F": mirrored}, when=(fits,)),
         Given(pooled, "the keys of a pool are equal", {"k": lambda world, x, _, z: world.entry("w", (x, z))}),
         Given(
             right,
-            "the landmarks' block of M has an inverse",
+            "the landmarks' block of `M` has an inverse",
             {"A": inverse(M[row(a), column(b)])},
             when=(enough,),
         ),
@@ -134,7 +134,7 @@ PAGE = Derivation(
         Given(themselves, "a landmark row is made of itself", {"U": own}, when=(enough,)),
         Given(
             solved,
-            "the landmark rows and columns of T have an inverse",
+            "the landmark rows and columns of `T` have an inverse",
             {"Z": inverse(L[a, column(b)])},
             when=(enough,),
         ),
@@ -214,7 +214,7 @@ PAGE = Derivation(
             when=(enough,),
         ),
         Step(
-            "A matrix of rank m is made of m rows, and these are its own at the landmarks",
+            "A matrix of rank `m` is made of `m` rows, and these are its own at the landmarks",
             landmark,
             Algebra(using=(themselves,)),
             when=(enough,),
@@ -226,7 +226,7 @@ PAGE = Derivation(
             when=(enough,),
         ),
         Step(
-            "Applied to values from the right, no matrix is larger than n by m: the cost is linear in the keys",
+            "Applied to values from the right, no matrix is larger than `n` by `m`: the cost is linear in the keys",
             eq(
                 total(nystrom(M[i, column(a)], A[a, b], M[row(b), j]) * V[j, u], j),
                 total(M[i, column(a)] * total(A[a, b] * total(M[row(b), j] * V[j, u], j), b), a),
@@ -244,7 +244,7 @@ PAGE = Derivation(
             when=(enough,),
         ),
         Step(
-            "so that it returns the softmax of a matrix of rank m where landmarks take the same share of every row",
+            "so that it returns the softmax of a matrix of rank `m` where landmarks take the same share of every row",
             eq(
                 nystrom(T[i, column(a)] / f[i], Z[a, b] * core[b], T[row(b), j] / rows[b]),
                 T[i, j] / whole[i],
@@ -254,6 +254,6 @@ PAGE = Derivation(
         ),
     ),
     so="Neither method is attention at a lower price: each is exact for matrices of low rank, and weights that single out "
-    "another key for every query have full rank. No projection to p rows leaves out less than the squares of the singular "
-    "values beyond the first p (Eckart and Young 1936). Causal masks do not fit either: a projected key mixes positions.",
+    "another key for every query have full rank. No projection to `p` rows leaves out less than the squares of the singular "
+    "values beyond the first `p` (Eckart and Young 1936). Causal masks do not fit either: a projected key mixes positions.",
 )

@@ -31,15 +31,21 @@ def seen(many, reference=0, value=1):
 
 stands = eq(l[p] * exp(m[p]), total(exp(s[p, i]), i))
 stands_o = eq(o[p, u] * exp(m[p]), total(exp(s[p, i]) * v[p, i, u], i))
-block_max = Recurrence(g, eq(top[0, p], m0), eq(top[g + 1, p], Max(top[g, p], s[p, g])))
-run_max = Recurrence(t, eq(run[0], m0), eq(run[t + 1], Max(run[t], top[c, t])))
+block_max = Recurrence(
+    g, eq(top[0, p], m0), eq(top[g + 1, p], Max(top[g, p], s[p, g])), "a block's largest score, key by key"
+)
+run_max = Recurrence(t, eq(run[0], m0), eq(run[t + 1], Max(run[t], top[c, t])), "the running reference")
 run_sum = Recurrence(
-    t, eq(L[0], 0), eq(L[t + 1], L[t] * exp(run[t] - run[t + 1]) + total(exp(s[t, i] - run[t + 1]), i))
+    t,
+    eq(L[0], 0),
+    eq(L[t + 1], L[t] * exp(run[t] - run[t + 1]) + total(exp(s[t, i] - run[t + 1]), i)),
+    "the running sum",
 )
 run_out = Recurrence(
     t,
     eq(O[0, u], 0),
     eq(O[t + 1, u], O[t, u] * exp(run[t] - run[t + 1]) + total(exp(s[t, i] - run[t + 1]) * v[t, i, u], i)),
+    "the running output",
 )
 fold = eq(L[t], seen(t, run[t]))
 fold_o = eq(O[t, u], seen(t, run[t], v[p, i, u]))
@@ -51,10 +57,10 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="A softmax needs the sum over all keys before it can divide, so how can a kernel that never sees more than one "
     "block of keys return exact attention, in whatever order the blocks come and on however many processors they lie?",
-    statement="A block's partial result is three things: a reference m, the sum l of exp(score - m), and the sum o of "
-    "exp(score - m) times values. Merging two is associative and commutative, has a neutral element, and gives the partial "
-    "result of both blocks together. So any order and any tree of merges ends in the same o / l: attention over all keys. "
-    "FlashAttention, memory-efficient attention, split-KV decoding and ring attention are four such orders.",
+    statement="A block's partial result is three things: a reference `m`, the sum `l` of the exponentials of scores less `m`, "
+    "and the sum `o` of the same times values. Merging two is associative and commutative, has a neutral element, and gives "
+    "the partial result of both blocks together. So any order and any tree of merges ends in the same `o / l`: attention over "
+    "all keys. FlashAttention, memory-efficient attention, split-KV decoding and ring attention are four such orders.",
     source="Milakov and Gimelshein 2018, arXiv:1805.02867, section 3; Rabe and Staats 2021, arXiv:2112.05682, section 2; "
     "Dao et al. 2022, arXiv:2205.14135, section 3.1; Liu, Zaharia and Abbeel 2023, arXiv:2310.01889, algorithm 1",
     notation=(
@@ -81,7 +87,7 @@ PAGE = Derivation(
         Let(eq(v[p, i, u], y[p * c + i, u]), "values in blocks"),
         Let(eq(l[p], total(exp(s[p, i] - m[p]), i)), "a block's sum"),
         Let(eq(o[p, u], total(exp(s[p, i] - m[p]) * v[p, i, u], i)), "a block's output, not yet divided"),
-        Let(eq(A[q, u], seen(q, 0, v[p, i, u]) / seen(q)), "attention over the first q blocks, as it is defined"),
+        Let(eq(A[q, u], seen(q, 0, v[p, i, u]) / seen(q)), "attention over the first `q` blocks, as it is defined"),
         Let(eq(m2[p, q], Max(m[p], m[q])), "two blocks merged: their reference"),
         Let(eq(l2[p, q], l[p] * exp(m[p] - m2[p, q]) + l[q] * exp(m[q] - m2[p, q])), "their sum"),
         Let(eq(o2[p, q, u], o[p, u] * exp(m[p] - m2[p, q]) + o[q, u] * exp(m[q] - m2[p, q])), "their output"),
@@ -150,7 +156,7 @@ PAGE = Derivation(
             algebra,
         ),
         Step(
-            "FlashAttention merges block after block into one running result; after t blocks its sum is that of all their keys",
+            "FlashAttention merges block after block into one running result; after `t` blocks its sum is that of all their keys",
             fold,
             Induction(recurrence=run_sum),
         ),
@@ -166,7 +172,7 @@ PAGE = Derivation(
             eq(total(o[p, u] * exp(m[p] - ref), p) / total(l[p] * exp(m[p] - ref), p), A[N, u]),
             algebra,
         ),
-        Step("Split-KV decoding keeps l and m of each part as one number, its log-sum-exp", lse, algebra),
+        Step("Split-KV decoding keeps `l` and `m` of each part as one number, its log-sum-exp", lse, algebra),
         Step("these merge by a log-sum-exp into that of all keys", lse_all, Algebra(using=(lse,))),
         Step(
             "and the parts' finished outputs are averaged with a softmax of their log-sum-exps as weights",

@@ -36,9 +36,9 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="Softmax attention needs the exponential of every score. Can that be a product of features, one of the query and "
     "one of the key, so that attention becomes linear, and how far off is it?",
-    statement="With w normal, exp(w.x - |x|^2 / 2) is a random feature whose products have the mean exp(q.k) exactly. With m "
-    "of them the variance is exp(2 q.k) (exp(|q + k|^2) - 1) / m. Cosines and sines have the same mean and a variance that is "
-    "large, relative to the kernel, just where the kernel is small.",
+    statement="With `w` normal, `\\exp(w^T x - |x|^2 / 2)` is a random feature of `x`: a query's and a key's multiplied have "
+    "the mean `\\exp(q^T k)` exactly. The variance of `m` of them is `\\exp(2 q^T k) (\\exp(|q + k|^2) - 1) / m`. "
+    "Cosines and sines have the same mean and a variance that is large, relative to the kernel, just where the kernel is small.",
     source="Choromanski et al. 2021, arXiv:2009.14794, lemmas 1 and 2; cosines: Rahimi and Recht 2007, NIPS",
     notation=(
         (n, "keys"),
@@ -93,7 +93,7 @@ PAGE = Derivation(
             Gaussian(random=w, sizes=(m, d), using=(near,)),
         ),
         Step(
-            "nor has the mean of m of them, by linearity, nor what they make of the values",
+            "nor has the mean of `m` of them, by linearity, nor what they make of the values",
             eq(total(total(E(p[r, j]), r) * v[j, u], j) / m, total(kernel[j] * v[j, u], j)),
             Algebra(using=(unbiased,)),
         ),
@@ -116,7 +116,7 @@ PAGE = Derivation(
             Algebra(using=(second,)),
         ),
         Step(
-            "and that of the mean of m, whose square is a double sum, is one m-th of it",
+            "and that of the mean of `m`, whose square is a double sum, is one `m`-th of it",
             eq(total(F[r, s, j], r, s) / m**2 - kernel[j] ** 2, variance / m),
             Algebra(using=(second,)),
         ),
@@ -137,7 +137,7 @@ PAGE = Derivation(
             Gaussian(random=w, sizes=(m, d), using=(apart,)),
         ),
         Step(
-            "so that the mean of m has the variance",
+            "so that the mean of `m` has the variance",
             eq(total(G[r, s, j], r, s) / m**2 - kernel[j] ** 2, kernel[j] ** 2 * square / m),
             Algebra(using=(second_waves,)),
         ),
@@ -147,8 +147,8 @@ PAGE = Derivation(
             algebra,
         ),
     ),
-    so="Attention with positive features costs what linear attention does, with m for the width of the state, and numerator and "
-    "denominator are each without bias; their ratio is not. The number of features for a given relative error grows as "
-    "exp(|q + k|^2): long queries and keys that point the same way, which softmax attention singles out, are what it is worst "
-    "at. Orthogonal directions lower the variance further (Choromanski et al. 2021, theorem 2); that is not shown here.",
+    so="Attention with positive features costs what linear attention does, with `m` for the width of the state, and numerator "
+    "and denominator are each without bias; their ratio is not. The number of features for a given relative error grows as "
+    "`\\exp(|q + k|^2)`: long queries and keys that point the same way, which softmax attention singles out, are what it is "
+    "worst at. Orthogonal directions lower the variance further (Choromanski et al. 2021, theorem 2); that is not shown here.",
 )

@@ -26,8 +26,10 @@ def written(first, upto, before):
     return Sum(faded(s, before) * B[s, a] * u[s, f], (s, first, upto - 1))
 
 
-scan = Recurrence(t, eq(H[0, a, f], 0), eq(H[t + 1, a, f], exp(x[t]) * H[t, a, f] + B[t, a] * u[t, f]))
-gates = Recurrence(t, eq(Q[0], 1), eq(Q[t + 1], exp(x[t]) * Q[t]))
+scan = Recurrence(
+    t, eq(H[0, a, f], 0), eq(H[t + 1, a, f], exp(x[t]) * H[t, a, f] + B[t, a] * u[t, f]), "the state before a token"
+)
+gates = Recurrence(t, eq(Q[0], 1), eq(Q[t + 1], exp(x[t]) * Q[t]), "the product of the gates")
 chunks = Recurrence(
     m,
     eq(E[0, a, f], 0),
@@ -35,6 +37,7 @@ chunks = Recurrence(
         E[m + 1, a, f],
         exp(G[(m + 1) * c] - G[m * c]) * E[m, a, f] + written(m * c, (m + 1) * c, (m + 1) * c),
     ),
+    "the state before a chunk, from chunk to chunk",
 )
 held = eq(H[t, a, f], K[t, a, f])
 carried = eq(E[m, a, f], K[m * c, a, f])
@@ -44,8 +47,8 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="A state-space model steps through a sequence with a state that decays; attention multiplies by a matrix of "
     "pairs. In what sense are they one thing, and which of the two does a GPU compute?",
-    statement="A state with one decay per token returns the product of its inputs with a lower triangular matrix: scores of C "
-    "and B under a mask of decays. Each block of that matrix below the diagonal goes through the d numbers of the state "
+    statement="A state with one decay per token returns the product of its inputs with a lower triangular matrix: scores of `C` "
+    "and `B` under a mask of decays. Each block of that matrix below the diagonal goes through the `d` numbers of the state "
     "(it is semiseparable), and that is why a scan, the matrix, and chunks of both compute the same.",
     source="Dao and Gu 2024, arXiv:2405.21060, sections 3, 5 and 6",
     notation=(
@@ -67,16 +70,16 @@ PAGE = Derivation(
     ),
     assumes=("what a token leaves of the state is positive, so that it has a logarithm", "the state begins at 0"),
     lets=(
-        Let(eq(G[i], Sum(x[r], (r, 0, i - 1))), "the decay up to token i, as a logarithm"),
+        Let(eq(G[i], Sum(x[r], (r, 0, i - 1))), "the decay up to token `i`, as a logarithm"),
         scan,
         gates,
         Let(
             eq(D[i, j], exp(G[i + 1] - G[j + 1])),
-            "what token i finds left of what token j wrote: the mask, where j <= i",
+            "what token `i` finds left of what token `j` wrote: the mask, where `j \\le i`",
         ),
-        Let(eq(M[i, j], total(C[i, a] * B[j, a], a) * D[i, j]), "the matrix, where j <= i; it is 0 elsewhere"),
+        Let(eq(M[i, j], total(C[i, a] * B[j, a], a) * D[i, j]), "the matrix, where `j \\le i`; it is 0 elsewhere"),
         Let(eq(Y[i, f], Sum(M[i, s] * u[s, f], (s, 0, i))), "the matrix times the inputs"),
-        Let(eq(K[i, a, f], written(0, i, i)), "what is left before token i of all that was written"),
+        Let(eq(K[i, a, f], written(0, i, i)), "what is left before token `i` of all that was written"),
         chunks,
     ),
     steps=(
@@ -98,12 +101,12 @@ PAGE = Derivation(
             Algebra(using=(held,)),
         ),
         Step(
-            "Across any cut b, between writer s and reader t, an entry is a product of two vectors as wide as the state",
+            "Across any cut `b`, between writer `s` and reader `t`, an entry is a product of two vectors as wide as the state",
             eq(M[t, s], total(C[t, a] * exp(G[t + 1] - G[b]) * faded(s, b) * B[s, a], a)),
             algebra,
         ),
         Step(
-            "so all that reaches a token from before the cut goes through the d numbers of each channel of the state there",
+            "so all that reaches a token from before the cut goes through the `d` numbers of each channel of the state there",
             eq(
                 Sum(M[t, s] * u[s, f], (s, 0, b - 1)),
                 total(C[t, a] * exp(G[t + 1] - G[b]) * K[b, a, f], a),
