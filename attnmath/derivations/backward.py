@@ -47,8 +47,9 @@ PAGE = Derivation(
     title=__doc__.rstrip("."),
     question="Every gradient of attention has the term `dS = P\\ (dP - D)`. Where does the row sum `D` come from, why may it be "
     "had from the output alone, and what do grouped heads, masks, biases, a soft cap and a sink change?",
-    statement="Four products, the weights computed again, and one row sum are the whole backward pass. A mask and a sink leave `dS = P\\ (dP - D)` as it is; "
-    "a bias gathers `dS`; a soft cap multiplies it with its slope; keys and values that heads share add the heads up.",
+    statement="Four products, the weights computed again, and one row sum are the whole backward pass. A mask and a sink leave "
+    "`dS = P\\ (dP - D)` as it is; a bias gathers `dS`; a soft cap multiplies it with its slope; keys and values that heads "
+    "share add the heads up.",
     source="Dao et al. 2022, arXiv:2205.14135, appendix B.2 and B.4 (the gradients, and `D` from the output); the soft cap: "
     "Gemma Team 2024, arXiv:2408.00118, section 2; the sink: OpenAI 2025, arXiv:2508.10925, section 2.2",
     notation=(
