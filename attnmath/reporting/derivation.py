@@ -82,9 +82,14 @@ def _step(page: Derivation, n: int, order: tuple[str, ...], rules: tuple[str, ..
         "latex": latex_lines(s.claim, order),
         "level": s.by.level.words,
         "check": s.by.words,
-        "rules": [*_unfolded(rules, order), *(words for r, words in RULES.items() if r in rules)],
+        "rules": [*_unfolded(rules, order), *(words for r, words in RULES.items() if r in rules), *_measured(rules)],
         "uses": _uses(page, s),
     }
+
+
+def _measured(rules: tuple[str, ...]) -> list[str]:
+    """What a measurement found; a rule that is none of the kernel's says it in words."""
+    return [r for r in rules if r not in RULES and not r.startswith("= ")]
 
 
 def _unfolded(rules: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
