@@ -139,7 +139,7 @@ def models(page: Derivation, using: Iterable[Any] = ()) -> dict[str, Callable[..
 
     >>> from attnmath import derivations
     >>> sorted(models(derivations.get("softmax")))
-    ['F', 'G', 'p', 'w']
+    ['F', 'G', 'V', 'mu', 'p', 'w']
     """
     out: dict[str, Callable[..., Any]] = {}
     for g in page.given:
