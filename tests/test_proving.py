@@ -49,6 +49,7 @@ from attnmath.proving.checks import (
     Induction,
     Moments,
     Recurrence,
+    Rows,
     Witness,
     algebra,
     same,
@@ -306,6 +307,32 @@ def test_the_normal_moment_needs_a_whole_vector_and_a_linear_form():
     assert check(eq(E(exp(total(w[b_], b_))), exp(N / 2))) is None  # another dimension
     assert check(eq(E(exp(w[a] ** 2)), 1)) is None
     assert check(eq(E(w[a] * exp(w[a])), exp(Rational(1, 2)))) is None
+
+
+def test_rows_are_solved_only_from_rows_above():
+    X, Y, T = tensors("X Y T")
+    row = eq(X[t], y[t] - Sum(T[t, s] * X[s], (s, 0, t - 1)))
+    other = eq(Y[t], y[t] - Sum(T[t, s] * Y[s], (s, 0, t - 1)))
+    assert Rows(using=(row, other))(eq(X[t], Y[t])) is not None
+    assert Rows(using=(row, other))(eq(X[t], 2 * Y[t])) is None
+    assert Rows(using=(row,))(eq(X[t], Y[t])) is None  # nothing says what Y is
+    assert Rows(using=(row,))(eq(X[t], X[t])) is None
+    for rows in (X[t], X[t + 1], Sum(X[s], (s, 0, t)), Sum(X[s + 1], (s, 0, t - 1)), Sum(X[s], (s, 1, t - 1))):
+        assert Rows(using=(eq(X[t], rows),))(eq(X[t], 0)) is None  # any X solves the first: it is not 0
+
+
+def test_a_delta_in_an_exponent_switches():
+    """Moments of two rows of w: of the same, or of two that are independent."""
+    r, r2 = indices("r r2", m)
+    check = Gaussian(random=w, sizes=(m, d))
+    both = E(exp(total(w[r, a], a)) * exp(total(w[r2, a], a)))
+    assert check(eq(both, exp(d) * (1 + KroneckerDelta(r, r2) * (exp(d) - 1)))) is not None
+    assert check(eq(both, exp(d))) is None
+    assert check(eq(both, exp(2 * d))) is None
+    spread = total(both, r, r2)
+    assert check(eq(spread, exp(d) * (m**2 + m * (exp(d) - 1)))) is not None
+    assert check(eq(E(cos(total(w[r, a], a))), exp(-d / 2))) is not None
+    assert check(eq(E(cos(total(w[r, a], a))), exp(d / 2))) is None
 
 
 def test_a_permutation_is_undone_only_where_nothing_else_holds_its_place():
