@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from attnmath import cost, derivations
 from attnmath.cli import run as command_line
 from attnmath.errors import AttnmathError
-from attnmath.proving.checks import Level, spelled_out
+from attnmath.proving.checks import Algebra, Level, spelled_out
 from attnmath.proving.mutants import mutants
 from attnmath.proving.page import meaning
 from attnmath.reporting import derivation as report
@@ -23,7 +23,7 @@ from attnmath.reporting import render
 
 NAMES = list(derivations.titles())
 STEPS = [(name, n) for name in NAMES for n in range(1, len(derivations.get(name).steps) + 1)]
-MOST = 10  # changed claims of a step; hundreds are tried by `make thorough`
+MOST = 4  # changed claims of a step; hundreds are tried by `make thorough`
 
 
 @cache
@@ -184,10 +184,7 @@ def test_one_is_shown_without_its_proof(call):
 
 
 def test_a_derivation_that_does_not_hold_is_not_printed(call, monkeypatch):
-    page = derivations.get("softmax")
-    wrong = replace(page.steps[0], claim=page.steps[0].claim.func(page.steps[0].claim.lhs, 2, evaluate=False))
-    broken = replace(page, steps=(wrong, *(s for s in page.steps[1:] if page.steps[0].claim not in s.by.using)))
-    monkeypatch.setattr(derivations, "get", lambda name: broken)
+    monkeypatch.setattr(Algebra, "__call__", lambda self, claim, definitions=(): None)
     code, out, err = call("derive softmax")
     assert (code, out) == (2, "")
     assert "step 1 is not shown: The weights add up to one" in err

@@ -17,7 +17,8 @@ from attnmath.verifying.cases import KINDS, MODIFIERS, combinations, draw
 from attnmath.verifying.laws import LAWS
 from attnmath.verifying.running import verify
 
-EVERYTHING = [(kind, name) for kind, row in KINDS.items() for name in row.names()]
+# derivations have no sizes to draw: tests/test_derivations.py tries them step by step
+EVERYTHING = [(kind, name) for kind, row in KINDS.items() if kind != "derivation" for name in row.names()]
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
@@ -26,13 +27,11 @@ def test_every_law_holds_of_everything_there_is(kind, name):
     found = verify([name], jobs=1)
     assert not found.failures, "\n".join(map(str, found.failures))
     of_one = {x.law: x for x in found.tried if x.kind == kind}
-    always = {"mask": {"pairs"}, "derivation": {"derivations"}}.get(
-        kind, {"values", "counts", "formulas", "text", "latex"}
-    )
+    always = {"mask": {"pairs"}}.get(kind, {"values", "counts", "formulas", "text", "latex"})
     assert all(of_one[law].comparisons for law in always)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", [n for n in LAWS if n != "derivations"])
 def test_every_law_holds_of_whatever_is_drawn(name):
     law = LAWS[name]
 

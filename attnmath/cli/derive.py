@@ -38,7 +38,7 @@ def command(name: str, format_: str, as_json: bool) -> None:
     page = derivations.get(name)
     from attnmath.reporting import derivation
 
-    found = derivation.data(page.prove())
+    found = derivation.data(page.prove(), typeset=format_ != "text")
     if format_ == "json":
         render.as_json({"schema": "attnmath.derive/1", **found})
     elif format_ == "text":

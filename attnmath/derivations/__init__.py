@@ -31,7 +31,7 @@ def titles() -> dict[str, str]:
 
 @cache
 def get(name: str) -> Derivation:
-    """A derivation by name; raises Unknown with the nearest names.
+    """A derivation by name: its page, with `prove()`. Raises Unknown, an InputError, with the nearest names.
 
     >>> get("softmax").steps[0].says
     'The weights add up to one'

@@ -289,7 +289,13 @@ RULES: dict[Any, Callable[[Any, World, dict[Any, Value]], Value]] = {
 
 
 def holds(claim: Claim, world: World, at: Mapping[Any, Value] | None = None) -> bool:
-    """Whether a claim is true in a world, to the digits that it can be known to."""
+    """Whether a claim is true in a world, to the digits that it can be known to.
+
+    >>> from attnmath.proving.terms import eq, sizes
+    >>> n = sizes("n")
+    >>> holds(eq(n**2, 9), World({n: 3}, random.Random(0)))
+    True
+    """
     left, right = (world(a, at) for a in claim.args)
     gap, scale = left - right, 1 + abs(left) + abs(right)
     same = abs(gap) <= (ROUGH if world.rough[0] else CLOSE) * scale
@@ -305,7 +311,14 @@ def holds(claim: Claim, world: World, at: Mapping[Any, Value] | None = None) -> 
 
 
 def free(exprs: Iterable[Any]) -> list[Any]:
-    """The symbols that a statement leaves open, sizes of its indices among them."""
+    """The symbols that a statement leaves open, sizes of its indices among them.
+
+    >>> from attnmath.proving.terms import indices, sizes, tensors
+    >>> x, = tensors("x")
+    >>> i, = indices("i", sizes("n"))
+    >>> free([x[i]])
+    [i, n]
+    """
     found: set[Any] = set()
     for e in exprs:
         tensors = {x.args[0].args[0] for x in e.atoms(sp.Indexed)}

@@ -177,12 +177,24 @@ def _running(r: Recurrence) -> Callable[..., Any]:
 
 
 def satisfied(page: Derivation, given: Given) -> bool:
-    """Whether the model of a hypothesis satisfies it."""
+    """Whether the model of a hypothesis satisfies it.
+
+    >>> from attnmath import derivations
+    >>> page = derivations.get("low-rank")
+    >>> all(satisfied(page, g) for g in page.given)
+    True
+    """
     return oracle.agree(given.claim, when=given.when, defined=given.model, trials=4)
 
 
 def meaning(page: Derivation, step: Step, claim: Claim | None = None, trials: int = 4, seed: int = 0) -> bool | None:
-    """Whether a step (or a claim in its place) is true of numbers; None where the oracle cannot say."""
+    """Whether a step (or a claim in its place) is true of numbers; None where the oracle cannot say.
+
+    >>> from attnmath import derivations
+    >>> page = derivations.get("softmax")
+    >>> meaning(page, page.steps[0])
+    True
+    """
     if isinstance(step.by, Tested):  # a measurement is no identity, and nobody but the check measures
         return None
     claim = step.claim if claim is None else claim

@@ -27,6 +27,10 @@ def arranged(e: Any, order: tuple[str, ...] = ()) -> Any:
 
     SymPy orders them for itself: here numbers come first, then symbols, tensors (in the `order` of their names, as the page
     introduces them), functions, parentheses and sums; and of terms those with a minus come last.
+
+    >>> from sympy.abc import x, y
+    >>> arranged(y - x).args
+    (y, -x)
     """
     if isinstance(e, type) or not e.args or isinstance(e, (Indexed, KroneckerDelta, AppliedUndef)):
         return e

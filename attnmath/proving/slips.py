@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def found(page: Derivation) -> Iterator[str]:
-    """Every slip of a page, a line each."""
+    """Every slip of a page, a line each.
+
+    >>> from attnmath import derivations
+    >>> list(found(derivations.get("softmax")))
+    []
+    """
     if not page.steps:
         yield "a derivation has steps"
     wrong = [f"{where}: {what}" for where, s in _numbered(page) for what in _shape(s)]
@@ -130,7 +135,11 @@ def _content(page: Derivation, s: Step, before: tuple[Step, ...]) -> Iterator[st
         yield "repeats an earlier step"
     if s.claim in page.definitions:
         yield "is true by construction: it restates a definition"
-    elif not isinstance(s.by, Same) and s.claim.rel_op == "==" and Same()(s.claim, page.definitions) is not None:
+    elif (
+        not isinstance(s.by, Same)
+        and _made_of_the_same(s.claim, page)
+        and Same()(s.claim, page.definitions) is not None
+    ):
         yield "is true by construction: the definitions make both sides one (if it is worth a line, say so with `same`)"
     for p in s.claim.atoms(Partial):
         for r in page.recurrences:
@@ -149,6 +158,15 @@ def _content(page: Derivation, s: Step, before: tuple[Step, ...]) -> Iterator[st
             yield f"unfolds {c}, which the page does not define"
     if (over := getattr(s.by, "recurrence", None)) is not None and over not in page.recurrences:
         yield f"inducts over {over.tensor}, which the page does not define"
+
+
+def _made_of_the_same(claim: Claim, page: Derivation) -> bool:
+    """Whether both sides of an equation are made of the same undefined names; if not, no unfolding makes them one."""
+    if claim.rel_op != "==":
+        return False
+    defined = {str(head(d.lhs)) for d in page.definitions}
+    left, right = (reached(side, page.definitions) - defined for side in claim.args)
+    return left == right
 
 
 # -- of the page ------------------------------------------------------------------------------------------------------
@@ -196,23 +214,21 @@ def _names(page: Derivation) -> Iterator[str]:
     symbols = {
         str(s) for _, c in _claims(page) for s in c.free_symbols if not isinstance(s, (Indexed, IndexedBase, Index))
     }
-    yield from (
-        f"{n} is the name of a tensor and of a number" for n in sorted(tensors & (symbols - tensors_as_symbols(page)))
-    )
+    yield from (f"{n} is the name of a tensor and of a number" for n in sorted(tensors & (symbols - _labels(page))))
     told = {str(head(n)) for n, _ in page.notation}
     lengths = {str(s) for _, c in _claims(page) for i in c.atoms(Index) for s in i.size.free_symbols}
     bound = {str(v) for _, c in _claims(page) for s in c.atoms(Sum, Product) for v, *_ in s.limits}
-    missing = (tensors | symbols | lengths | functions(page)) - set(defined) - told - (bound - lengths)
+    missing = (tensors | symbols | lengths | _functions(page)) - set(defined) - told - (bound - lengths)
     yield from (f"the letter {n} has no meaning in the notation" for n in sorted(missing))
 
 
-def tensors_as_symbols(page: Derivation) -> set[str]:
+def _labels(page: Derivation) -> set[str]:
     """Names that SymPy counts among the free symbols because they are the label of a tensor."""
     return {str(x.base.label) for _, c in _claims(page) for x in c.atoms(Indexed)} - {
         str(s) for _, c in _claims(page) for i in c.atoms(Index) for s in i.size.free_symbols
     }
 
 
-def functions(page: Derivation) -> set[str]:
+def _functions(page: Derivation) -> set[str]:
     """The functions without a definition of SymPy's own."""
     return {x.func.__name__ for _, c in _claims(page) for x in c.atoms(AppliedUndef)}

@@ -434,7 +434,13 @@ def grad(e: Any, entry: Any) -> Any:
 
 
 def taken(e: Any, definitions: tuple[Claim, ...] = ()) -> Any:
-    """Every Partial taken, innermost first; what its names stand for is unfolded, all but the tensor it is taken by."""
+    """Every Partial taken, innermost first; what its names stand for is unfolded, all but the tensor it is taken by.
+
+    >>> from attnmath.proving.terms import eq, reals
+    >>> x, y = reals("x y")
+    >>> taken(Partial(y, x), (eq(y, x**2),))
+    2*x
+    """
     if not e.has(Partial):
         return e
     if not isinstance(e, Partial):

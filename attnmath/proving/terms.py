@@ -130,22 +130,38 @@ def total(body: Any, *over: Index) -> Any:
 
 
 def eq(lhs: Any, rhs: Any) -> Claim:
-    """Both sides are equal: a claim, not evaluated."""
+    """Both sides are equal: a claim, not evaluated.
+
+    >>> eq(reals("x"), reals("x"))
+    Eq(x, x)
+    """
     return Eq(sympify(lhs), sympify(rhs), evaluate=False)
 
 
 def gt(lhs: Any, rhs: Any) -> Claim:
-    """The left side is the larger: a claim, not evaluated."""
+    """The left side is the larger: a claim, not evaluated.
+
+    >>> gt(2, 1)
+    2 > 1
+    """
     return Gt(sympify(lhs), sympify(rhs), evaluate=False)
 
 
 def ge(lhs: Any, rhs: Any) -> Claim:
-    """The left side is at least the right: a claim, not evaluated."""
+    """The left side is at least the right: a claim, not evaluated.
+
+    >>> ge(2, 2)
+    2 >= 2
+    """
     return Ge(sympify(lhs), sympify(rhs), evaluate=False)
 
 
 def ne(lhs: Any, rhs: Any) -> Claim:
-    """The sides are not equal as functions: a claim, not evaluated."""
+    """The sides are not equal as functions: a claim, not evaluated.
+
+    >>> ne(2, 3)
+    Ne(2, 3)
+    """
     return Ne(sympify(lhs), sympify(rhs), evaluate=False)
 
 
@@ -175,12 +191,22 @@ def fresh(e: Any) -> Any:
 
 
 def bound_name() -> Any:
-    """A name that nothing else has."""
+    """A name that nothing else has.
+
+    >>> bound_name() == bound_name()
+    False
+    """
     return Dummy("v", integer=True, nonnegative=True)
 
 
 def rename(e: Any, old: Any, new: Any) -> Any:
-    """Replace a free name; an inner binding of the same name is left alone."""
+    """Replace a free name; an inner binding of the same name is left alone.
+
+    >>> x, = tensors("x")
+    >>> i, j = indices("i j", sizes("n"))
+    >>> rename(x[i] * total(x[i], i), i, j) == x[j] * total(x[i], i)
+    True
+    """
     if e == old:
         return new
     if not e.args or not e.has(old):

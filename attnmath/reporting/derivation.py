@@ -21,8 +21,8 @@ RULES = {  # the kernel's rules, as a reader calls them
 }
 
 
-def data(proof: Proof) -> dict[str, Any]:
-    """Question, statement, names, numbered steps with the check of each, ties and what follows.
+def data(proof: Proof, typeset: bool = True) -> dict[str, Any]:
+    """Question, statement, names, numbered steps with the check of each, ties and what follows; not `typeset`: no LaTeX.
 
     Sentences come as they are written; `words` turns what they have in backticks into mathematics.
 
@@ -30,7 +30,7 @@ def data(proof: Proof) -> dict[str, Any]:
     >>> data(derivations.get("softmax").prove())["steps"][0]["text"]
     'Σ_i(p[i]) = 1'
     """
-    page = proof.page
+    page, tex = proof.page, (latex_lines if typeset else _untypeset)
     order = tuple(str(head(n)) for n, _ in page.notation) + tuple(_defined(page))
     return {
         "name": page.name,
@@ -42,16 +42,16 @@ def data(proof: Proof) -> dict[str, Any]:
         "definitions": [
             {
                 "text": [plain(c, order) for c in claims],
-                "latex": [latex_lines(c, order) for c in claims],
+                "latex": [tex(c, order) for c in claims],
                 "meaning": says,
             }
             for claims, says in _definitions(page)
         ],
         "hypotheses": [
-            {"text": plain(g.claim, order), "latex": latex_lines(g.claim, order), "meaning": g.says} for g in page.given
+            {"text": plain(g.claim, order), "latex": tex(g.claim, order), "meaning": g.says} for g in page.given
         ],
         "assumes": list(page.assumes),
-        "steps": [_step(page, n, order, v.rules) for n, v in enumerate(proof.verdicts, 1)],
+        "steps": [_step(page, n, order, v.rules, tex) for n, v in enumerate(proof.verdicts, 1)],
         "ties": [
             {"says": t.tie.says, "variant": t.tie.variant, "tensors": list(t.tie.shows)}
             | {"entries": t.entries, "shapes": t.trials, "seed": t.seed, "error": t.error}
@@ -73,13 +73,19 @@ def _definitions(page: Derivation) -> list[tuple[list[Any], str]]:
     ]
 
 
-def _step(page: Derivation, n: int, order: tuple[str, ...], rules: tuple[str, ...]) -> dict[str, Any]:
+def _untypeset(claim: Any, order: tuple[str, ...]) -> list[str]:
+    return []
+
+
+def _step(
+    page: Derivation, n: int, order: tuple[str, ...], rules: tuple[str, ...], tex: Callable[..., list[str]]
+) -> dict[str, Any]:
     s = page.steps[n - 1]
     return {
         "number": n,
         "says": s.says,
         "text": plain(s.claim, order),
-        "latex": latex_lines(s.claim, order),
+        "latex": tex(s.claim, order),
         "level": s.by.level.words,
         "check": s.by.words,
         "rules": [*_unfolded(rules, order), *(words for r, words in RULES.items() if r in rules), *_measured(rules)],
