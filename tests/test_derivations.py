@@ -23,7 +23,7 @@ from attnmath.reporting import render
 
 NAMES = list(derivations.titles())
 STEPS = [(name, n) for name in NAMES for n in range(1, len(derivations.get(name).steps) + 1)]
-MOST = 4  # changed claims of a step; hundreds are tried by `make thorough`
+MOST = 4  # changed claims of a step; `make thorough` tries more, and unfolds them to the bottom
 
 
 @cache
@@ -86,8 +86,8 @@ def _as_deep(check, rules):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("name", "n"), STEPS)
-def test_hundreds_of_changed_claims_are_refused_unless_they_are_true(name, n):
-    refuses_changes(name, n, 200)
+def test_more_changed_claims_are_refused_unless_they_are_true(name, n):
+    refuses_changes(name, n, 12)
 
 
 def test_the_oracle_has_a_say_in_nearly_all():
