@@ -43,6 +43,7 @@ from attnmath.language.syntax import (
 
 ARITHMETIC = ("+", "-", "*", "/", "^", "neg")
 ROW_SUM = "sum_o(y * g)"  # of a tensor times its cotangent: FlashAttention's D
+ROWS = "old"  # the index of a cache's rows, with their number
 WORDS = {"+": "sum", "-": "diff", "neg": "neg", "*": "product", "/": "quotient"}  # what part of an equation is called
 
 
@@ -108,9 +109,9 @@ def gradient(
         )
     made = reverse.run()
     kept = [n for n in (asked or [n for n in page.inputs if not _tabled(n)]) if n in reverse.active]
-    names = [reverse.cotangent[n] for n in kept] + list(reverse.past_names.values())
-    made = prune(made, names)
-    return Gradient(low, made, {n: reverse.cotangent[n] for n in kept}, reverse.seeds, reverse.past_names, reverse.sizes)
+    cached = {n: c for n, c in reverse.past_names.items() if c in made.defined}
+    made = prune(made, [*(reverse.cotangent[n] for n in kept), *cached.values()])
+    return Gradient(low, made, {n: reverse.cotangent[n] for n in kept}, reverse.seeds, cached, reverse.sizes)
 
 
 def _tabled(name: str) -> bool:
@@ -291,8 +292,9 @@ def _steps(by: Iterable[tuple[int, str | int]]) -> tuple[tuple[int, str | int], 
     return (*rest, *([(1 if number > 0 else -1, abs(number))] if number else []))
 
 
-def _shift(base: str, by: Iterable[tuple[int, str | int]]) -> Index:
-    steps = _steps(by)
+def _shift(base: str, by: tuple[tuple[int, str | int], ...]) -> Index:
+    """A shifted index; a plain one runs over a whole axis, which that of a cache's rows never does."""
+    steps = _steps(by) or (by if base.startswith(ROWS) else ())
     return Shift(base, steps) if steps else base
 
 
@@ -360,7 +362,7 @@ class _Reverse:
         self.rows = past
         self.kept = set(self.cotangent.values())
         self.past_names = {n: self.names.fresh(f"d{n}past") for n in past}
-        self.sizes = {f"old{n}": n for n in past.values()}
+        self.sizes = {f"{ROWS}{n}": n for n in past.values()}
         self.gains: dict[str, list[tuple[int, tuple[tuple[Index, ...], Term]]]] = {}
         self.equations: list[Equation] = []
         self.dims: dict[str, tuple[Index, ...]] = {}
@@ -384,7 +386,7 @@ class _Reverse:
         for name in self.page.inputs:
             if name in self.active:
                 self.close(name)
-        for name in self.rows:
+        for name in [n for n in self.rows if self.past_names[n] in self.gains]:
             self.close(self.past_names[name])
         made = self.without_copies([e for e in self.equations if e.alts])
         names = _names(x for e in made for x in (e.out, *e.alts))
@@ -530,7 +532,7 @@ class _Reverse:
             mine = str(self.axes[r.name][axis])
             back: tuple[tuple[int, str | int], ...] = tuple((-s, n) for s, n in i.by)
             if rows is not None:
-                mine, back = f"old{rows}", (*back, (-1, rows))
+                mine, back = f"{ROWS}{rows}", (*back, (-1, rows))
             value, num, den = term
             if not self._movable(num, den, i.base, mine):
                 plain = _letters((*(j.base if isinstance(j, Shift) else j for j in index[axis:]), *index[:axis]))
@@ -591,7 +593,7 @@ class _Reverse:
     def _old(self, name: str, axis: int, i: Index) -> Index:
         """The rows of a cache have a length of their own."""
         reads = [r for e in self.page.equations for a in e.alts for r in refs(a) if r.name == name]
-        return f"old{self.rows[name]}" if any(isinstance(r.index[axis], Shift) for r in reads) else i
+        return f"{ROWS}{self.rows[name]}" if any(isinstance(r.index[axis], Shift) for r in reads) else i
 
     def _merged(
         self, groups: dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]], own: tuple[Index, ...] | None, axes: tuple[Index, ...]
