@@ -189,3 +189,427 @@ def _moved(z, name, place):
     z[name] = z[name].copy()
     z[name][place] += 1
     return z
+
+
+@pytest.mark.parametrize(("test", "args"), list(every_case()))
+def test_gradients_of_cores(test, args, monkeypatch):
+    """What a module's vector says of its core: the gradients of queries, keys and values as they enter it."""
+    z, meta, calls = Recorded(test, args, monkeypatch).outputs()
+    call, page = calls[0], am.variant(calls[0]["variant"]).program
+    if "grad.core.v" not in z or not {"Q", "K", "V"} <= set(page.tensors):
+        pytest.skip("the vector says nothing of the core alone, or its page has no single queries, keys and values")
+    own = {n: x for n, x in call["ins"].items() if n in ("WSINK", "WREL")}
+    shape = lambda x: x.swapaxes(1, 2)
+    q, out = shape(z["in.core.q"]), call["out"]
+    own |= {"Q": q.reshape(out["Q"].shape), "K": shape(z["in.core.k"]), "V": shape(z["in.core.v"])}
+    if own["K"].shape != out["K"].shape:  # the source repeats its keys
+        pytest.skip("the source's core has other heads")
+    seed = z["do.core.o"].reshape(own["Q"].shape[:-1] + own["V"].shape[-1:])
+    g = am.gradient(call["variant"], own, {"AO" if "AO" in out else "O" if "O0" not in out else "O0": seed}, **call["options"])
+    for name in "QKV":
+        want = shape(z[f"grad.core.{name.lower()}"])
+        test_vectors.close(g[name].reshape(want.shape), want, meta, f"the gradient of core {name}")
+
+
+# torch's counter took another way here: it recomputes; pads nothing; has no gradient of the memory; scans and gathers otherwise
+NOT_COUNTED = ("flash_tiled", "cross_with_keys_and_values_of_two_widths", "bart", "mamba2", "moba", "csa")
+
+
+@pytest.mark.parametrize(("test", "args"), list(every_case()))
+def test_torch_counts_the_same_backward(test, args, monkeypatch):
+    """Forward and backward, every matrix product, masks ignored."""
+    from attnmath.evaluation import prepared
+    from attnmath.language.modify import prune
+    from attnmath.readings.count import unmasked
+
+    _, meta, calls = Recorded(test, args, monkeypatch).outputs()
+    counted, call = meta.get("torch_flop_counter") or {}, calls[0]
+    if "matmul_flops_forward_plus_backward" not in counted or not call["seeds"]:
+        pytest.skip("torch did not count here")
+    if any(x in test.__name__ + str(args) for x in NOT_COUNTED):
+        pytest.skip("torch computed it in another way")
+    known = ("mask", "modifiers", "form", "window", "schedule")
+    rest = {n: x for n, x in call["options"].items() if n not in known}
+    mask, uses, form, window, schedule = (call["options"].get(n, () if n == "modifiers" else None) for n in known)
+    p = prepared(call["variant"], call["ins"], mask, uses, call["cache"], form, window, schedule, rest)
+    g = gradient(prune(p.program, call["seeds"]), call["seeds"])
+    both = total(count(unmasked(g.together), p.sizes))
+    assert both.matmul + both.projections == counted["matmul_flops_forward_plus_backward"]
+    made = set(g.backward.defined)
+    forward = total(s for s in count(unmasked(g.together), p.sizes) if s.name not in made)
+    assert forward.matmul + forward.projections == counted["matmul_flops_forward"]
+
+
+# -- every page that there is, against differences and element by element
+
+
+def everything():
+    """Each variant in each form, under each list of modifiers worth a test."""
+    for name in variants.names():
+        for uses in MODIFIERS.get(name, [[]]):
+            for form in am.variant(name).forms:
+                yield pytest.param(name, uses, form, id=f"{name}-{form}-{'-'.join(uses)}")
+
+
+EVERYTHING = list(everything())
+
+
+def fitting(page, layer):
+    """Small sizes: a prefill, and two tokens after three."""
+    return [small(layer, t, n) for t, n in ((4, 4), (2, 5)) if "c" not in page.names or t % 2 == 0]
+
+
+def differences_agree(page, sizes, seed=0, tolerance=1e-6):
+    """Whether the gradient's product with a random direction of all inputs is the difference quotient along it."""
+    inputs, past = arrays(page, sizes, seed)
+    past = {n: x for n, (_, x) in past.items()}
+    g = deriving.gradient(page)
+    values = run(g.forward, sizes, inputs, past)
+    rng = np.random.default_rng(seed + 1)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, {**values, **seeds}, past)
+    to = {n: rng.standard_normal(inputs[n].shape) for n in g.cotangents}
+    found = sum((out[c] * to[n]).sum() for n, c in g.cotangents.items())
+
+    def at(h):
+        moved = run(page, sizes, inputs | {n: inputs[n] + h * x for n, x in to.items()}, past)
+        return sum((moved[n] * seeds[c]).sum() for n, c in g.seeds.items())
+
+    h = 1e-4
+    want = (8 * (at(h) - at(-h)) - at(2 * h) + at(-2 * h)) / (12 * h)
+    return np.isfinite(found) and abs(found - want) <= tolerance * max(1, abs(want))
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_every_gradient_is_the_derivative(name, uses, form):
+    layer = layers.build(name, uses)
+    page = layer.form(form)
+    for sizes in fitting(page, layer):
+        assert differences_agree(page, sizes)
+
+
+@given(cases())
+def test_gradients_of_random_layers(case):
+    layer, form, sizes = case
+    page = layer.form(form)
+    if sizes.get("n", 1) and sizes.get("t", 1):
+        assert any(differences_agree(page, sizes, seed) for seed in (0, 1)), "a kink may lie near one point, not near two"
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_gradients_of_blocks(name):
+    page = blocks.get(name)
+    sizes = {n: 2 + k % 2 for k, n in enumerate(page.names)} | {"eps": 1e-6, "one": 1, "iterations": 2}
+    sizes |= {"k": 2, "expert": 3} | {n: v for n, v in SIZES.get(name, {}).items()}
+    assert differences_agree(page, sizes)
+
+
+SIZES = {"embedding": {"vocab": 5}}
+
+
+def backward_walked(page, sizes, seed=0):
+    """(the gradient, its values as NumPy has them, the walk over the page and its gradient together)."""
+    inputs, past = arrays(page, sizes, seed)
+    g = deriving.gradient(page)
+    old = {n: x for n, (_, x) in past.items()}
+    values = run(g.forward, sizes, inputs, old)
+    rng = np.random.default_rng(seed + 1)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, {**values, **seeds}, old)
+    handed = {n: table(x) for n, x in (inputs | seeds).items()}
+    walk = Pushing(str(g.together), sizes, handed, {n: (a, x.shape[a], table(x)) for n, (a, x) in past.items()})
+    return g, out, walk
+
+
+def walks_agree(page, sizes):
+    """Whether the walk computes the same values by as many operations as are counted."""
+    g, out, walk = backward_walked(page, sizes)
+    for name in g.backward.defined:
+        for place in np.ndindex(out[name].shape):
+            if abs(walk.value(name, place) - out[name][place]) > 1e-9:
+                return f"{name}{place} is {out[name][place]}, the walk says {walk.value(name, place)}"
+    for s in count(g.together, sizes):
+        if s.name in g.backward.defined:
+            walked = walk.cost[walk.alias[s.name]], walk.exps[walk.alias[s.name]]
+            if (s.flops.total, s.exps) != walked:
+                return f"`{s.equation}` is counted as {s.flops.total}, {s.exps}; it takes {walked}"
+    return ""
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_backward_counts_are_the_walks(name, uses, form):
+    layer = layers.build(name, uses)
+    page = layer.form(form)
+    for sizes in fitting(page, layer):
+        assert not walks_agree(page, sizes)
+        assert total(count(page, sizes)) == total(count(lower(page), sizes)), "names cost nothing"
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_a_gradient_prints_as_the_language_has_it(name, uses, form):
+    page = gradient(layers.build(name, uses).form(form)).backward
+    equations, sees = lines(str(page))
+    assert tuple(equations) == page.equations
+    assert sees == page.sees
+    assert str(gradient(layers.build(name, uses).form(form)).backward) == str(page), "the same each time"
+
+
+# -- what is known of it
+
+
+@pytest.mark.parametrize("mask", ["causal", "full", "window(3)", "prefix:2"])
+@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "mla", "differential", "moba", "nsa", "csa"])
+def test_the_core_goes_back_by_twice_its_products(name, mask):
+    """dQ, dK, dV and dA are two products for each of the two: exactly, whatever the mask and however keys are chosen."""
+    from layers import maskable
+
+    if not maskable(name) and mask != "causal":
+        pytest.skip("it chooses its keys itself")
+    layer = layers.build(name, [], mask if maskable(name) else None)
+    for form in layer.forms:
+        g, sizes = gradient(layer.form(form)), small(layer, 6, 8)
+        steps = count(g.together, sizes)
+        reached = deriving._active(g.forward, g.seeds, [n for n in g.forward.inputs])
+        forward = total(s for s in steps if s.name in reached)
+        backward = total(s for s in steps if s.name in g.backward.defined)
+        assert backward.matmul == 2 * forward.matmul > 0
+
+
+def test_a_recurrence_goes_back_as_a_recurrence():
+    from attnmath.language.order import ordered
+
+    for form, index in (("recurrent", "t"), ("chunked", "c")):
+        page = gradient(am.variant("gated-deltanet").forms[form]).backward
+        loops = {e.out.name: loop for group, loop in ordered(page) for e in group}
+        assert loops["dH"] == (index, -1)
+    assert loops["dU"] == ("u", -1), "the transposed solve goes up from the last row"
+    assert str(page.defined["dU"]) == "dU[b c u g r e] = dD[b c u g r e] - dU[b c i g r e] * TRI[b c g r i u]"
+
+
+def test_forms_agree_in_their_gradients():
+    """Two programs for one function have one gradient."""
+    for name in variants.names():
+        layer = layers.build(name)
+        sizes = small(layer, 4, 4)
+        found = {}
+        for form, page in layer.forms.items():
+            inputs, _ = arrays(page, sizes)
+            g = gradient(page, wrt=["X"])
+            values = run(g.forward, sizes, inputs)
+            found[form] = run(g.backward, sizes, values | {"dY": np.ones_like(values["Y"])})["dX"]
+        for x in found.values():
+            np.testing.assert_allclose(x, next(iter(found.values())), atol=1e-9)
+
+
+QKV = {n: np.random.default_rng(k).standard_normal((1, 4, 2, 4)) for k, n in enumerate("QKV")}
+
+
+@pytest.mark.parametrize("schedule", ["flash-2:n=2", "flash-2:n=1", "split-kv:z=2"])
+def test_a_streamed_softmax_has_the_same_gradient(schedule):
+    up = {"O": np.ones((1, 4, 2, 4))}
+    plain, streamed = am.gradient("mha", QKV, up), am.gradient("mha", QKV, up, schedule=schedule)
+    for name in "QKV":
+        np.testing.assert_allclose(streamed[name], plain[name], atol=1e-12)
+
+
+def test_a_cache_has_a_gradient():
+    """Decoding from a cache is the end of one long prefill: what reaches the cache is what reaches the rows it holds."""
+    whole = {n: np.random.default_rng(k).standard_normal((1, 5, 2, 4)) for k, n in enumerate(["Q", "k", "v"])}
+    last = {n: x[:, 3:] for n, x in whole.items()}
+    up = np.random.default_rng(9).standard_normal((1, 2, 2, 4))
+    cache = {n: whole[n][:, :3] for n in ("k", "v")}
+    g = am.gradient("mha", last, {"O": up}, cache=cache)
+    all_ = am.gradient("mha", whole, {"O": np.concatenate([np.zeros((1, 3, 2, 4)), up], 1)})
+    for n in ("k", "v"):
+        np.testing.assert_allclose(np.concatenate([g.cache[n], g[n]], 1), all_[n], atol=1e-12)
+
+
+def test_gradients_add_up():
+    """Several results at once; a result that another one reads."""
+    up = {n: np.random.default_rng(7).standard_normal(am.evaluate("mha", QKV)[n].shape) for n in ("O", "A")}
+    both = am.gradient("mha", QKV, up)
+    parts = [am.gradient("mha", QKV, {n: x}) for n, x in up.items()]
+    np.testing.assert_allclose(both["Q"], parts[0]["Q"] + parts[1]["Q"], atol=1e-12)
+    np.testing.assert_allclose(both["dA"], parts[0]["dA"] + up["A"], atol=1e-12)
+    assert "V" not in parts[1], "no weight depends on a value"
+
+
+def test_a_mask_array_masks_the_gradient():
+    seen = np.tril(np.ones((4, 4), bool))
+    up = {"O": np.ones((1, 4, 2, 4))}
+    np.testing.assert_allclose(am.gradient("mha", QKV, up, mask=seen)["K"], am.gradient("mha", QKV, up)["K"], atol=1e-12)
+
+
+BAD = [
+    ({}, {}, "a mapping of at least one name"),
+    ({"Q": QKV["Q"]}, {}, "Q is given"),
+    ({"Y": QKV["Q"]}, {}, "Y was not computed: WO not given"),
+    ({"o": QKV["Q"]}, {}, "unknown tensor 'o'"),
+    ({"O": QKV["Q"][:, :2]}, {}, r"O has shape \(1, 4, 2, 4\), its gradient \(1, 2, 2, 4\)"),
+    ({"O": QKV["Q"]}, {"wrt": "Q"}, "a list of names"),
+    ({"O": QKV["Q"]}, {"wrt": ["WQ"]}, "unknown tensor 'WQ'|does not depend on it"),
+    ({"A": np.ones((1, 2, 4, 4))}, {"wrt": ["V"]}, "V: A does not depend on it"),
+]
+
+
+@pytest.mark.parametrize(("upstream", "more", "message"), BAD)
+def test_what_has_no_gradient_is_named(upstream, more, message):
+    with pytest.raises(InputError, match=message):
+        am.gradient("mha", QKV, upstream, **more)
+
+
+def test_what_only_chooses_has_no_gradient():
+    with pytest.raises(InputError, match="WIQ: Y does not depend on it but through what only chooses"):
+        gradient(am.variant("dsa").program, wrt=["WIQ"])
+
+
+def test_an_operation_without_an_adjoint_is_named(monkeypatch):
+    row = ops.OPS["tanh"]
+    monkeypatch.setitem(ops.OPS, "tanh", replaced(row, adjoint=None))
+    page = program("Y[t] = tanh(X[t])")
+    with pytest.raises(LanguageError, match="tanh has no adjoint"):
+        gradient(page)
+    assert "dX[t] = dY[t] * 2" in str(gradient(program("Y[t] = 2 * X[t] + tanh(@t)"))), "nothing flows through it"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("Y[t] = C[t] * (A[t n] + B[t])", "a term that repeats what it sums"),
+        ("M[t] = mean_n(A[t n] + B[t])\nY[t] = M[t] * M[t]", "the same inside a reduction"),
+        ("M[t] = mean_n(A[t n])\nY[t] = M[t] * B[t]\nt sees n: causal", "a mean over what a mask leaves"),
+        ("Y[t] = B[t] ^ 3 + C[t] ^ B[t]", "powers"),
+        ("Y[t] = A[t last] * B[t-1] + A[t-1 last]", "the last place, and the step before"),
+        ("H[t] = C[t] / (2 + H[t-1] * H[t-1])\nY[t] = H[t] * B[t-2]", "a recurrence in a denominator"),
+        ("Y[t n] = A[t n] * B[t] / (1 + C[t] * C[t])\nt sees n: window(2)", "a denominator under a mask"),
+        ("S[t n] = A[t n] * D[n-past]\nY[t] = S[t n]\nt sees n: causal", "a cached tensor read where it is used"),
+        ("D[n]\nP[n|s] = D[n] | E[s]\nY[t n|s] = B[t] * P[n|s]", "two parts of one axis"),
+        ("P[n|s] = A[t n] | E[s]\nY[] = P[n|s] * P[n|s]", "a part that sums"),
+    ],
+)
+def test_pages_that_no_variant_has(text, what):
+    page = program(text)
+    sizes = {"t": 3, "n": 4, "s": 2, "past": 1}
+    rng = np.random.default_rng(4)
+    g = gradient(page)
+    inputs = {n: rng.uniform(0.5, 1.5, [sizes[str(i)] for i in page.tensors[n]]) for n in page.inputs}
+    values = run(g.forward, sizes, inputs)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, values | seeds)
+    for name, c in g.cotangents.items():
+        to = rng.standard_normal(inputs[name].shape)
+        at = lambda h, n=name, to=to: (run(page, sizes, inputs | {n: inputs[n] + h * to})[page.output] * next(iter(seeds.values()))).sum()
+        np.testing.assert_allclose((out[c] * to).sum(), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+# -- tests of the tests: broken on purpose, it is noticed
+
+
+def replaced(row, **new):
+    return ops.Row(**{n: new.get(n, getattr(row, n)) for n in row.__struct_fields__})
+
+
+def lossy(m):
+    close = deriving._Reverse.close
+
+    def first_only(self, name):
+        self.gains[name] = self.gains.get(name, [])[:1]
+        close(self, name)
+
+    m.setattr(deriving._Reverse, "close", first_only)
+
+
+def blind(m):
+    derive = deriving.gradient
+
+    def unmasked(page, *more):
+        g = derive(page, *more)
+        sees = {pair: MaskExpr("full") for pair in page.sees}
+        return deriving.replace(g, backward=deriving.replace(g.backward, sees=sees))
+
+    m.setattr(deriving, "gradient", unmasked)
+
+
+def early(m):
+    order = deriving.ordered
+    m.setattr(deriving, "ordered", lambda page: ((g, None) for g, _ in order(page)))
+
+
+FAULTS = {
+    "only one gain is kept": lossy,
+    "shifts go the wrong way": lambda m: m.setattr(
+        deriving, "_shift", lambda base, by, _s=deriving._shift: _s(base, tuple((-s, n) for s, n in by))
+    ),
+    "the mask is forgotten": blind,
+    "a softmax forgets its row sum": lambda m: m.setitem(
+        ops.OPS, "softmax", replaced(ops.OPS["softmax"], adjoint=("y * g", "(sum_o(y) - 1) * sum_o(y * g)"))
+    ),
+    "a sink is pulled the wrong way": lambda m: m.setitem(
+        ops.OPS, "softmax", replaced(ops.OPS["softmax"], adjoint=(ops.OPS["softmax"].adjoint[0], "(1 - sum_o(y)) * sum_o(y * g)"))
+    ),
+    "a mean is a sum": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], adjoint=("g",))),
+    "a recursion is closed too early": early,
+    "a difference has no sign": lambda m: m.setitem(ops.OPS, "neg", replaced(ops.OPS["neg"], adjoint=("g",))),
+    "what is divided by has no gradient": lambda m: m.setitem(ops.OPS, "/", replaced(ops.OPS["/"], adjoint=("g / b", "0 * g"))),
+    "masked indices are renamed": lambda m: m.setattr(
+        deriving._Reverse,
+        "_under",
+        lambda self, index, main, at, term, _u=deriving._Reverse._under: _u(
+            type("Unmasked", (), {"page": Program((), {})})(), index, main, at, term
+        ),
+    ),
+}
+PAGES = [
+    ("gqa", ["rope", "norm", "sink"], None),
+    ("gated-deltanet", [], "recurrent"),
+    ("gated-deltanet", [], "chunked"),
+    ("moba", [], None),
+    ("mla", [], "expanded"),
+]
+
+
+def pages():
+    for name, uses, form in PAGES:
+        layer = layers.build(name, uses)
+        yield layer.form(form), small(layer, 4, 6)
+
+
+def test_without_a_fault_all_agree():
+    assert all(differences_agree(*x) and not walks_agree(*x) for x in pages())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_gradient_is_caught(fault, monkeypatch):
+    FAULTS[fault](monkeypatch)
+
+    def agrees(page, sizes):
+        try:
+            return differences_agree(page, sizes)
+        except LanguageError:  # it does not even run
+            return False
+
+    assert not all(agrees(*x) for x in pages())
+
+
+def cheap_scatter(m):
+    from attnmath.readings import count as counting
+
+    m.setattr(counting, "refs", lambda x, _r=counting.refs: () if not isinstance(x, (ops.Row, deriving.Op, deriving.Ref)) else _r(x))
+
+
+COUNT_FAULTS = {
+    "a row sum is free": lambda m: m.setitem(ops.OPS, "sum", replaced(ops.OPS["sum"], cost=0)),
+    "what the data place is put there for free": cheap_scatter,
+    "a softmax is differentiated twice": lambda m: m.setattr(
+        deriving._Reverse, "shared", property(lambda self: {}, lambda self, x: None), raising=False
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", COUNT_FAULTS)
+def test_a_wrong_backward_count_is_caught(fault, monkeypatch):
+    before = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
+    COUNT_FAULTS[fault](monkeypatch)
+    after = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
+    assert before != after, "the fault is one"
+    assert not all(not walks_agree(*x) for x in pages())
