@@ -37,7 +37,7 @@ class Pushing(Walk):
 
     def element(self, name: str, place: tuple) -> float:
         index, alts = self.made.get(name, ([], []))
-        pushes = len(alts) == 1 and any("[" in i or "(" in i for i in index)
+        pushes = len(alts) == 1 and any(c in i for i in index for c in "[(" if "|" not in i)
         if not pushes or name in self.inputs or any(x is None or x < 0 for x in place):
             return super().element(name, place)
         if name not in self.pushed:
