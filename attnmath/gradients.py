@@ -95,7 +95,9 @@ def _ends(p: Prepared, upstream: Mapping[str, Array]) -> dict[str, Array]:
         if name in p.missing:
             errors.append(f"{name} was not computed: {', '.join(p.missing[name])} not given")
         elif name not in p.program.defined:
-            errors.append(f"{name} is given" if name in p.arrays else str(Unknown("tensor", str(name), p.program.defined)))
+            errors.append(
+                f"{name} is given" if name in p.arrays else str(Unknown("tensor", str(name), p.program.defined))
+            )
     if errors:
         raise InputError(f"upstream: {together(errors)}")
     return dict(upstream)

@@ -206,7 +206,9 @@ def test_gradients_of_cores(test, args, monkeypatch):
     if own["K"].shape != out["K"].shape:  # the source repeats its keys
         pytest.skip("the source's core has other heads")
     seed = z["do.core.o"].reshape(own["Q"].shape[:-1] + own["V"].shape[-1:])
-    g = am.gradient(call["variant"], own, {"AO" if "AO" in out else "O" if "O0" not in out else "O0": seed}, **call["options"])
+    g = am.gradient(
+        call["variant"], own, {"AO" if "AO" in out else "O" if "O0" not in out else "O0": seed}, **call["options"]
+    )
     for name in "QKV":
         want = shape(z[f"grad.core.{name.lower()}"])
         test_vectors.close(g[name].reshape(want.shape), want, meta, f"the gradient of core {name}")
@@ -294,7 +296,9 @@ def test_gradients_of_random_layers(case):
     layer, form, sizes = case
     page = layer.form(form)
     if sizes.get("n", 1) and sizes.get("t", 1):
-        assert any(differences_agree(page, sizes, seed) for seed in (0, 1)), "a kink may lie near one point, not near two"
+        assert any(differences_agree(page, sizes, seed) for seed in (0, 1)), (
+            "a kink may lie near one point, not near two"
+        )
 
 
 @pytest.mark.parametrize("name", blocks.names())
@@ -369,7 +373,7 @@ def test_the_core_goes_back_by_twice_its_products(name, mask):
         wrt = [n for n in page.inputs if n[:2] != "WL"]  # differential's lambda is no product's
         g, sizes = gradient(page, wrt=[n for n in wrt if n in gradient(page).cotangents]), small(layer, 6, 8)
         steps = count(g.together, sizes)
-        reached = deriving._active(g.forward, g.seeds, page.inputs)
+        reached = deriving.between(g.forward, g.seeds, page.inputs)
         forward = total(s for s in steps if s.name in reached)
         backward = total(s for s in steps if s.name in g.backward.defined)
         assert backward.matmul == 2 * forward.matmul > 0
@@ -437,7 +441,9 @@ def test_gradients_add_up():
 def test_a_mask_array_masks_the_gradient():
     seen = np.tril(np.ones((4, 4), bool))
     up = {"O": np.ones((1, 4, 2, 4))}
-    np.testing.assert_allclose(am.gradient("mha", QKV, up, mask=seen)["K"], am.gradient("mha", QKV, up)["K"], atol=1e-12)
+    np.testing.assert_allclose(
+        am.gradient("mha", QKV, up, mask=seen)["K"], am.gradient("mha", QKV, up)["K"], atol=1e-12
+    )
 
 
 BAD = [
@@ -499,7 +505,9 @@ def test_pages_that_no_variant_has(text, what):
     out = run(g.backward, sizes, values | seeds)
     for name, c in g.cotangents.items():
         to = rng.standard_normal(inputs[name].shape)
-        at = lambda h, n=name, to=to: (run(page, sizes, inputs | {n: inputs[n] + h * to})[page.output] * next(iter(seeds.values()))).sum()
+        at = lambda h, n=name, to=to: (
+            run(page, sizes, inputs | {n: inputs[n] + h * to})[page.output] * next(iter(seeds.values()))
+        ).sum()
         np.testing.assert_allclose((out[c] * to).sum(), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
@@ -546,12 +554,16 @@ FAULTS = {
         ops.OPS, "softmax", replaced(ops.OPS["softmax"], adjoint=("y * g", "(sum_o(y) - 1) * sum_o(y * g)"))
     ),
     "a sink is pulled the wrong way": lambda m: m.setitem(
-        ops.OPS, "softmax", replaced(ops.OPS["softmax"], adjoint=(ops.OPS["softmax"].adjoint[0], "(1 - sum_o(y)) * sum_o(y * g)"))
+        ops.OPS,
+        "softmax",
+        replaced(ops.OPS["softmax"], adjoint=(ops.OPS["softmax"].adjoint[0], "(1 - sum_o(y)) * sum_o(y * g)")),
     ),
     "a mean is a sum": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], adjoint=("g",))),
     "a recursion is closed too early": early,
     "a difference has no sign": lambda m: m.setitem(ops.OPS, "neg", replaced(ops.OPS["neg"], adjoint=("g",))),
-    "what is divided by has no gradient": lambda m: m.setitem(ops.OPS, "/", replaced(ops.OPS["/"], adjoint=("g / b", "0 * g"))),
+    "what is divided by has no gradient": lambda m: m.setitem(
+        ops.OPS, "/", replaced(ops.OPS["/"], adjoint=("g / b", "0 * g"))
+    ),
     "masked indices are renamed": lambda m: m.setattr(
         deriving._Reverse,
         "_under",
@@ -600,7 +612,11 @@ def test_a_wrong_gradient_is_caught(fault, monkeypatch):
 def cheap_scatter(m):
     from attnmath.readings import count as counting
 
-    m.setattr(counting, "refs", lambda x, _r=counting.refs: () if not isinstance(x, (ops.Row, deriving.Op, deriving.Ref)) else _r(x))
+    m.setattr(
+        counting,
+        "refs",
+        lambda x, _r=counting.refs: () if not isinstance(x, (ops.Row, deriving.Op, deriving.Ref)) else _r(x),
+    )
 
 
 COUNT_FAULTS = {

@@ -9,7 +9,7 @@ transposed solve, without a rule for either. What only chooses (a selection's pl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,16 +19,30 @@ from attnmath.language.modify import prune
 from attnmath.language.ops import OPS
 from attnmath.language.order import in_order, ordered
 from attnmath.language.parse import expression
+from attnmath.language.rewrite import (
+    Indices,
+    Names,
+    Steps,
+    Term,
+    cats,
+    flat,
+    letters_of,
+    moved,
+    renamed,
+    tidy,
+    times,
+    total,
+    whole,
+    written,
+)
 from attnmath.language.syntax import (
     Cat,
     Equation,
     Expr,
-    Group,
     Index,
     Num,
     Op,
     Part,
-    Pos,
     Program,
     Ref,
     Shift,
@@ -41,10 +55,9 @@ from attnmath.language.syntax import (
     terms,
 )
 
-ARITHMETIC = ("+", "-", "*", "/", "^", "neg")
+ARITHMETIC = {"+": "sum", "-": "diff", "neg": "neg", "*": "product", "/": "quotient", "^": "power"}  # and part names
 ROW_SUM = "sum_o(y * g)"  # of a tensor times its cotangent: FlashAttention's D
 ROWS = "old"  # the index of a cache's rows, with their number
-WORDS = {"+": "sum", "-": "diff", "neg": "neg", "*": "product", "/": "quotient"}  # what part of an equation is called
 
 
 class Gradient(Struct, frozen=True, dict=True):
@@ -87,31 +100,34 @@ def gradient(
     >>> page = prune(variants.get("mha").program, ["O"])
     >>> print(gradient(page, wrt=["Q", "K", "V"]).backward)
     dO[b t h e]
-    dV[b n h e] = dO[b t h e] * A[b h t n]
+    A[b h t n]
+    Q[b t h d]
+    K[b n h d]
+    V[b n h e]
     dA[b h t n] = dO[b t h e] * V[b n h e]
     D[b h t] = sum_n(A[b h t n] * dA[b h t n])
     dL[b h t n] = A[b h t n] * (dA[b h t n] - D[b h t])
     dS[b h t n] = dL[b h t n] / sqrt(d)
+    dV[b n h e] = dO[b t h e] * A[b h t n]
     dK[b n h d] = dS[b h t n] * Q[b t h d]
     dQ[b t h d] = dS[b h t n] * K[b n h d]
     t sees n: causal
     """
     low = lower(page)
-    ends = tuple(outputs) or (page.output,)
-    asked, rows = tuple(wrt), dict(past or {})
+    ends, asked, rows = tuple(outputs) or (page.output,), tuple(wrt), dict(past or {})
     for name in (*ends, *asked, *rows):
         if name not in page.tensors:
             raise Unknown("tensor", str(name), page.tensors)
-    reverse = _Reverse(low, ends, asked or tuple(n for n in page.inputs if not _tabled(n)), rows)
+    wanted = asked or tuple(n for n in page.inputs if not _tabled(n))
+    reverse = _Reverse(low, ends, wanted, rows)
     if lost := [n for n in asked if n not in reverse.active]:
         raise InputError(
             f"{', '.join(lost)}: {', '.join(ends)} does not depend on it but through what only chooses, or not at all"
         )
     made = reverse.run()
-    kept = [n for n in (asked or [n for n in page.inputs if not _tabled(n)]) if n in reverse.active]
-    cached = {n: c for n, c in reverse.past_names.items() if c in made.defined}
-    made = prune(made, [*(reverse.cotangent[n] for n in kept), *cached.values()])
-    return Gradient(low, made, {n: reverse.cotangent[n] for n in kept}, reverse.seeds, cached, reverse.sizes)
+    of = {n: reverse.cotangent[n] for n in wanted if n in reverse.active}
+    cached = {n: c for n, c in reverse.past.items() if c in made.defined}
+    return Gradient(low, prune(made, [*of.values(), *cached.values()]), of, reverse.seeds, cached, reverse.sizes)
 
 
 def _tabled(name: str) -> bool:
@@ -130,196 +146,33 @@ def lower(page: Program) -> Program:
     Ysqrt[t] = sqrt(Ymean[t] + eps)
     Y[t m] = X[t m] / Ysqrt[t]
     """
-    names, cats = _Names(page.tensors), _cats(page)
+    names, known = Names(page.tensors), cats(page)
     out = [Equation(Ref(n, page.tensors[n]), ()) for n in page.inputs]
+
+    def hoisted(x: Expr, top: bool, host: str, named: dict[Expr, Ref]) -> Expr:
+        if not isinstance(x, Op):
+            return x
+        x = Op(x.name, tuple(hoisted(a, False, host, named) for a in x.args), x.over)
+        if top or x.name in ARITHMETIC or not refs(x):
+            return x
+        if x not in named:
+            named[x] = Ref(names.fresh(host + x.name), letters(x))
+            out.extend(written(named[x], [(named[x].index, x)], known, names))
+        return named[x]
+
     for e in page.equations:
-        if not e.alts:
-            continue
-        named: dict[Expr, Ref] = {}
-
-        def hoist(x: Expr, top: bool, e: Equation = e, named: dict[Expr, Ref] = named) -> Expr:
-            if not isinstance(x, Op):
-                return x
-            x = Op(x.name, tuple(hoist(a, False) for a in x.args), x.over)
-            if top or x.name in ARITHMETIC or not refs(x):
-                return x
-            if x not in named:
-                named[x] = Ref(names.fresh(e.out.name + x.name), letters(x))
-                out.extend(_written(named[x], [(named[x].index, x)], cats, names))
-            return named[x]
-
-        parts = [(index, hoist(x, True)) for index, x in settled(e)]
-        out.extend(_written(e.out, parts, cats, names) if named else [e])
+        if e.alts:
+            named: dict[Expr, Ref] = {}
+            parts = [(index, hoisted(x, True, e.out.name, named)) for index, x in settled(e)]
+            out.extend(written(e.out, parts, known, names) if named else [e])
     return replace(page, equations=tuple(out))
-
-
-class _Names:
-    """Names that are still free."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = set(taken)
-
-    def fresh(self, *wishes: str) -> str:
-        more = (f"{wishes[-1]}{k}" for k in range(2, 1000))
-        name = next(n for n in (*wishes, *more) if n not in self.taken)
-        self.taken.add(name)
-        return name
-
-
-# -- terms: (coefficient, factors, divisors)
-
-Term = tuple[float, tuple[Expr, ...], tuple[Expr, ...]]
-
-
-def _tidy(x: Expr, first: Iterable[str] = ()) -> list[Term]:
-    """The terms of an expression, numbers multiplied out, what is on both sides of a fraction cancelled, and the tensors
-    named in `first` (cotangents) in front.
-    """
-    front, out = set(first), []
-    for sign, num, den in terms(x):
-        value: float = sign
-        up, down = [], list(den)
-        for f in num:
-            if isinstance(f, Num) and not isinstance(f.value, str):
-                value *= f.value
-            elif f in down:
-                down.remove(f)
-            else:
-                up.append(f)
-        up.sort(key=lambda f: not (isinstance(f, Ref) and f.name in front))
-        if value:
-            out.append((value, tuple(up), tuple(down)))
-    return out
-
-
-def _sum(found: Iterable[Term]) -> Expr:
-    """Terms joined, like ones collected."""
-    total: dict[tuple[tuple[str, ...], tuple[str, ...]], Term] = {}
-    for value, num, den in found:
-        key = tuple(sorted(map(str, num))), tuple(sorted(map(str, den)))
-        total[key] = (total[key][0] + value if key in total else value, num, den)
-    out: Expr | None = None
-    for value, num, den in sorted((t for t in total.values() if t[0]), key=lambda t: t[0] < 0):
-        number = () if abs(value) == 1 and num else (Num(abs(value)),)
-        x = _times((*number, *num))
-        x = Op("/", (x, _times(den))) if den else x
-        out = (Op("neg", (x,)) if value < 0 else x) if out is None else Op("-" if value < 0 else "+", (out, x))
-    return Num(0) if out is None else out
-
-
-def _times(factors: Sequence[Expr]) -> Expr:
-    out, *rest = factors or (Num(1),)
-    for f in rest:
-        out = Op("*", (out, f))
-    return out
-
-
-def _letters(xs: Iterable[Expr | Index]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(d for x in xs for d in letters(x)))
-
-
-# -- parts of axes: inside this file, a read says which part it means; a page leaves that to what the term names
-
-
-def _cats(page: Program) -> dict[str, Cat]:
-    """Every `n|c` of a page by its text."""
-    found = [i for e in page.equations for x in (e.out, *e.alts) for r in refs(x) for i in r.index]
-    return {str(i): i for i in (*found, *(i for d in page.dims.values() for i in d)) if isinstance(i, Cat)}
-
-
-def _whole(i: Index, cats: Mapping[str, Cat]) -> Index:
-    return i.cat if isinstance(i, Part) else cats.get(i, i) if isinstance(i, str) else i
-
-
-def _written(
-    out: Ref, parts: Sequence[tuple[tuple[Index, ...], Expr]], cats: Mapping[str, Cat], names: _Names
-) -> Iterator[Equation]:
-    """The equation as a page has it; where a term does not say which part of an axis it reads, that part gets a name."""
-    whole = lambda r: Ref(r.name, tuple(_whole(i, cats) for i in r.index))
-    left = whole(Ref(out.name, parts[0][0]))
-    e = Equation(left, tuple(swap_refs(x, whole) for _, x in parts))
-    if [_texts(x) for _, x in settled(e)] != [_texts(x) for _, x in parts]:
-        slices: dict[Ref, Ref] = {}
-        for r in dict.fromkeys(r for _, x in parts for r in refs(x) if any(isinstance(i, Part) for i in r.index)):
-            own = tuple(i.cat.parts[i.i] if isinstance(i, Part) else i for i in r.index)
-            suffix = "".join(d for i in r.index if isinstance(i, Part) for d in letters(i))
-            slices[r] = Ref(names.fresh(r.name + suffix), own)
-            yield Equation(slices[r], (whole(r),))
-        e = Equation(left, tuple(swap_refs(x, lambda r: whole(slices.get(r, r))) for _, x in parts))
-    yield e
-
-
-def _texts(x: Expr) -> list[str]:
-    return [str(r) for r in refs(x)]
-
-
-# -- moved indices
-
-
-def _moved(x: Expr, old: str, new: Shift) -> Expr:
-    """`x` with the index `old` read at `new`."""
-    by = new.by
-
-    def index(i: Index) -> Index:
-        if i == old:
-            return _shift(new.base, by)
-        if isinstance(i, Shift) and i.base == old:
-            return _shift(new.base, (*i.by, *by))
-        return Group(tuple(map(index, i.parts))) if isinstance(i, Group) else i
-
-    if isinstance(x, Pos) and x.dim == old:
-        start = [(s, "past") for s, d in ((1, old), (-1, new.base)) if d == "t"]
-        steps = _steps((*by, *start))
-        moved = _sum([(1, (Pos(new.base),), ()), *((s * n, (), ()) for s, n in steps if isinstance(n, int))])
-        for s, n in steps:
-            moved = moved if isinstance(n, int) else Op("+" if s > 0 else "-", (moved, Num(n)))
-        return moved
-    if isinstance(x, Op):
-        return Op(x.name, tuple(_moved(a, old, new) for a in x.args), x.over)
-    return swap_refs(x, lambda r: Ref(r.name, tuple(map(index, r.index)))) if isinstance(x, Ref) else x
-
-
-def _steps(by: Iterable[tuple[int, str | int]]) -> tuple[tuple[int, str | int], ...]:
-    """A shift's steps, what goes there and back cancelled."""
-    names: dict[str, int] = {}
-    number = 0
-    for s, n in by:
-        if isinstance(n, int):
-            number += s * n
-        else:
-            names[n] = names.get(n, 0) + s
-    rest = [(1 if k > 0 else -1, n) for n, k in names.items() for _ in range(abs(k))]
-    return (*rest, *([(1 if number > 0 else -1, abs(number))] if number else []))
-
-
-def _shift(base: str, by: tuple[tuple[int, str | int], ...]) -> Index:
-    """A shifted index; a plain one runs over a whole axis, which that of a cache's rows never does."""
-    steps = _steps(by) or (by if base.startswith(ROWS) else ())
-    return Shift(base, steps) if steps else base
-
-
-def _renamed(x: Expr, names: Mapping[str, str]) -> Expr:
-    """`x` with indices under other letters."""
-
-    def index(i: Index) -> Index:
-        if isinstance(i, str):
-            return names.get(i, i)
-        if isinstance(i, Shift):
-            return Shift(names.get(i.base, i.base), tuple((s, names.get(n, n) if isinstance(n, str) else n) for s, n in i.by))
-        return type(i)(tuple(map(index, i.parts))) if isinstance(i, (Group, Cat)) else i
-
-    if isinstance(x, Pos):
-        return Pos(names.get(x.dim, x.dim))
-    if isinstance(x, Op):
-        return Op(x.name, tuple(_renamed(a, names) for a in x.args), tuple(names.get(o, o) for o in x.over))
-    return swap_refs(x, lambda r: Ref(r.name, tuple(map(index, r.index)))) if isinstance(x, Ref) else x
 
 
 # -- which tensors a gradient goes through
 
 
 def _flows(x: Expr) -> Iterator[Ref]:
-    """The tensors that an expression passes a cotangent on to: not the places it reads at, nor what is piecewise constant."""
+    """The tensors that an expression passes a cotangent on to: not the places it reads at, nor what is constant by pieces."""
     if isinstance(x, Ref):
         yield x
     if isinstance(x, Op) and OPS[x.name].adjoint != ():
@@ -327,8 +180,13 @@ def _flows(x: Expr) -> Iterator[Ref]:
             yield from _flows(a)
 
 
-def _active(page: Program, outputs: Iterable[str], wrt: Iterable[str]) -> set[str]:
-    """The tensors between `wrt` and the outputs."""
+def between(page: Program, outputs: Iterable[str], wrt: Iterable[str]) -> set[str]:
+    """The tensors that depend on one of `wrt` and that an output depends on.
+
+    >>> from attnmath import variants
+    >>> sorted(between(variants.get("mha").program, ["O"], ["V"]))
+    ['O', 'V']
+    """
     reads = {n: {r.name for a in e.alts for r in _flows(a)} for n, e in page.defined.items()}
     back = set(outputs)
     todo = list(back)
@@ -342,34 +200,39 @@ def _active(page: Program, outputs: Iterable[str], wrt: Iterable[str]) -> set[st
     return back & forth
 
 
-@lru_cache(256)
-def _adjoint(text: str) -> Expr:
-    return expression(text)
+class Gain(Struct, frozen=True):
+    """What a cotangent gains: a term, under the indices that its tensor is read with."""
+
+    at: Indices
+    term: Term
+
+
+Gains = dict[Indices, list[Gain]]  # by their indices, parts of an axis together
 
 
 class _Reverse:
     """The page walked from its end to its beginning.
 
-    `gains`: for each tensor, what its cotangent has gained so far, as (the indices it was read under, term).
+    `gains`: what each cotangent has gained so far, and in which turn; `made`: the equations so far; `dims`: the axes of
+    what is written under other indices; `kept`: the cotangents of the page's own tensors, whose names stay.
     """
 
-    def __init__(self, page: Program, outputs: tuple[str, ...], wrt: tuple[str, ...], past: Mapping[str, int]) -> None:
-        self.page, self.outputs = page, outputs
-        self.active = _active(page, outputs, (*wrt, *past))
-        self.axes, self.cats = page.tensors, _cats(page)
-        self.names = _Names(page.tensors)
+    def __init__(self, page: Program, outputs: tuple[str, ...], wrt: tuple[str, ...], rows: Mapping[str, int]) -> None:
+        self.page, self.outputs, self.rows = page, outputs, rows
+        self.active = between(page, outputs, (*wrt, *rows))
+        self.axes, self.cats, self.names = page.tensors, cats(page), Names(page.tensors)
         self.cotangent = {n: self.names.fresh(f"d{n}") for n in page.tensors}
-        self.rows = past
         self.kept = set(self.cotangent.values())
-        self.past_names = {n: self.names.fresh(f"d{n}past") for n in past}
-        self.sizes = {f"{ROWS}{n}": n for n in past.values()}
-        self.gains: dict[str, list[tuple[int, tuple[tuple[Index, ...], Term]]]] = {}
-        self.equations: list[Equation] = []
-        self.dims: dict[str, tuple[Index, ...]] = {}
+        self.past = {n: self.names.fresh(f"d{n}past") for n in rows}
+        self.sizes = {f"{ROWS}{n}": n for n in rows.values()}
+        self.gains: dict[str, list[tuple[int, Gain]]] = {}
+        self.made: list[Equation] = []
+        self.inputs: list[Equation] = []
+        self.dims: dict[str, Indices] = {}
         self.seeds: dict[str, str] = {}
-        self.turn = 0
         self.shared: dict[Expr, Ref] = {}  # reductions that several adjoints read
-        self.written: set[str] = set(self.cotangent.values())
+        self.cotangents = set(self.kept)  # and those of parts of equations
+        self.turn = 0
 
     def run(self) -> Program:
         for group, loop in reversed(list(ordered(self.page))):
@@ -377,41 +240,21 @@ class _Reverse:
             if loop:  # every gain of a recursion before any of its cotangents is closed
                 for e in live:
                     self.walk(e)
-                for e in live:
-                    self.close(e.out.name)
-            else:
-                for e in live:
-                    self.close(e.out.name)
+            for e in live:
+                self.close(e.out.name, self.cotangent[e.out.name], self.axes[e.out.name])
+                if not loop:
                     self.walk(e)
         for name in self.page.inputs:
             if name in self.active:
-                self.close(name)
-        for name in [n for n in self.rows if self.past_names[n] in self.gains]:
-            self.close(self.past_names[name])
-        made = self.without_copies([e for e in self.equations if e.alts])
-        names = _names(x for e in made for x in (e.out, *e.alts))
-        read = [Equation(Ref(n, d), ()) for n, d in self.axes.items() if n in names]
-        seeds = [e for e in self.equations if not e.alts]
-        dims = {n: d for n, d in {**self.page.dims, **self.dims}.items() if n in names}
-        return in_order(Program((*seeds, *read, *made), self.page.sees, dims))
-
-    def without_copies(self, made: list[Equation]) -> list[Equation]:
-        """The equations without those that only give another name to what has one."""
-        k = 0
-        while k < len(made):
-            left, right = made[k].out, made[k].alts[0]
-            k += 1
-            if len(made[k - 1].alts) > 1 or not isinstance(right, Ref) or not _same_axes(left, right):
-                continue
-            if {left.name, right.name} & set(self.dims) or {left.name, right.name} <= self.kept:
-                continue
-            old, new = (left, right) if left.name not in self.kept else (right, left)
-            order = [old.index.index(i) for i in new.index]
-            swap = lambda r: Ref(new.name, tuple(r.index[n] for n in order)) if r.name == old.name else r
-            rest = [e for e in made if e is not made[k - 1]]
-            made = [Equation(swap(e.out), tuple(swap_refs(a, swap) for a in e.alts)) for e in rest]
-            k = 0
-        return made
+                self.close(name, self.cotangent[name], self.axes[name])
+        for name, target in self.past.items():
+            if target in self.gains:
+                self.close(target, target, self.cached_axes(name))
+        made = _without_copies(self.made, self.kept, self.dims)
+        read = {r.name for e in made for x in (e.out, *e.alts) for r in refs(x)}
+        forward = [Equation(Ref(n, d), ()) for n, d in self.axes.items() if n in read]
+        dims = {n: d for n, d in {**self.page.dims, **self.dims}.items() if n in read}
+        return in_order(Program((*self.inputs, *forward, *made), self.page.sees, dims))
 
     # -- down an expression, the cotangent in hand
 
@@ -421,246 +264,235 @@ class _Reverse:
             g, y = Ref(self.cotangent[e.out.name], index), Ref(e.out.name, index)
             self.spread(x, g, y, letters(g), e.out.name)
 
-    def leads(self, x: Expr) -> list[Ref]:
-        return [r for r in _flows(x) if r.name in self.active]
+    def leads(self, x: Expr) -> bool:
+        """Whether a tensor that is to have a gradient is below."""
+        return any(r.name in self.active for r in _flows(x))
 
     def spread(self, x: Expr, g: Expr, y: Ref | None, space: tuple[str, ...], host: str) -> None:
-        """Each term of `x` gets the cotangent. `y`: the tensor that holds x; `space`: the letters of all that was summed."""
+        """Each term of `x` gets the cotangent. `y`: the tensor that holds x; `space`: the letters that the cotangent has and
+        those that were summed on the way; `host`: the tensor whose equation this is part of.
+        """
         parts = terms(x)
-        several = sum(any(self.leads(f) for f in (*num, *den)) for _, num, den in parts) > 1
-        if several and not isinstance(g, Ref):
-            g = self.named(g, letters(x), space, host + WORDS.get(x.name if isinstance(x, Op) else "", ""))
+        several = sum(any(map(self.leads, (*num, *den))) for _, num, den in parts) > 1
+        if several and not isinstance(g, Ref) and isinstance(x, Op):
+            g = self.named(g, letters(x), space, host + ARITHMETIC[x.name])
             space = letters(g)
         for sign, num, den in parts:
-            mine = _fill("neg", 0, {"g": g}) if sign < 0 else g
-            own = _letters((*num, *den))
-            whole = y if len(parts) == 1 and sign > 0 and y and set(own) <= set(letters(y)) else None
-            self.product(num, den, mine, whole, tuple(dict.fromkeys((*space, *own))), host)
+            own = letters_of((*num, *den))
+            holds = y if y and len(parts) == 1 and sign > 0 and set(own) <= set(letters(y)) else None
+            mine = _filled("neg", 0, {"g": g}) if sign < 0 else g
+            self.product(num, den, mine, holds, tuple(dict.fromkeys((*space, *own))), host)
 
     def product(
         self, num: tuple[Expr, ...], den: tuple[Expr, ...], g: Expr, y: Ref | None, space: tuple[str, ...], host: str
     ) -> None:
-        if not den and len(num) == 1:
-            return self.factor(num[0], g, y, space, host)
+        """Each factor gets the cotangent times the others, each divisor what the quotient's adjoint says."""
         up = down = g
         if den:
-            a, b = _times(num), _times(den)
-            env = {"a": a, "b": b, "g": g, "y": y or Op("/", (a, b))}
-            up, down = _fill("/", 0, env), _fill("/", 1, env)
+            env: dict[str, Expr] = {"a": times(num), "b": times(den), "g": g}
+            env["y"] = y or Op("/", (env["a"], env["b"]))
+            up, down = _filled("/", 0, env), _filled("/", 1, env)
+        alone = y if len(num) == 1 and not den else None
         for factors, mine in ((num, up), (den, down)):
             for k, f in enumerate(factors):
-                if self.leads(f):
-                    rest = (*factors[:k], *factors[k + 1 :])
-                    self.factor(f, _fill("*", 0, {"b": _times(rest), "g": mine}) if rest else mine, None, space, host)
+                rest = (*factors[:k], *factors[k + 1 :])
+                own = _filled("*", 0, {"b": times(rest), "g": mine}) if rest else mine
+                self.factor(f, own, alone, space, host)
 
     def factor(self, x: Expr, g: Expr, y: Ref | None, space: tuple[str, ...], host: str) -> None:
+        if not isinstance(x, (Ref, Op)) or not self.leads(x):
+            return
         if isinstance(x, Ref):
             self.emit(x, g, space)
-        elif isinstance(x, Op) and x.name in WORDS:
+        elif x.name in ARITHMETIC and x.name != "^":
             self.spread(x, g, y, space, host)
-        elif isinstance(x, Op):
+        else:
             self.function(x, g, y, space, host)
 
     def function(self, x: Op, g: Expr, y: Ref | None, space: tuple[str, ...], host: str) -> None:
-        row = OPS[x.name]
-        if not self.leads(x):
-            return
-        if row.adjoint is None:
-            raise LanguageError(f"{x.name} has no adjoint, so `{x}` has no gradient; its row in the table of operations says none")
+        adjoint = OPS[x.name].adjoint
+        if adjoint is None:
+            raise LanguageError(f"{x.name} has no adjoint in the table of operations: `{x}` has no gradient")
         if not isinstance(g, Ref):
-            g = self.named(g, letters(x), space, host + x.name)
+            g = self.named(g, letters(x), space, host + ARITHMETIC.get(x.name, x.name))
             space = letters(g)
         env = dict(zip("ab", x.args)) | {"y": y or x, "g": g}
-        for k, (arg, text) in enumerate(zip(x.args, row.adjoint)):
+        for k, (arg, text) in enumerate(zip(x.args, adjoint)):
             if self.leads(arg):
-                mine = self.filled(text, env, x.over, host)
-                around = [d for d in space if not (k and d in x.over)]
-                self.spread(arg, mine, None, tuple(dict.fromkeys((*around, *letters(arg)))), host)
+                around = [
+                    d for d in space if not (k and d in x.over)
+                ]  # a second argument stands beside what x runs along
+                own = tuple(dict.fromkeys((*around, *letters(arg))))
+                self.spread(arg, self.filled(text, env, x.over, host), None, own, host)
 
     def filled(self, text: str, env: Mapping[str, Expr], over: tuple[str, ...], host: str) -> Expr:
         """An adjoint's text with its letters filled in; a reduction in it gets a name, and what it says more than once."""
-        whole = _adjoint(text)
-        said = [str(o) for o in ops(whole)]
+        said = [str(o) for o in ops(expression(text))]
 
         def fill(x: Expr) -> Expr:
-            if isinstance(x, Num):
-                return env.get(str(x.value), x)
             if not isinstance(x, Op):
-                return x
-            new: Expr = _folded(Op(x.name, tuple(map(fill, x.args)), over if x.over else ()), self.page)
+                return env.get(str(x.value), x) if isinstance(x, Num) else x
+            new = _folded(Op(x.name, tuple(map(fill, x.args)), over if x.over else ()), self.page)
             if not isinstance(new, Op) or not (new.over or (x.name not in ARITHMETIC and said.count(str(x)) > 1)):
                 return new
             if new not in self.shared:
-                wishes = (("D", f"D{host}") if str(x) == ROW_SUM else (host + new.name,))
+                wishes = ("D", f"D{host}") if str(x) == ROW_SUM else (host + new.name,)
                 self.shared[new] = Ref(self.names.fresh(*wishes), letters(new))
                 self.write(self.shared[new], [(self.shared[new].index, new)])
             return self.shared[new]
 
-        return fill(whole)
+        return fill(expression(text))
 
     def named(self, g: Expr, index: tuple[str, ...], space: tuple[str, ...], name: str) -> Ref:
-        """A cotangent that several terms read, under a name of its own, and under every letter that it has to be summed over."""
+        """A cotangent that several terms read, under a name of its own, and under every letter that is yet to be summed."""
         lost = [d for d in space if d not in (*index, *letters(g))]
         out = Ref(self.names.fresh(f"d{name}"), (*index, *lost))
-        self.written.add(out.name)
-        self.write(out, [(out.index, _sum(_tidy(g, self.written)))])
+        self.cotangents.add(out.name)
+        self.write(out, [(out.index, total(tidy(g, self.cotangents)))])
         return out
 
     # -- at a tensor: its cotangent gains
 
     def emit(self, r: Ref, g: Expr, space: tuple[str, ...]) -> None:
-        if r.name not in self.active:
-            return
-        for value, num, den in _tidy(g, self.written):
-            lost = [d for d in space if d not in (*letters(r), *_letters((*num, *den)))]
-            if lost:  # each of so many reads the same: repeat, then sum
-                index = tuple(dict.fromkeys((*letters(r), *_letters((*num, *den)), *lost)))
-                num, den, value = (self.named(_sum([(value, num, den)]), index, index, r.name),), (), 1
-            if r.name in self.rows:
-                self.gain(r, (value, num, den), self.rows[r.name])
-            self.gain(r, (value, num, den), None)
+        for term in tidy(g, self.cotangents):
+            own = tuple(dict.fromkeys((*letters(r), *term.letters)))
+            if lost := [d for d in space if d not in own]:  # each of so many reads the same: repeat, then sum
+                term = Term(1, (self.named(total([term]), (*own, *lost), (), r.name),))
+            self.gain(r.name, self.axes[r.name], r, term)
+            if r.name in self.past and any(isinstance(i, Shift) for i in r.index):
+                self.gain(self.past[r.name], self.cached_axes(r.name), r, term, self.rows[r.name])
 
-    def gain(self, r: Ref, term: Term, rows: int | None) -> None:
-        """A cotangent read under shifted indices is written under plain ones: A'[t-1] = g(t) as A'[t] = g(t+1).
+    def gain(self, target: str, axes: Indices, r: Ref, term: Term, rows: int = 0) -> None:
+        """What is read under shifted indices is written under plain ones: dA[t-1] = g(t) as dA[t] = g(t+1).
 
-        `rows`: of the past, instead; its first row stands so many steps before the new tokens.
+        `rows`: of the past, whose first row stands so many steps before the new tokens.
         """
         index = list(r.index)
         for axis, i in enumerate(r.index):
             if not isinstance(i, Shift):
                 continue
-            mine = str(self.axes[r.name][axis])
-            back: tuple[tuple[int, str | int], ...] = tuple((-s, n) for s, n in i.by)
-            if rows is not None:
-                mine, back = f"{ROWS}{rows}", (*back, (-1, rows))
-            value, num, den = term
-            if not self._movable(num, den, i.base, mine):
-                plain = _letters((*(j.base if isinstance(j, Shift) else j for j in index[axis:]), *index[:axis]))
-                steps = (n for _, n in i.by if isinstance(n, str) and n in _letters((*num, *den)))
+            mine = str(axes[axis])
+            back: Steps = (*((-s, n) for s, n in i.by), *([(-1, rows)] if rows else []))
+            if not self.movable(term, i.base, mine):
+                steps = [n for _, n in i.by if isinstance(n, str) and n in term.letters]
+                plain = letters_of(j.base if isinstance(j, Shift) else j for j in (*index[axis:], *index[:axis]))
                 own = tuple(dict.fromkeys((*plain, *steps)))
-                value, num, den = 1, (self.named(_sum([term]), own, own, r.name + i.base),), ()
-            new = Shift(mine, back)
-            term = value, tuple(_moved(f, i.base, new) for f in num), tuple(_moved(f, i.base, new) for f in den)
+                term = Term(1, (self.named(total([term]), own, own, r.name + i.base),))
+            num, den = (tuple(moved(f, i.base, mine, back) for f in fs) for fs in (term.num, term.den))
+            term = Term(term.value, num, den)
             index[axis] = mine
-        if rows is not None and not any(isinstance(i, Shift) for i in r.index):
-            return
-        self.gains.setdefault(r.name if rows is None else self.past_names[r.name], []).append((-self.turn, (tuple(index), term)))
+        if rows:
+            term = Term(term.value, tuple(map(_sliced, term.num)), term.den)
+        self.gains.setdefault(target, []).append((-self.turn, Gain(tuple(index), term)))
 
-    def _movable(self, num: tuple[Expr, ...], den: tuple[Expr, ...], old: str, new: str) -> bool:
+    def movable(self, term: Term, old: str, new: str) -> bool:
         """Whether an index can be moved in a term: no other takes its letter, no mask speaks of it, nothing divides by what
         lies outside.
         """
-        if len(num) == 1 and not den and isinstance(num[0], Ref) and new not in letters(num[0]):
-            return True
-        found = set(_letters((*num, *den)))
-        risky = [*den, *(f for f in num if isinstance(f, Op))]
-        inside = [i for f in num for r in refs(f) for i in r.index if isinstance(i, (Cat, Part, Ref)) and old in letters(i)]
+        if len(term.num) == 1 and not term.den and isinstance(term.num[0], Ref):
+            return new == old or new not in term.letters
+        found = set(term.letters)
+        risky = letters_of([*term.den, *(f for f in term.num if isinstance(f, Op))])
+        reads = (i for f in term.num for r in refs(f) for i in r.index if isinstance(i, (Cat, Part, Ref)))
         masked = any(old in (q, *k.split()) and {q, *k.split()} <= found for q, k in self.page.sees)
-        return not (new != old and new in found) and not masked and not inside and old not in _letters(risky)
+        taken = new != old and new in found
+        return not (taken or masked or old in risky or any(old in letters(i) for i in reads))
+
+    def cached_axes(self, name: str) -> Indices:
+        """A tensor's axes, the rows of its cache in place of the tokens."""
+        reads = [r for e in self.page.equations for a in e.alts for r in refs(a) if r.name == name]
+        cached = {k for r in reads for k, i in enumerate(r.index) if isinstance(i, Shift)}
+        return tuple(f"{ROWS}{self.rows[name]}" if k in cached else i for k, i in enumerate(self.axes[name]))
 
     # -- a cotangent is closed: all that it gained, as one equation
 
-    def close(self, name: str) -> None:
-        past = {c: n for n, c in self.past_names.items()}
-        target = name if name in past else self.cotangent[name]
-        axes = self.axes[past.get(name, name)]
-        if name in past:
-            axes = tuple(self._old(past[name], k, i) for k, i in enumerate(axes))
+    def close(self, name: str, target: str, axes: Indices) -> None:
         found = [gain for _, gain in sorted(self.gains.pop(name, []), key=lambda g: g[0])]
         if name in self.outputs:
-            seed = self.names.fresh(f"{target}0") if found else target
-            self.seeds[name] = seed
-            self.equations.append(Equation(Ref(seed, axes), ()))
-            self.dims[seed] = axes
+            seed = Ref(self.names.fresh(f"{target}0") if found else target, axes)
+            self.seeds[name] = seed.name
+            self.inputs.append(Equation(seed, ()))
+            self.dims[seed.name] = axes
             if not found:
                 return
-            found.append((axes, (1, (Ref(seed, axes),), ())))
-        groups: dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]] = {}
-        for index, term in found:
-            groups.setdefault(tuple(_whole(i, self.cats) for i in index), []).append((index, term))
-        own = next((i for i, g in groups.items() for _, (_, num, den) in g if target in _names((*num, *den))), None)
-        main, merged = self._merged(groups, own, axes)
-        total = merged.pop(main, [])
-        for index, gained in merged.items():
-            side = Ref(self.names.fresh(target + _suffix(index, main)), index)
+            found.append(Gain(axes, Term(1, (seed,))))
+        groups: Gains = {}
+        for gain in found:
+            groups.setdefault(tuple(whole(i, self.cats) for i in gain.at), []).append(gain)
+        own = next((at for at, gains in groups.items() if any(target in g.term.reads for g in gains)), None)
+        main, groups = self.merged(groups, own, axes)
+        mine = groups.pop(main, [])
+        for at, gains in groups.items():
+            side = Ref(self.names.fresh(target + _suffix(at, main)), at)
             self.dims[side.name] = axes
-            self.parts(side, gained)
-            total.append((main, (1, (Ref(side.name, main),), ())))
-        self.parts(Ref(target, main), total)
+            self.put(side, gains)
+            mine.append(Gain(main, Term(1, (Ref(side.name, main),))))
         if main != axes:
             self.dims[target] = axes
+        self.put(Ref(target, main), mine)
 
-    def _old(self, name: str, axis: int, i: Index) -> Index:
-        """The rows of a cache have a length of their own."""
-        reads = [r for e in self.page.equations for a in e.alts for r in refs(a) if r.name == name]
-        return f"{ROWS}{self.rows[name]}" if any(isinstance(r.index[axis], Shift) for r in reads) else i
-
-    def _merged(
-        self, groups: dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]], own: tuple[Index, ...] | None, axes: tuple[Index, ...]
-    ) -> tuple[tuple[Index, ...], dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]]]:
-        """(the indices of the cotangent, its gains by theirs), as many as can be under the same letters."""
-        plain = [i for i in groups if all(isinstance(x, str) and x != "last" for x in i)]
-        best: tuple[tuple[Index, ...], dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]]] | None = None
-        for main in [own] if own else dict.fromkeys([*(i for i in (axes,) if i in groups), *plain, *groups, axes]):
-            out: dict[tuple[Index, ...], list[tuple[tuple[Index, ...], Term]]] = {main: []}
-            for index, gained in groups.items():
-                for at, term in gained:
-                    new = (at, term) if index == main else self._under(index, main, at, term)
-                    out.setdefault(main if new else index, []).append(new or (at, term))
+    def merged(self, groups: Gains, own: Indices | None, axes: Indices) -> tuple[Indices, Gains]:
+        """(the indices of the cotangent, its gains), as many as can be under the same letters."""
+        plain = [at for at in groups if all(isinstance(i, str) and i != "last" for i in at)]
+        best: tuple[Indices, Gains] | None = None
+        for main in [own] if own else dict.fromkeys([*(at for at in (axes,) if at in groups), *plain, *groups, axes]):
+            out: Gains = {main: []}
+            for at, gains in groups.items():
+                for gain in gains:
+                    new = gain if at == main else self.under(at, main, gain)
+                    out.setdefault(main if new else at, []).append(new or gain)
             covers = main in plain or main == axes or len(out) == 1
             if covers and (best is None or len(out) < len(best[1])):
                 best = main, out
-        assert best
+        assert best, "its own axes take everything"
         return best
 
-    def _under(
-        self, index: tuple[Index, ...], main: tuple[Index, ...], at: tuple[Index, ...], term: Term
-    ) -> tuple[tuple[Index, ...], Term] | None:
+    def under(self, old: Indices, new: Indices, gain: Gain) -> Gain | None:
         """A gain under other letters, or None where that would catch another index or move a mask."""
-        pairs = list(zip(_flat(index), _flat(main)))
-        if at != index or [type(i) for i in index] != [type(i) for i in main] or len(_flat(index)) != len(_flat(main)):
+        pairs = list(zip(flat(old), flat(new)))
+        if gain.at != old or list(map(_kind, old)) != list(map(_kind, new)):
             return None
-        if any(a != b and not (isinstance(a, str) and isinstance(b, str) and "|" not in a + b) for a, b in pairs):
+        if any(
+            a != b and not all(isinstance(x, str) and x != "last" and "|" not in x for x in (a, b)) for a, b in pairs
+        ):
             return None
-        moved = {str(a): str(b) for a, b in pairs if a != b}
-        value, num, den = term
-        found = {*_letters((*num, *den)), *_letters(index)}
-        after = {moved.get(d, d) for d in found}
+        names = {str(a): str(b) for a, b in pairs if a != b}
+        found = {*gain.term.letters, *letters_of(old)}
+        after = {names.get(d, d) for d in found}
+        if len(after) < len(found) or set(names.values()) & set(gain.term.letters):
+            return None
         for q, k in self.page.sees:
-            both = {q, *k.split()}
-            if (both <= found and both & set(moved)) or (both <= after and both & set(moved.values())):
+            pair = {q, *k.split()}
+            if (pair <= found and pair & set(names)) or (pair <= after and pair & set(names.values())):
                 return None
-        if len(after) < len(found) or set(moved.values()) & set(_letters((*num, *den))) or "last" in (*moved, *moved.values()):
-            return None
-        return main, (value, tuple(_renamed(f, moved) for f in num), tuple(_renamed(f, moved) for f in den))
+        num, den = ([renamed(f, names) for f in fs] for fs in (gain.term.num, gain.term.den))
+        return Gain(new, Term(gain.term.value, tuple(num), tuple(den)))
 
-    def parts(self, out: Ref, gained: list[tuple[tuple[Index, ...], Term]]) -> None:
+    def put(self, out: Ref, gains: list[Gain]) -> None:
         """One equation of all gains under the same indices: of an axis of parts, an expression for each."""
-        cut = [k for k, i in enumerate(out.index) if isinstance(i, Cat) and any(isinstance(at[k], Part) for at, _ in gained)]
+        cut = [k for k in range(len(out.index)) if any(isinstance(g.at[k], Part) for g in gains)]
         if not cut:
-            return self.write(out, [(out.index, _sum(t for _, t in gained))])
-        if len(cut) > 1:
-            raise LanguageError(f"{out}: two axes of parts at once have no gradient yet")
-        k = cut[0]
-        whole = [(at, t) for at, t in gained if not isinstance(at[k], Part)]
-        if whole:
+            self.write(out, [(out.index, total(g.term for g in gains))])
+            return
+        (k, *more), entire = cut, [g for g in gains if not isinstance(g.at[cut[0]], Part)]
+        if more:
+            raise LanguageError(f"{out}: a gradient by parts of two axes at once is not built yet")
+        if entire:
             side = Ref(self.names.fresh(out.name + "parts"), out.index)
             self.dims[side.name] = self.dims.get(out.name, out.index)
-            self.parts(side, [(at, t) for at, t in gained if isinstance(at[k], Part)])
-            return self.write(out, [(out.index, _sum([*(t for _, t in whole), (1, (Ref(side.name, out.index),), ())]))])
-        cat = out.index[k]
-        assert isinstance(cat, Cat)
-        alts = []
-        for n in range(len(cat.parts)):
-            index = (*out.index[:k], Part(cat, n), *out.index[k + 1 :])
-            alts.append((index, _sum(t for at, t in gained if at[k] == Part(cat, n))))
-        self.write(out, alts)
+            self.put(side, [g for g in gains if g not in entire])
+            self.write(out, [(out.index, total([*(g.term for g in entire), Term(1, (side,))]))])
+            return
+        axis = whole(out.index[k], self.cats)
+        parts = [Part(axis, n) for n in range(len(axis.parts))] if isinstance(axis, Cat) else []
+        by_part = [(p, total(g.term for g in gains if g.at[k] == p)) for p in parts]
+        self.write(out, [((*out.index[:k], p, *out.index[k + 1 :]), x) for p, x in by_part])
 
-    def write(self, out: Ref, parts: Sequence[tuple[tuple[Index, ...], Expr]]) -> None:
-        self.equations += _written(out, parts, self.cats, self.names)
+    def write(self, out: Ref, parts: Sequence[tuple[Indices, Expr]]) -> None:
+        self.made += written(out, parts, self.cats, self.names)
 
 
-def _fill(op: str, arg: int, env: Mapping[str, Expr]) -> Expr:
+def _filled(op: str, arg: int, env: Mapping[str, Expr]) -> Expr:
     """An adjoint text of the arithmetic, filled in."""
 
     def fill(x: Expr) -> Expr:
@@ -668,41 +500,66 @@ def _fill(op: str, arg: int, env: Mapping[str, Expr]) -> Expr:
             return env.get(str(x.value), x)
         return Op(x.name, tuple(map(fill, x.args)), x.over) if isinstance(x, Op) else x
 
-    return fill(_adjoint((OPS[op].adjoint or ())[arg]))
+    return fill(expression((OPS[op].adjoint or ())[arg]))
 
 
 def _folded(x: Op, page: Program) -> Expr:
-    """Zeros, ones and numbers worked in; a sum over a constant is the number of elements, where no mask says otherwise."""
-    a, b = (*x.args, Num(0))[:2]
+    """A power less one worked out; a sum over a constant is the number of elements, where no mask says otherwise."""
+    a, b = x.args if len(x.args) == 2 else (x.args[0], None)
     if x.name == "sum":
         inside = {p for d in letters(a) for p in digits(d)}
         own = {p for d in x.over for p in digits(d)}
         masked = any({q, *k.split()} <= inside and {q, *k.split()} & own for q, k in page.sees)
-        one = _sum(_tidy(a))
+        one = total(tidy(a))
         if isinstance(one, Num) and not masked and not any("|" in d for d in x.over):
-            return _sum(_tidy(_times((one, *map(Num, x.over)))))
-    if x.name == "-" and isinstance(a, Num) and isinstance(b, Num) and not isinstance(a.value, str) and not isinstance(b.value, str):
-        return Num(a.value - b.value)
+            return total(tidy(times((one, *map(Num, x.over)))))
+    if x.name == "-" and isinstance(a, Num) and isinstance(b, Num) and not isinstance(a.value, str):
+        return x if isinstance(b.value, str) else Num(a.value - b.value)
     return a if x.name == "^" and b == Num(1) else x
 
 
-def _names(xs: Iterable[Expr]) -> set[str]:
-    return {r.name for x in xs for r in refs(x)}
+def _sliced(x: Expr) -> Expr:
+    """An expression that reads only so many rows of an axis: its index says so, where a plain one means all of them."""
+
+    def index(i: Index) -> Index:
+        return Shift(i, ((1, 1), (-1, 1))) if isinstance(i, str) and i.startswith(ROWS) else i
+
+    return swap_refs(x, lambda r: Ref(r.name, tuple(map(index, r.index))))
+
+
+def _kind(i: Index) -> tuple[type, int]:
+    return type(i), len(flat([i]))
+
+
+def _suffix(at: Indices, main: Indices) -> str:
+    """What tells indices from the main ones, in letters: i for (c i), T for T[b t k]."""
+    out = ""
+    for i in (x for x in at if x not in main):
+        own = [x for x in flat([i]) if x not in flat(main)]
+        gathers = [r.name for x in own for r in refs(x)]
+        out += "".join(gathers or [d for x in own for d in letters(x)][-1:])
+    return "".join(c for c in out if c.isalnum())
+
+
+def _without_copies(made: list[Equation], kept: set[str], dims: Mapping[str, Indices]) -> list[Equation]:
+    """The equations without those that only give another name to what has one; names in `kept` stay."""
+    for e in made:
+        left, right = e.out, e.alts[0]
+        if len(e.alts) > 1 or not isinstance(right, Ref) or not _same_axes(left, right):
+            continue
+        if {left.name, right.name} & set(dims) or {left.name, right.name} <= kept:
+            continue
+        old, new = (left, right) if left.name not in kept else (right, left)
+        order = [old.index.index(i) for i in new.index]
+
+        def swap(r: Ref, old: Ref = old, new: Ref = new, order: list[int] = order) -> Ref:
+            return Ref(new.name, tuple(r.index[n] for n in order)) if r.name == old.name else r
+
+        rest = [Equation(swap(x.out), tuple(swap_refs(a, swap) for a in x.alts)) for x in made if x is not e]
+        return _without_copies(rest, kept, dims)
+    return made
 
 
 def _same_axes(a: Ref, b: Ref) -> bool:
-    return all(isinstance(i, str) and i != "last" for i in a.index) and sorted(map(str, a.index)) == sorted(map(str, b.index))
-
-
-def _flat(index: Iterable[Index]) -> list[Index]:
-    return [x for i in index for x in (_flat(i.parts) if isinstance(i, Group) else [i])]
-
-
-def _suffix(index: tuple[Index, ...], main: tuple[Index, ...]) -> str:
-    """What tells indices from the main ones, in letters: i for (c i), T for T[b t k]."""
-    out = ""
-    for i in (x for x in index if x not in main):
-        flat = [x for x in _flat([i]) if x not in _flat(main)]
-        gathers = [r.name for x in flat for r in refs(x)]
-        out += "".join(gathers or [d for x in flat for d in letters(x)][-1:])
-    return "".join(c for c in out if c.isalnum())
+    plain = all(isinstance(i, str) and i != "last" for i in a.index)
+    return plain and sorted(map(str, a.index)) == sorted(map(str, b.index))
