@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain, count
 
 from msgspec import Struct
 
@@ -44,8 +45,7 @@ class Names:
 
     def fresh(self, *wishes: str) -> str:
         """The first wish that is free, or the last one with a number; it is taken then."""
-        more = (f"{wishes[-1]}{k}" for k in range(2, 10_000))
-        name = next(n for n in (*wishes, *more) if n not in self.taken)
+        name = next(n for n in chain(wishes, (f"{wishes[-1]}{k}" for k in count(2))) if n not in self.taken)
         self.taken.add(name)
         return name
 
@@ -106,7 +106,8 @@ def total(found: Iterable[Term]) -> Expr:
     like: dict[tuple[tuple[str, ...], tuple[str, ...]], Term] = {}
     for t in found:
         key = tuple(sorted(map(str, t.num))), tuple(sorted(map(str, t.den)))
-        like[key] = Term(like[key].value + t.value if key in like else t.value, t.num, t.den)
+        first = like.get(key, Term(0, t.num, t.den))
+        like[key] = Term(first.value + t.value, first.num, first.den)
     out: Expr | None = None
     for t in sorted((t for t in like.values() if t.value), key=lambda t: t.value < 0):
         number = () if abs(t.value) == 1 and t.num else (Num(abs(t.value)),)

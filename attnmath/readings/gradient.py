@@ -100,10 +100,10 @@ def gradient(
     >>> page = prune(variants.get("mha").program, ["O"])
     >>> print(gradient(page, wrt=["Q", "K", "V"]).backward)
     dO[b t h e]
-    A[b h t n]
     Q[b t h d]
     K[b n h d]
     V[b n h e]
+    A[b h t n]
     dA[b h t n] = dO[b t h e] * V[b n h e]
     D[b h t] = sum_n(A[b h t n] * dA[b h t n])
     dL[b h t n] = A[b h t n] * (dA[b h t n] - D[b h t])
