@@ -632,3 +632,49 @@ def test_a_wrong_backward_count_is_caught(fault, monkeypatch):
     after = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
     assert before != after, "the fault is one"
     assert not all(not walks_agree(*x) for x in pages())
+
+
+# -- in print
+
+
+def test_equations_backward(call):
+    code, out, _ = call("equations mqa --backward --with norm")
+    assert code == 0
+    assert "Multi-query attention with norm, backward" in out
+    made = out.splitlines()
+    assert any(x.startswith("Qmean[b t h]") for x in made), "what the page names only here"
+    assert "dL[b h t n]   = A[b h t n] * (dA[b h t n] - D[b h t])" in made
+    _, out, _ = call("equations mqa --backward --format latex")
+    assert r"\mathrm{d}K_{b\,n\,d} = \sum_{h,t} \mathrm{d}S_{b\,h\,t\,n}\,Q_{b\,t\,h\,d}" in out
+    _, out, _ = call("equations mla --backward --format markdown")
+    assert "## Form: absorbed" in out
+    assert r"\mathrm{d}c^{KV}_{b\,t\,l}" in out
+
+
+def test_equations_backward_as_json(call):
+    import json
+
+    import msgspec
+
+    from attnmath.schemas import Equations
+
+    found = json.loads(call("equations gated-deltanet --backward --json")[1])
+    assert found["backward"] is True
+    assert json.loads(call("equations mha --json")[1])["backward"] is False
+    msgspec.convert(found, Equations)
+    assert [f["name"] for f in found["forms"]] == ["recurrent", "chunked"]
+    assert found["forms"][0]["tensors"]["dWCQ"] == ["g", "d", "tap"]
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_backward_equations_are_formulas(name, uses, form):
+    """No name raises twice what is raised already, and every brace is closed."""
+    from attnmath.readings.text import latex_lines
+
+    for line in latex_lines(gradient(layers.build(name, uses).form(form)).backward):
+        assert line.count("{") == line.count("}")
+        try:
+            from latex2mathml.converter import convert
+        except ImportError:
+            continue
+        assert convert(line)

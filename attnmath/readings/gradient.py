@@ -54,6 +54,7 @@ from attnmath.language.syntax import (
     swap_refs,
     terms,
 )
+from attnmath.readings.count import tables
 
 ARITHMETIC = {"+": "sum", "-": "diff", "neg": "neg", "*": "product", "/": "quotient", "^": "power"}  # and part names
 ROW_SUM = "sum_o(y * g)"  # of a tensor times its cotangent: FlashAttention's D
@@ -160,8 +161,11 @@ def lower(page: Program) -> Program:
             out.extend(written(named[x], [(named[x].index, x)], known, names))
         return named[x]
 
+    tabled = tables(page)
     for e in page.equations:
-        if e.alts:
+        if e.alts and e.out.name in tabled:
+            out.append(e)
+        elif e.alts:
             named: dict[Expr, Ref] = {}
             parts = [(index, hoisted(x, True, e.out.name, named)) for index, x in settled(e)]
             out.extend(written(e.out, parts, known, names) if named else [e])
