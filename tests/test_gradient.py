@@ -19,6 +19,7 @@ import attnmath as am
 from attnmath import blocks, layers, variants
 from attnmath.errors import InputError, LanguageError
 from attnmath.language import ops
+from attnmath.language.letters import OPTIONS
 from attnmath.language.masks import MaskExpr
 from attnmath.language.parse import lines, program
 from attnmath.language.syntax import Program
@@ -678,3 +679,86 @@ def test_backward_equations_are_formulas(name, uses, form):
         except ImportError:
             continue
         assert convert(line)
+
+
+# -- what training costs: forward and backward
+
+
+TRAINED = [
+    ("gqa", {}),
+    ("mla", {}),
+    ("gated-deltanet", {}),
+    ("csa", {"o_groups": 4}),
+    ("sliding-window", {"window": 100}),
+    ("cross", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), TRAINED)
+def test_training_is_forward_and_backward(name, more):
+    """Its steps are those of the page and of its gradient; its formulas give its numbers; nothing is cached."""
+    sizes = {"seq": 256, "heads": 4, "head_dim": 8, **more}
+    found = am.cost(name, phase="train", **sizes)
+    forward = am.cost(name, form=found.form, **sizes)
+    layer = layers.build(name, [], None, "window" in more)
+    made = gradient(layer.form(found.form)).backward.defined
+    there = [s for s in found.steps if s.name not in made]
+    assert sum(s.flops for s in there) == forward.flops.total
+    assert [s.name for s in found.steps if s.name in made] == list(made)
+    assert (
+        sum(s.flops for s in found.steps)
+        == found.flops.total
+        == found.flops.projections + found.flops.core + found.flops.other
+    )
+    assert found.flops.matmul > 2 * forward.flops.matmul
+    assert found.parameters == forward.parameters
+    assert (found.kv_cache_bytes, found.state_bytes, found.hbm_bytes.fused, found.memory_bytes.fused) == (
+        0,
+        0,
+        None,
+        None,
+    )
+    assert "hbm_bytes.fused" in found.refused
+    for key in ("flops.total", "flops.matmul", "flops.softmax", "flops_by_convention.torch", "exps"):
+        expression = am.formula(name, key, phase="train", form=found.form, **sizes)
+        values, _ = layer.sizes(
+            {OPTIONS[k.replace("_", "-")]: v for k, v in sizes.items()}, page=layer.form(found.form)
+        )
+        assert expression.subs({s: values[str(s)] for s in expression.free_symbols}) == found[key], key
+
+
+def test_three_passes_of_products():
+    """Of a softmax layer, the backward pass has twice the forward's products, projections and core alike."""
+    sizes = {"seq": 512, "heads": 8, "kv_heads": 2, "head_dim": 16}
+    forward, both = am.cost("gqa", **sizes), am.cost("gqa", phase="train", **sizes)
+    assert both.flops.matmul == 3 * forward.flops.matmul
+    assert both.flops.projections == 3 * forward.flops.projections
+    assert both.flops_by_convention.torch == 3 * forward.flops_by_convention.torch
+    assert both.flops_by_convention.exact == both.flops.matmul
+    assert both.flops.softmax == 11 * both.exps, "6 forward; 2 for D, 2 for dL, 1 for dS"
+    assert both.formulas["flops.matmul"] == "6*b*h*t*d*(t + 1)"
+
+
+def test_training_on_the_command_line(call):
+    code, out, err = call("cost --variant gqa --seq 1k --heads 8 --phase train")
+    assert code == 0
+    assert "gqa: train, 1 x 1,024 new tokens" in out
+    assert "hbm_bytes.unfused: in training it has a backward pass, which has no schedule yet" in err
+    assert err.count("no schedule yet") == 1, "said once"
+    code, out, _ = call("compare gqa mla --seq 1k --heads 8 --phase train --format csv")
+    assert code == 0
+    code, out, _ = call("cost --variant gqa --seq 1k --heads 8 --phase train --explain flops.matmul")
+    assert "dK[b n g d] = dS[b g r t n] * Q[b t g r d]" in out
+    code, out, _ = call("cost --variant gqa --seq 1k --heads 8 --phase train --explain hbm_bytes.fused")
+    assert "null" in out
+    assert call("cost --variant gqa --seq 1k --heads 8 --phase train --json")[0] == 0
+    code, _, err = call("report gqa -o f.md --phase train")
+    assert code == 2
+    assert "not built yet here" in err
+
+
+def test_a_models_layers_are_trained(call):
+    one = am.cost("gqa", modifiers=["rope"], phase="train", seq=64, heads=32, kv_heads=8, d_model=4096, formulas=False)
+    code, out, _ = call("cost --model llama-3.1-8b --seq 64 --phase train --json")
+    assert code == 0
+    assert f'"matmul": {32 * one.flops.matmul}' in out
