@@ -14,9 +14,10 @@ from hypothesis import given
 from layers import MODIFIERS, arrays, cases, maskable, small, table
 from msgspec.structs import replace
 from pushing import Pushing
+from test_count import applied
 
 import attnmath as am
-from attnmath import blocks, layers, variants
+from attnmath import blocks, layers, modifiers, variants
 from attnmath.errors import InputError, LanguageError
 from attnmath.language import ops
 from attnmath.language.letters import OPTIONS
@@ -289,6 +290,13 @@ def test_every_gradient_is_the_derivative(name, uses, form):
     page = layer.form(form)
     for sizes in fitting(page, layer):
         assert differences_agree(page, sizes)
+
+
+@pytest.mark.parametrize("name", modifiers.names())
+def test_every_modifier_has_a_gradient_by_existing(name):
+    layer = applied(name)
+    for t, n in ((3, 3), (2, 5)):
+        assert differences_agree(layer.form(), small(layer, t, n))
 
 
 @given(cases())
