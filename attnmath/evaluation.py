@@ -118,7 +118,7 @@ def prepared(
     >>> import numpy as np
     >>> x = np.ones((1, 2, 1, 4))
     >>> prepared("mha", {"Q": x, "K": x}, None, (), None, None, None, None, {}).missing["O"]
-    ('WV',)
+    ('WV', 'X')
     """
     for what, given in (("tensors", tensors), ("cache", {} if cache is None else cache)):
         if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given):

@@ -75,7 +75,7 @@ def gradient(
     """
     p = prepared(variant, tensors, mask, modifiers, cache, form, window, schedule, options)
     ends = _ends(p, upstream)
-    if isinstance(wrt, str):
+    if isinstance(wrt, str) or not (wrt is None or isinstance(wrt, Iterable)):
         raise InputError(f"wrt: a list of names is expected, not {wrt!r:.40}")
     found = _derived(p, ends, None if wrt is None else tuple(wrt))
     past = {**p.past, **p.starts}

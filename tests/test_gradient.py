@@ -461,6 +461,7 @@ BAD = [
     ({"o": QKV["Q"]}, {}, "unknown tensor 'o'"),
     ({"O": QKV["Q"][:, :2]}, {}, r"O has shape \(1, 4, 2, 4\), its gradient \(1, 2, 2, 4\)"),
     ({"O": QKV["Q"]}, {"wrt": "Q"}, "a list of names"),
+    ({"O": QKV["Q"]}, {"wrt": 3}, "a list of names"),
     ({"O": QKV["Q"]}, {"wrt": ["WQ"]}, "unknown tensor 'WQ'|does not depend on it"),
     ({"A": np.ones((1, 2, 4, 4))}, {"wrt": ["V"]}, "V: A does not depend on it"),
 ]
