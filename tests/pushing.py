@@ -1,4 +1,4 @@
-"""The oracle's walk for programs of gradients, which write where they do not read.
+"""The judge's walk for programs of gradients, which write where they do not read.
 
 A left such as `dC[b T[b t k] l]` says where each value goes, not which values an element is made of: so every value is
 computed once and pushed to its place, where what arrives adds up. And a size in a gradient may bear the name of an index
@@ -11,7 +11,7 @@ import ast
 import itertools
 import re
 
-from oracle import Walk, _items, _named, _terms
+from attnmath.verifying.judge import Walk, _items, _named, _terms
 
 
 class Pushing(Walk):
