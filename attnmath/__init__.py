@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _VERBS = {
     "cost": "attnmath.costs",
     "formula": "attnmath.formulas",
+    "gradient": "attnmath.gradients",
     "evaluate": "attnmath.evaluation",
     "variant": "attnmath.variants:get",
     "derivation": "attnmath.derivations:get",
@@ -20,7 +21,18 @@ _VERBS = {
     "check_plan": "attnmath.plans:check_plan",
     "AttnmathError": "attnmath.errors",
 }
-__all__ = ["AttnmathError", "check_plan", "cost", "derivation", "evaluate", "formula", "gpu", "model", "variant"]
+__all__ = [
+    "AttnmathError",
+    "check_plan",
+    "cost",
+    "derivation",
+    "evaluate",
+    "formula",
+    "gpu",
+    "gradient",
+    "model",
+    "variant",
+]
 
 if TYPE_CHECKING:
     from attnmath.costs import cost as cost
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
     from attnmath.errors import AttnmathError as AttnmathError
     from attnmath.evaluation import evaluate as evaluate
     from attnmath.formulas import formula as formula
+    from attnmath.gradients import gradient as gradient
     from attnmath.hardware import get as gpu
     from attnmath.models.costs import model as model
     from attnmath.plans import check_plan as check_plan

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, NoClosedForm, NoSchedule
-from attnmath.keys import KEYS, Reading, usual_form
+from attnmath.keys import KEYS, UNSCHEDULED, Reading, usual_form
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
 from attnmath.readings.count import recursive
 from attnmath.readings.memory import caches_tokens, state_bits
 from attnmath.readings.schedules import parse as schedule_of
-from attnmath.request import by_letter, check, check_texts, check_useful, plain
+from attnmath.request import PHASES, TRAIN, by_letter, check, check_texts, check_trainable, check_useful, plain
 from attnmath.results import Conventions, Cost, FlopCounts, Fusion, LayerRun, StepCost, Traffic
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def cost(
     `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
     `schedule`: in which order and tiles the core is walked, a name (`flash-2`, `split-kv:z=16`) or loops (`b h t/64 n/64`);
     `gpu`: a name or a TOML file, for a lower bound on time and an estimate of it; `engine`: whose kernels the estimate is
-    of (vllm, sglang, trtllm, or ideal). The result is in FLOPs, bytes and seconds; what was not given
-    and had to be filled in stands in its `assumed`; `formulas` False leaves them out, for many rows. Raises InputError,
-    naming the culprit, for anything that does not fit.
+    of (vllm, sglang, trtllm, or ideal); `phase`: prefill, decode, or train, which is forward and backward. The result is
+    in FLOPs, bytes and seconds; what was not given and had to be filled in stands in its `assumed`; `formulas` False
+    leaves them out, for many rows. Raises InputError, naming the culprit, for anything that does not fit.
 
     >>> c = cost("gqa", seq=8192, heads=32, kv_heads=8)
     >>> c.flops.matmul, c.flops_by_convention.dense, c.kv_cache_bytes_per_token
@@ -70,7 +70,9 @@ def cost(
     check_texts(texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": modifiers})
     if window is not None:
         given["window"] = plain(window)
-    check(given, phase, dtype, kv_dtype, l2, gpu, engine)
+    check(given, phase, dtype, kv_dtype, l2, gpu, engine, (*PHASES, TRAIN))
+    if phase == TRAIN:
+        check_trainable({"gpu": gpu, "schedule": schedule, "kv-dtype": kv_dtype})
     settings: dict[str, Any] = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
     settings |= {"engine": engine, "gpu_file": gpu}
     settings["schedule"] = schedule_of(schedule) if schedule is not None else None
@@ -114,24 +116,28 @@ def _layer_cost(
     kv_dtype = settings["kv_dtype"] or dtype
     asked = by_letter(given, settings["phase"], layer.names)
     layer.variant.form(form)
-    chosen, misfits = (form, {}) if form is not None else usual_form(layer, asked, dtype, kv_dtype)
+    train = settings["phase"] == TRAIN
+    chosen, misfits = (form, {}) if form is not None else usual_form(layer, asked, dtype, kv_dtype, train)
     page = layer.form(chosen)
     values, filled = layer.sizes(asked, page=page)
     layers.check_documents(layer.mask, values)
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(asked, at.symbol, page)
     own = (dtype, kv_dtype, settings["schedule"])
-    numbers, formulas = Reading(page, values, *own), Reading(page, symbols, *own)
+    numbers, formulas = (Reading(page, sizes, *own, train=train) for sizes in (values, symbols))
     n: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for key, row in KEYS.items():
+        if train and row.forward:
+            n[key], refused[key] = None, UNSCHEDULED
+            continue
         try:
             n[key] = row.read(numbers)
         except NoClosedForm as error:
             if key not in SCHEDULED:
                 raise
             n[key], refused[key] = None, str(error)
-    schedule = _schedule(numbers, settings, refused)
+    schedule = None if train else _schedule(numbers, settings, refused)
 
     def pick(prefix: str, *names: str) -> list[Any]:
         return [n[f"{prefix}.{x}"] for x in names]
@@ -148,8 +154,8 @@ def _layer_cost(
     assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
     assumed |= {"schedule": schedule} if schedule and settings["schedule"] is None else {}
     assumed |= {"dtype": dtype} if settings["dtype"] is None else {}
-    assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None else {}
-    assumed |= {"state_dtype": "fp32"} if recursive(page) and state_bits(dtype) == 32 else {}
+    assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None and not train else {}
+    assumed |= {"state_dtype": "fp32"} if recursive(page) and state_bits(dtype) == 32 and not train else {}
     out = Cost(
         variant=layer.variant.name,
         with_=[str(u) for u in layer.uses],
@@ -199,6 +205,8 @@ def _formulas(r: Reading) -> dict[str, Any]:
     found: dict[str, Any] = {}
     regime: dict[str, list[str]] = {}
     for key, row in KEYS.items():
+        if r.train and row.forward:
+            continue
         try:
             found |= {} if (formula := row.read(r)) is None else {key: formula}
         except NoClosedForm as error:  # the number stands, its formula does not exist
@@ -221,6 +229,11 @@ def _divides(f: Any, by_letters: bool) -> bool:
     The other denominators are numbers of chunks, which the sizes of a chunked form make whole.
     """
     return any(b != 1 or (by_letters and any(p < 0 for _, p in m)) for m, (_, b) in getattr(f, "terms", {}).items())
+
+
+def _largest(found: Iterable[int | None]) -> int | None:
+    known = [x for x in found if x is not None]
+    return max(known) if known else None
 
 
 def _intensity(flops: int, traffic: Traffic) -> Traffic:
@@ -384,7 +397,7 @@ def _model_cost(
         kv_cache_bytes_per_token=summed("kv_cache_bytes_per_token"),
         kv_cache_bytes_per_token_beyond_windows=summed("kv_cache_bytes_per_token_beyond_windows"),
         state_bytes=summed("state_bytes"),
-        memory_bytes=Fusion(*(max(r.cost[f"memory_bytes.{k}"] for r in runs) for k in ("unfused", "fused"))),
+        memory_bytes=Fusion(*(_largest(r.cost[f"memory_bytes.{k}"] for r in runs) for k in ("unfused", "fused"))),
         hbm_bytes=traffic,
         intensity=_intensity(flops.matmul, traffic),
         regime=_all_regimes(runs),

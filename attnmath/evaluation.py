@@ -80,6 +80,46 @@ def evaluate(
     >>> evaluate("mha", {"Q": q, "K": k, "V": v})["O"][0, :, 0, 0]
     array([0., 2.])
     """
+    p = prepared(variant, tensors, mask, modifiers, cache, form, window, schedule, options)
+    out = run(p.program, p.sizes, p.arrays, {**p.past, **p.starts}, p.masks)
+    return Evaluation(out, _grown(p.page, out, p.past, p.sizes), p.missing)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was asked for, checked: the page, the program that computes what it can, and all that this runs on.
+
+    `starts`: what a schedule's recurrences begin with; `missing`: what cannot be computed, and the inputs that it lacks.
+    """
+
+    page: Program
+    program: Program
+    sizes: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+    past: Mapping[str, Array]
+    masks: Mapping[tuple[str, str], Named]
+    starts: Mapping[str, Array]
+    missing: Mapping[str, tuple[str, ...]]
+
+
+def prepared(
+    variant: str,
+    tensors: Mapping[str, Array],
+    mask: str | Array | None,
+    modifiers: Iterable[str | mods.Use],
+    cache: Mapping[str, Array] | None,
+    form: str | None,
+    window: int | None,
+    schedule: str | None,
+    options: Mapping[str, Any],
+) -> Prepared:
+    """The arguments of `evaluate`, checked against each other; InputError names what does not fit.
+
+    >>> import numpy as np
+    >>> x = np.ones((1, 2, 1, 4))
+    >>> prepared("mha", {"Q": x, "K": x}, None, (), None, None, None, None, {}).missing["O"]
+    ('WV', 'X')
+    """
     for what, given in (("tensors", tensors), ("cache", {} if cache is None else cache)):
         if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given):
             raise InputError(f"{what}: a mapping of names to arrays is expected")
@@ -110,8 +150,8 @@ def evaluate(
         walk = parse(schedule)
         program = stream(program, walk)
         sizes |= blocks(walk, sizes)
-    out = run(program, sizes, arrays, {**past, **start(program, sizes)} if schedule is not None else past, masks)
-    return Evaluation(out, _grown(page, out, past, sizes), missing)
+    starts = start(program, sizes) if schedule is not None else {}
+    return Prepared(page, program, sizes, arrays, past, masks, starts, missing)
 
 
 def computable(page: Program, have: Iterable[str]) -> tuple[Program, dict[str, tuple[str, ...]]]:
@@ -297,12 +337,7 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
     lengths = {}
     states = recursive(page)
     for name, x in past.items():
-        axes = [
-            k for r in _reads(page, name) for k, i in enumerate(r.index) if isinstance(i, Shift) and i.base in TIMES
-        ]
-        if not axes:
-            raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
-        lengths[name] = x.shape[axes[0]]
+        lengths[name] = x.shape[cached_axis(page, name)]
     needed = [n for n in page.tensors if any(grows(i) for r in _reads(page, n) for i in r.index)]
     needed += [n for n in page.tensors if n not in needed and n in states and any(_steps_back(page, n))]
     if empty := [n for n in states if n in lengths and not lengths[n]]:
@@ -316,6 +351,20 @@ def _past_tokens(page: Program, past: Mapping[str, Array], computed: Iterable[st
     if len(set(tokens.values())) > 1:
         raise InputError(f"the cached tensors differ in their number of tokens: {tokens}")
     return next(iter(tokens.values()), 0)
+
+
+def cached_axis(page: Program, name: str) -> int:
+    """The axis along which a tensor is read before the new tokens; InputError if there is none.
+
+    >>> from attnmath import variants
+    >>> cached_axis(variants.get("mha").program, "k")
+    1
+    """
+    for r in _reads(page, name):
+        for k, i in enumerate(r.index):
+            if isinstance(i, Shift) and i.base in TIMES:
+                return k
+    raise InputError(f"nothing reads {name} before the new tokens, so a cache of it has no use")
 
 
 def _steps_back(page: Program, name: str) -> Iterator[bool]:

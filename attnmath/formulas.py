@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown
-from attnmath.keys import KEYS, Reading, usual_form
+from attnmath.keys import KEYS, UNSCHEDULED, Reading, usual_form
 from attnmath.language.letters import LETTERS, needed
 from attnmath.readings import symbolic
 from attnmath.readings.schedules import parse
-from attnmath.request import by_letter, check, check_texts, check_useful, plain
+from attnmath.request import PHASES, TRAIN, by_letter, check, check_texts, check_trainable, check_useful, plain
 
 
 def formula(
@@ -46,7 +46,12 @@ def formula(
     given = {k.replace("_", "-"): plain(v) for k, v in sizes.items()}
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
-    check(given, phase, dtype, kv_dtype, "cold")
+    check(given, phase, dtype, kv_dtype, "cold", phases=(*PHASES, TRAIN))
+    train = phase == TRAIN
+    if train:
+        check_trainable({"schedule": schedule, "kv-dtype": kv_dtype})
+        if KEYS[key].forward:
+            raise InputError(f"{key}: {UNSCHEDULED}")
     layer = layers.build(variant, modifiers, mask, "window" in given)
     check_useful(layer, given)
     asked = by_letter(given, phase, layer.names)
@@ -57,12 +62,12 @@ def formula(
     extends = "past" in layer.names and "n" in {**asked, **open_}
 
     store = dtype or "bf16"
-    chosen = form if form is not None or not known else usual_form(layer, asked, store, kv_dtype or store)[0]
+    chosen = form if form is not None or not known else usual_form(layer, asked, store, kv_dtype or store, train)[0]
     page = layer.form(chosen)
     symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
     values, _ = layer.sizes(asked, page=page) if known else ({}, {})
     walk = parse(schedule) if schedule is not None else None
-    reading = Reading(page, symbols, store, kv_dtype or store, walk, values or None)
+    reading = Reading(page, symbols, store, kv_dtype or store, walk, values or None, train)
     if key == "hbm_bytes.fused" or walk is not None:
         _ = reading.traffic  # where no schedule walks this core, it says why
     return symbolic.finished(KEYS[key].read(reading), values)

@@ -25,7 +25,8 @@ from attnmath.readings.traffic import Traffic
 
 class Reading:
     """One page at given sizes and dtypes, walked by a schedule (the usual one if none is given); what is asked for is read
-    off it once. `at`: plain sizes, where those that are read are SymPy's.
+    off it once. `at`: plain sizes, where those that are read are SymPy's. `train`: with the page of its gradient; what is
+    moved and kept is then not known, since the backward pass has no schedule, and nothing is cached.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Reading:
         kv_dtype: str,
         schedule: Schedule | None = None,
         at: Mapping[str, int] | None = None,
+        train: bool = False,
     ) -> None:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
-        self.asked, self.at = schedule, at
+        self.asked, self.at, self.train = schedule, at, train
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -48,12 +50,21 @@ class Reading:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reading) and all(
-            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype", "schedule")
+            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype", "schedule", "train")
         )
 
     @cached_property
+    def program(self) -> Program:
+        """What is computed: the page, in training with that of its gradient."""
+        if not self.train:
+            return self.page
+        from attnmath.readings.gradient import gradient
+
+        return gradient(self.page).together
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
-        return count(self.page, self.sizes)
+        return count(self.program, self.sizes)
 
     @cached_property
     def flops(self) -> Flops:
@@ -64,7 +75,7 @@ class Reading:
         """What dense code computes: every pair; a selection chooses no more than there are."""
         if not self.page.sees:
             return self.steps
-        page, space = unmasked(self.page), Space(self.page, self.sizes)
+        page, space = unmasked(self.program), Space(self.page, self.sizes)
         chosen = {x.over[1]: x.over[0] for e in page.equations for a in e.alts for x in ops(a) if x.name == "topk"}
         fewer = {k: minimum(self.sizes[k], space.elements((o,))) for k, o in chosen.items() if k in self.sizes}
         return count(page, {**self.sizes, **fewer})
@@ -75,7 +86,7 @@ class Reading:
 
     @cached_property
     def exps(self) -> Number:
-        inside, found = {e.out.name for e in core(self.page)}, 0
+        inside, found = {e.out.name for e in core(self.program)}, 0
         for s in self.steps:
             found = found + (s.exps if s.name in inside else 0)
         return found
@@ -86,7 +97,7 @@ class Reading:
 
     @cached_property
     def caches(self) -> tuple[Cached, ...]:
-        return caches(self.page, self.sizes)
+        return () if self.train else caches(self.page, self.sizes)
 
     @cached_property
     def core(self) -> Core:
@@ -163,7 +174,7 @@ class Reading:
 
 
 def usual_form(
-    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str
+    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str, train: bool = False
 ) -> tuple[str | None, dict[str, str]]:
     """The form that a kernel would take at these sizes, None if there is only one; and why other forms do not fit them.
 
@@ -176,13 +187,13 @@ def usual_form(
     """
     if len(layer.forms) == 1:
         return None, {}
-    found, errors = fitting(layer, asked, dtype, kv_dtype)
+    found, errors = fitting(layer, asked, dtype, kv_dtype, train)
     weights = {name: (stepwise, reading.flops.total) for name, (reading, stepwise) in found.items()}
     return min(weights, key=lambda name: weights[name]), {name: str(error) for name, error in errors.items()}
 
 
 def fitting(
-    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str
+    layer: Layer, asked: Mapping[str, Number], dtype: str, kv_dtype: str, train: bool = False
 ) -> tuple[dict[str, tuple[Reading, Any]], dict[str, InputError]]:
     """Every form that fits the sizes: (its reading, whether it steps through several new tokens one by one); and what is
     wrong with the others. Raises InputError if no form fits. In arrays, what does not divide is NaN and no error.
@@ -197,7 +208,7 @@ def fitting(
     for name, page in layer.forms.items():
         try:
             sizes, _ = layer.sizes(asked, page=page)
-            reading = Reading(page, sizes, dtype, kv_dtype)
+            reading = Reading(page, sizes, dtype, kv_dtype, train=train)
             _ = reading.flops
             loops = any(loop and loop[0] == "t" for _, loop in ordered(page))
             found[name] = reading, (sizes.get("t", 1) != 1) & loops
@@ -220,8 +231,10 @@ class Key(Struct, frozen=True):
     read: Callable[[Reading], Number | None]
     source: str = "read off the variant's equations"
     sums: tuple[str, ...] = ()  # the keys it is the sum of
+    forward: bool = False  # known of a forward pass only
 
 
+UNSCHEDULED = "in training it has a backward pass, which has no schedule yet"
 MAC = "a multiply-add is 2 FLOP"
 FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4.1"
 KEYS: dict[str, Key] = {
@@ -301,27 +314,32 @@ KEYS: dict[str, Key] = {
         "bytes",
         "peak of live tensors of the core if its equations run one by one, its inputs held throughout",
         lambda r: r.core.peak,
+        forward=True,
     ),
     "memory_bytes.fused": Key(
         "bytes",
         "peak of live tensors of the core under the schedule: inputs, outputs, and results that come and go",
         lambda r: r.fused_memory,
+        forward=True,
     ),
     "hbm_bytes.compulsory": Key(
         "bytes",
         "the core's inputs and outputs once each, of keys and values what some query sees: no kernel moves less",
         lambda r: r.core.compulsory,
+        forward=True,
     ),
     "hbm_bytes.fused": Key(
         "bytes",
         "what the schedule's loops move with no cache behind them",
         lambda r: r.fused_bytes,
         "a block is loaded once per turn of all loops down to the innermost that indexes it, over the mask's tiles",
+        forward=True,
     ),
     "hbm_bytes.unfused": Key(
         "bytes",
         "every equation of the core on its own: intermediates are written and read again",
         lambda r: r.core.unfused,
+        forward=True,
     ),
 }
 

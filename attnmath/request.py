@@ -12,7 +12,8 @@ from attnmath.language.syntax import MAX_DIGITS
 from attnmath.layers import Layer, options_of
 from attnmath.readings.memory import BITS, BLOCKS, blocks
 
-PHASES = ("prefill", "decode")
+PHASES, TRAIN = ("prefill", "decode"), "train"
+NOT_TRAINED = "--phase train is not built yet here: the backward pass has operations (`cost`), but no schedule so far"
 
 
 def plain(v: Any) -> Any:
@@ -47,8 +48,9 @@ def check(
     l2: str,
     gpu: str | None = None,
     engine: str | None = None,
+    phases: tuple[str, ...] = PHASES,
 ) -> None:
-    """Every complaint about single values at once.
+    """Every complaint about single values at once; `phases`: those that the verb knows.
 
     >>> check({"seq": 0}, "prefill", None, None, "cold")
     Traceback (most recent call last):
@@ -58,12 +60,8 @@ def check(
     errors = [f"--{k}: {why}" for k, v in given.items() if (why := size_error(v, 0 if k == "layer" else 1))]
     unknown = [k for k in given if k not in OPTIONS]
     errors += [str(Unknown("option", k, OPTIONS)) for k in unknown]
-    if phase not in PHASES:
-        errors.append(
-            "--phase train needs the backward pass, which is not built yet"
-            if phase == "train"
-            else str(Unknown("phase", phase, PHASES))
-        )
+    if phase not in phases:
+        errors.append(NOT_TRAINED if phase == TRAIN else str(Unknown("phase", phase, phases)))
     if dtype is not None and dtype not in BITS:
         stored = f"; {dtype} is how a cache is stored: --kv-dtype {dtype}" if blocks(dtype) else ""
         errors.append(f"{Unknown('dtype', dtype, BITS)}{stored}")
@@ -83,6 +81,22 @@ def check(
         errors.append(str(Unknown("state of --l2", l2, ("cold", "warm"), "states")))
     if errors:
         raise InputError(together(errors))
+
+
+def check_trainable(given: Mapping[str, Any]) -> None:
+    """Refuse options that the backward pass has no answer to yet.
+
+    >>> check_trainable({"gpu": "h100-sxm", "kv-dtype": None})
+    Traceback (most recent call last):
+        ...
+    attnmath.errors.InputError: --gpu: of no use with --phase train: its backward pass has operations, but no schedule yet,
+        and nothing is cached
+    """
+    if idle := [f"--{k}" for k, v in given.items() if v is not None]:
+        raise InputError(
+            f"{', '.join(idle)}: of no use with --phase train: its backward pass has operations, but no schedule yet, and "
+            "nothing is cached"
+        )
 
 
 def size_error(v: Any, least: int = 1) -> str:

@@ -174,6 +174,7 @@ class Equations(Struct, rename={"with_": "with"}):
     title: str
     source: str
     about: str
+    backward: bool
     forms: list[Form]
     legend: list[Legend]
 

@@ -100,6 +100,7 @@ def test_they_work_together(extended):
     assert d["time_bound_s"]["fused"] == max(d["flops"]["matmul"] / 1e14, d["hbm_bytes"]["compulsory"] / 1e12)
     assert "shared-value" in attnmath(extended, "compare", "mha", "shared-value", "--seq", "64", "--heads", "4")
     assert "V[b n e]" in attnmath(extended, "equations", "shared-value")
+    assert "dV[b n e]" in attnmath(extended, "equations", "shared-value", "--with", "half-scores", "--backward")
     assert "# Attention with one value head for all" in attnmath(
         extended, "equations", "shared-value", "--format", "markdown"
     )

@@ -51,6 +51,8 @@ LIGHT = [
     ["schedules", "flash-2", "--variant", "gqa"],
     ["gpus"],
     ["equations", "gqa"],
+    ["equations", "gated-deltanet", "--backward"],
+    ["cost", "--seq", "8192", "--heads", "32", "--variant", "gqa", "--phase", "train"],
     ["schema", "cost"],
     ["schema", "sweep"],
     ["sweep", "--help"],

@@ -514,7 +514,7 @@ BAD = [
     ("seq,heads,variant\n8,8,/etc/x.attn\n", ["a table names what is built in; a file is given by --variant"]),
     ("seq,heads,engine\n8,8,vlm\n", ["column engine: unknown engine 'vlm': did you mean 'vllm'"]),
     ("seq,heads,mask\n8,8,causl\n", ["column mask: ", "did you mean 'causal'"]),
-    ("seq,heads,phase\n8,8,train\n", ["column phase: --phase train needs the backward pass"]),
+    ("seq,heads,phase\n8,8,train\n", ["column phase: --phase train is not built yet here"]),
     ("seq,heads,schedule\n8,8,nhij\n", ["column schedule: ", "nhij"]),
     ("seq,heads,kv_heads,variant\n8,8,8,mha\n", ["line 2: kv_heads has no use for mha"]),
     ("seq,heads,engine\n8,8,vllm\n", ["line 2, column engine: it has a use only with a gpu"]),

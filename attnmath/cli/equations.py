@@ -18,6 +18,7 @@ from attnmath.reporting.equations import data
 @options.layer_options
 @click.option("--window", metavar="W", help="Intersect the mask with a sliding window of w keys.")
 @click.option("--form", metavar="NAME", help="One of the variant's forms only.")
+@click.option("--backward", is_flag=True, help="The equations of the gradients: dX of X, from that of the result.")
 @options.format_option("markdown", "latex")
 def command(
     name: str | None,
@@ -26,6 +27,7 @@ def command(
     mask: str | None,
     window: str | None,
     form: str | None,
+    backward: bool,
     format_: str,
     as_json: bool,
 ) -> None:
@@ -36,6 +38,7 @@ def command(
     \b
     attnmath equations gqa
     attnmath equations mla --form absorbed --with rope
+    attnmath equations gqa --backward
     attnmath equations gqa --format latex
     """
     format_ = options.chosen(format_, as_json)
@@ -45,7 +48,7 @@ def command(
         options.sizes_from({"window": window})
     layer = layers.build(name or variant or "", with_, mask, window is not None)
     layer.form(form)
-    found = data(layer, form)
+    found = data(layer, form, backward)
     if format_ == "json":
         render.as_json({"schema": "attnmath.equations/1", **found})
     elif format_ == "text":

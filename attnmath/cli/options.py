@@ -178,9 +178,10 @@ def dtype_options(f: F) -> F:
     f = click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [bf16].")(f)
     return click.option(
         "--phase",
-        metavar="prefill|decode",
+        metavar="prefill|decode|train",
         default="prefill",
-        help="decode: one new token against a context of --seq; with --context, --seq new ones against that.",
+        help="decode: one new token against a context of --seq; with --context, --seq new ones against that. "
+        "train (cost, compare): forward and backward.",
     )(f)
 
 

@@ -242,8 +242,11 @@ def assumptions(found: list[Cost], but: tuple[str, ...] = ()) -> None:
     ]
     if shown:
         note("assumed: " + ("; " if any(len(by) > 1 for by in values.values()) else ", ").join(shown))
-    for key, why in dict.fromkeys(item for c in found for item in c.refused.items() if "schedule" not in but):
-        note(f"no {key}: {why}")
+    refused: dict[str, dict[str, None]] = {}
+    for key, why in (item for c in found for item in c.refused.items() if "schedule" not in but):
+        refused.setdefault(why, {})[key] = None
+    for why, keys in refused.items():
+        note(f"no {', '.join(keys)}: {why}")
     for left_out in dict.fromkeys(
         f"form {k} left out: {v}"
         for c in found

@@ -13,7 +13,7 @@ from attnmath.cli import options, output, render
 from attnmath.costs import cost
 from attnmath.errors import InputError
 from attnmath.language.letters import LETTERS, OPTIONS, needed
-from attnmath.request import by_letter
+from attnmath.request import by_letter, check
 
 KINDS = {".md": "report.md", ".tex": "report.tex", ".html": "report.html"}
 DEFAULTS = {"seq": 8192, "heads": 32, "window": 4096}  # of what has to be given and was not
@@ -50,8 +50,8 @@ def command(name: str | None, variant: str | None, path: str, force: bool, **val
     text, failed = _document(name or variant or "", path, template, values)
     output.write(path, text, force)
     render.note(f"wrote {path}: {len(text.encode()):,} bytes")
-    for check in failed:
-        render.note(f"check failed: {check.name}: {check.text}")
+    for one in failed:
+        render.note(f"check failed: {one.name}: {one.text}")
     return 1 if failed else 0
 
 
@@ -72,6 +72,7 @@ def _document(variant: str, path: str, template: str, values: dict[str, Any]) ->
     if len(rows) != 1:
         raise InputError(f"a document is about one size; these lists make {len(rows)}")
     row = rows[0]
+    check({}, row["phase"], None, None, "cold")
     layer = layers.build(variant, row["modifiers"], row["mask"], row.get("window") is not None)
     row, defaults = _filled(layer, row)
     given = {k.replace("_", "-"): v for k, v in row.items() if k.replace("_", "-") in OPTIONS}

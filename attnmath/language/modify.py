@@ -107,7 +107,7 @@ def prune(program: Program, outputs: Iterable[str]) -> Program:
     made, need, todo = program.defined, set(outputs), list(outputs)
     while todo:
         e = made.get(todo.pop())
-        for r in (r for a in (e.alts if e else ()) for r in refs(a)):
+        for r in e.reads if e else ():
             if r.name not in need:
                 need.add(r.name)
                 todo.append(r.name)

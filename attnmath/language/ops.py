@@ -19,7 +19,7 @@ class Row(Struct, frozen=True):
 
     latex: str
     run: Callable[..., Any]  # elementwise: (numpy, *arrays); along an index: (numpy, arrays, axis, weights)
-    adjoint: tuple[str, ...] = ()  # () = no gradient flows
+    adjoint: tuple[str, ...] | None = None  # () = constant, piece by piece; None = no rule, which a gradient says
     cost: int = 1
     exps: int = 0
     along: str = ""  # "" elementwise | "keep" | "drop" | "swap": the first index it runs along becomes the second
@@ -123,16 +123,17 @@ OPS: dict[str, Row] = {
         exps=2,
         why="log(1 + exp(x)): exponential, add, logarithm",
     ),
-    "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a)),
-    "pow2": Row(r"2^{{\lfloor \log_2 {0} \rfloor}}", lambda np, a: 2.0 ** np.floor(np.log2(a))),
+    "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a), ()),
+    "pow2": Row(r"2^{{\lfloor \log_2 {0} \rfloor}}", lambda np, a: 2.0 ** np.floor(np.log2(a)), ()),
     "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, a)",)),
     "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
     "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
-    "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, arity=_TWO),
-    "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, arity=_TWO),
+    "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, (), arity=_TWO),
+    "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, (), arity=_TWO),
     "only": Row(
         r"\log\left[{0} > 0\right]",
         lambda np, a: np.where(a > 0, 0.0, -np.inf),
+        (),
         why="a compare; what it makes -inf needs no more work, so that counts of its pairs are upper bounds",
     ),
     # along an index (subscripted): pairs that do not exist take no part
@@ -159,6 +160,7 @@ OPS: dict[str, Row] = {
     "topk": Row(
         r"\operatorname{{top}}_{{{o}}} {0}",
         _topk,
+        (),
         along="swap",
         why="a compare per candidate, which no selection can do without",
     ),

@@ -21,7 +21,7 @@ def ordered(program: Program) -> Iterator[tuple[list[Equation], Loop | None]]:
     [(['H'], ('t', 1)), (['Y'], None)]
     """
     made = program.defined
-    reads = {n: [r.name for a in e.alts for r in refs(a) if r.name in made] for n, e in made.items()}
+    reads = {n: [r.name for r in e.reads if r.name in made] for n, e in made.items()}
     for names in _components(reads):
         group = [e for n, e in made.items() if n in names]
         if len(group) == 1 and group[0].out.name not in reads[group[0].out.name]:

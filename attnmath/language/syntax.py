@@ -137,6 +137,11 @@ class Equation(Struct, frozen=True):
     alts: tuple[Expr, ...]
     update: bool = False  # written with <- (modifiers only)
 
+    @property
+    def reads(self) -> tuple[Ref, ...]:
+        """Every tensor that it reads, those at whose places it writes included."""
+        return tuple(r for x in (*self.alts, *self.out.index) for r in refs(x))
+
     def __str__(self) -> str:
         if not self.alts:
             return str(self.out)
@@ -169,7 +174,7 @@ class Program(Struct, frozen=True, dict=True):
         """The tensors that no equation defines, each with the indices it was declared or first read with."""
         made, seen = self.defined, {e.out.name: e.out for e in self.equations if not e.alts}
         for e in self.equations:
-            for r in (r for alt in e.alts for r in refs(alt)):
+            for r in e.reads:
                 if r.name not in made:
                     seen.setdefault(r.name, r)
         return seen

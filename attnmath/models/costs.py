@@ -284,15 +284,14 @@ def model(
 def _request(m: Model, batch: int, seq: int | None, context: int | None, source: int | None, phase: str) -> Request:
     """The sizes that are asked for, checked; every complaint at once."""
     from attnmath.errors import together
-    from attnmath.request import plain, size_error
+    from attnmath.request import NOT_TRAINED, plain, size_error
 
     crosses = any(p.page == "cross" for p in m.pieces)
     given = {"batch": batch, "seq": seq, "context": context, "source": source}
     given = {k: plain(v) for k, v in given.items()}
     errors = [f"--{k}: {why}" for k, v in given.items() if v is not None and (why := size_error(v))]
     if phase not in ("prefill", "decode"):
-        train = "--phase train needs the backward pass, which is not built yet"
-        errors.append(train if phase == "train" else str(Unknown("phase", phase, ("prefill", "decode"))))
+        errors.append(NOT_TRAINED if phase == "train" else str(Unknown("phase", phase, ("prefill", "decode"))))
     if source is not None and not crosses:
         errors.append(f"--source has a use for models with an encoder and a decoder; {m.family} has none")
     if errors:

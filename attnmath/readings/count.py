@@ -231,16 +231,17 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
     rest: Number = 0
     exps: Number = 0
     flops = Flops()
+    scatters = any(refs(i) for i in e.out.index)  # what is written where data say adds up
     for index, x in settled(e):
         left = tuple(d for i in index for d in letters(i))
         parts, summing = terms(x), 0
         for _, num, den in parts:
             found = tuple(dict.fromkeys(d for f in (*num, *den) for d in letters(f)))
-            sums = bool(set(found) - set(left))
+            sums = scatters or bool(set(found) - set(left))
             found = (*found, *space.partners(found, left))
             summing += sums
             product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
-            if sums and any(map(learned, num)):
+            if sums and (any(map(learned, num)) or _teaches(e.out, num)):
                 flops = flops + Flops(projections=product)
             elif sums and inside and sum(map(_data, num)) > 1:  # a third factor is no part of a matrix product
                 matmul = 2 * space.tuples(found)
@@ -282,6 +283,14 @@ def learned(x: Expr) -> bool:
     return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in x.index
 
 
+def _teaches(out: Ref, num: tuple[Expr, ...]) -> bool:
+    """Whether a term is a matrix product that makes the gradient of a learned tensor: its cotangent, which stands first,
+    lacks what the forward product summed over.
+    """
+    taught = out.name[0] == "d" and len(out.name) > 1 and learned(Ref(out.name[1:], out.index))
+    return taught and len(num) > 1 and not set(letters(out)) <= set(letters(num[0]))
+
+
 def _data(x: Expr) -> bool:
     return "b" in letters(x) and bool(refs(x))
 
@@ -312,7 +321,7 @@ def core(program: Program) -> tuple[Equation, ...]:
         return any(p <= {part for d in found for part in digits(d)} for p in pairs)
 
     def steps(e: Equation) -> bool:
-        chunked = any(i == "c" for i in e.out.index)
+        chunked = "c" in letters(e.out)
         return chunked or e.out.name in states or any(r.name in states for a in e.alts for r in refs(a))
 
     return tuple(e for e in program.equations if e.alts and e.out.name not in free and (meets(e) or steps(e)))

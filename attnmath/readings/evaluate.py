@@ -280,7 +280,7 @@ class _Machine:
     def step(self, e: Equation) -> None:
         parts = settled(e)
         plain = len(parts) == 1 and all(isinstance(i, str) and i != "last" for i in parts[0][0]) and not self.pinned
-        want = tuple(self.size(i.cat if isinstance(i, Part) else i) for i in parts[0][0])
+        want = self.shape(e.out.name, parts[0][0])
         if plain:
             y = np.array(self.value(parts[0][1], letters(Ref("", parts[0][0]))), self.dtype)
             if y.shape != want:
@@ -292,6 +292,10 @@ class _Machine:
         for index, x in parts:
             order = tuple(dict.fromkeys(d for i in index for d in letters(i)))
             self.write(e.out.name, index, self.value(x, order), self.free(order))
+
+    def shape(self, name: str, index: tuple[Index, ...]) -> tuple[int, ...]:
+        """The lengths of a tensor's axes: those of its named dimensions, where its equation writes them otherwise."""
+        return tuple(self.size(i.cat if isinstance(i, Part) else i) for i in self.program.dims.get(name, index))
 
     def write(self, name: str, index: tuple[Index, ...], y: Array, order: tuple[str, ...]) -> None:
         """Reading's dual: places outside are dropped, places named twice add up."""
@@ -306,7 +310,7 @@ class _Machine:
 
     def loop(self, group: list[Equation], index: str, way: int) -> None:
         for e in group:
-            self.tensors[e.out.name] = np.zeros(tuple(self.size(i) for i in e.out.index), self.dtype)
+            self.tensors[e.out.name] = np.zeros(self.shape(e.out.name, e.out.index), self.dtype)
         for at in range(self.size(index))[::way]:
             self.pinned = {index: at}
             for e in group:

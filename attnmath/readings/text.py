@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from attnmath.language.letters import LETTERS, needed
 from attnmath.language.masks import MaskExpr
@@ -140,17 +141,41 @@ def _ref(r: Ref) -> str:
 
 
 GREEK = ("alpha", "beta", "gamma", "lambda")
+WORDS = ("doc",)
 
 
 def _name(name: str) -> str:
-    """`WDKV` as W^{DKV}, `Q0` as Q^{(0)}, a word as a word."""
+    """`WDKV` as W^{DKV}, `Q0` as Q^{(0)}, a word as a word; `dQ`, the cotangent of Q, with an upright d; `Qmean`, the mean
+    inside Q's equation, as Q^{mean}.
+    """
     letters_, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    if name[0] == "d" and len(name) > 1 and letters_ not in WORDS:
+        return r"\mathrm{d}" + _name(name[1:])
+    inside: list[str] = []
+    while word := next((w for w in _inside_words() if letters_.endswith(w) and letters_ != w), ""):
+        letters_, inside = letters_.removesuffix(word), [word, *inside]
+    symbol, raised = _symbol(letters_)
+    found = [*([raised] if raised else []), *(rf"\mathrm{{{w}}}" for w in inside)]
+    up = r"\,".join(found) + (f"({digits})" if digits else "")
+    return symbol + (f"^{{{up}}}" if up else "")
+
+
+def _symbol(letters_: str) -> tuple[str, str]:
+    """(what stands on the line, what is raised) of a name without its number."""
     if letters_.lower() in GREEK:
-        return rf"\{letters_.lower()}" + (f"^{{({digits})}}" if digits else "")
-    if len(letters_) > 2 and letters_.isupper() and letters_[0] not in "WB":
-        return rf"\mathrm{{{letters_}}}" + (f"^{{({digits})}}" if digits else "")
-    raised = letters_[1:] + (f"({digits})" if digits else "")
-    return letters_[0] + (f"^{{{raised}}}" if raised else "")
+        return rf"\{letters_.lower()}", ""
+    if letters_ in WORDS or (len(letters_) > 2 and letters_.isupper() and letters_[0] not in "WB"):
+        return rf"\mathrm{{{letters_}}}", ""
+    return letters_[0], letters_[1:]
+
+
+@lru_cache
+def _inside_words() -> tuple[str, ...]:
+    """What a rewrite appends to a tensor's name: the operation inside its equation that has a name of its own."""
+    from attnmath.readings.gradient import ARITHMETIC
+
+    words = {n for n in (*OPS, *ARITHMETIC.values(), "past", "parts") if n.isalnum() and len(n) > 2}
+    return tuple(sorted(words, key=lambda w: (-len(w), w)))
 
 
 def _expr(x: Expr, tight: bool = False) -> str:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from attnmath.language.letters import LETTERS
+from attnmath.language.syntax import Equation, Program, Ref
 from attnmath.layers import Layer
 from attnmath.readings.text import latex_lines, legend, lines, printed
 
 
-def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
-    """Title, source, forms (each with its equations as text and as LaTeX) and legend.
+def data(layer: Layer, form: str | None = None, backward: bool = False) -> dict[str, Any]:
+    """Title, source, forms (each with its equations as text and as LaTeX) and legend; `backward`: of the gradients.
 
     >>> from attnmath.layers import build
     >>> data(build("mqa"))["forms"][0]["text"][0]
     'Q[b t h d] = X[b t m] * WQ[m h d]'
     """
     names = [form] if form else list(layer.forms)
-    pages = {n: layer.form(n) for n in names}
+    pages = {n: _backward(layer.form(n)) if backward else layer.form(n) for n in names}
     own = layer.variant.where
     rows = dict.fromkeys(
         (n, meaning, f"= {own[n]}" if n in own and set_by.startswith("=") else set_by)
@@ -33,9 +36,10 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
     return {
         "variant": layer.variant.name,
         "with": [str(u) for u in layer.uses],
-        "title": layer.variant.title + with_,
+        "title": layer.variant.title + with_ + (", backward" if backward else ""),
         "source": "; ".join([layer.variant.source, *(f"{u.modifier.name}: {u.modifier.source}" for u in layer.uses)]),
         "about": layer.variant.about,
+        "backward": backward,
         "forms": [
             {
                 "name": n,
@@ -55,3 +59,21 @@ def data(layer: Layer, form: str | None = None) -> dict[str, Any]:
             for n, m, s in rows
         ],
     }
+
+
+def _backward(page: Program) -> Program:
+    """The page of its gradient, after what it reads of the forward pass under names that the page itself does not have."""
+    from attnmath.readings.gradient import gradient
+
+    found = gradient(page)
+    read = {r.name for e in found.backward.equations for r in e.reads}
+    named: list[Equation] = []
+    for e in reversed(found.forward.equations):
+        if e.alts and e.out.name in read and e.out.name not in page.tensors:
+            named.insert(0, e)
+            read |= {r.name for r in e.reads}
+    own = {e.out.name for e in named}
+    inputs = [Equation(Ref(n, page.tensors[n]), ()) for n in page.tensors if n in read]
+    seeds = [e for e in found.backward.equations if not e.alts and e.out.name not in {*own, *page.tensors}]
+    made = [e for e in found.backward.equations if e.alts]
+    return replace(found.backward, equations=(*seeds, *inputs, *named, *made))

@@ -1,0 +1,774 @@
+"""Gradients as programs: against implementations of others, against differences, element by element, and broken on purpose."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from contextlib import suppress
+from random import Random
+
+import numpy as np
+import pytest
+import test_vectors
+from conftest import load_vector
+from hypothesis import given
+from layers import cases, small
+from msgspec.structs import replace
+from pushing import Pushing
+
+import attnmath as am
+from attnmath import blocks, layers, modifiers, variants
+from attnmath.errors import InputError, LanguageError
+from attnmath.language import ops
+from attnmath.language.letters import OPTIONS
+from attnmath.language.masks import MaskExpr
+from attnmath.language.parse import lines, program
+from attnmath.language.syntax import Program
+from attnmath.readings import gradient as deriving
+from attnmath.readings.count import count, total
+from attnmath.readings.evaluate import run
+from attnmath.readings.gradient import gradient, lower
+from attnmath.verifying.cases import arrays, combinations, maskable, of_modifier, table
+
+# -- vectors: each test of `test_vectors`, run again for the gradients of its inputs
+
+
+def every_case():
+    """(test, its arguments) for each test of test_vectors that takes a vector, its parameters multiplied out."""
+    for name, test in vars(test_vectors).items():
+        if not name.startswith("test_") or "vector" not in inspect.signature(test).parameters:
+            continue
+        choices = []
+        for mark in getattr(test, "pytestmark", []):
+            if mark.name == "parametrize":
+                names, values = mark.args
+                names = [names] if isinstance(names, str) else list(names)
+                choices.append([dict(zip(names, v if len(names) > 1 else [v])) for v in values])
+        for chosen in itertools.product(*choices):
+            args = {k: v for c in chosen for k, v in c.items()}
+            yield pytest.param(test, args, id="-".join([name, *map(str, args.values())]))
+
+
+class Stop(Exception):
+    pass
+
+
+class Recorded:
+    """A test of test_vectors, run with another `evaluate` and another `close`: which arrays it makes of a vector's, and which
+    of its results it compares with which of the vector's.
+    """
+
+    def __init__(self, test, args, monkeypatch):
+        self.test, self.args, self.patch, self.loaded = test, args, monkeypatch, {}
+
+    def run(self, change, evaluate, close=None):
+        loaded = {}
+
+        def vector(name):
+            if name not in self.loaded:
+                self.loaded[name] = load_vector(name)
+            z, meta = self.loaded[name]
+            if not any(n.startswith("grad.") for n in z):
+                pytest.skip(f"vector {name} has no gradients")
+            loaded["z"], loaded["meta"] = dict(z), meta
+            return change(dict(z)), meta
+
+        with self.patch.context() as m:
+            m.setattr(test_vectors, "am", type("am", (), {"evaluate": staticmethod(evaluate), "variant": am.variant}))
+            m.setattr(test_vectors, "close", close or (lambda *a: None))
+            with suppress(Stop, AssertionError):  # what it asserts of numbers does not hold of places
+                self.test(**self.args, vector=vector)
+        return loaded["z"], loaded["meta"]
+
+    def inputs(self, change, results):
+        """The arrays and the cache that each call of `evaluate` is handed; what it answers is known."""
+        found = []
+
+        def evaluate(variant, ins, cache=None, **options):
+            found.append({("in", n): np.asarray(x) for n, x in ins.items()})
+            found[-1] |= {("past", n): np.asarray(x) for n, x in (cache or {}).items()}
+            if len(found) == len(results):
+                raise Stop
+            return results[len(found) - 1]
+
+        self.run(change, evaluate)
+        return found
+
+    def outputs(self):
+        """(vector, sidecar, calls): of each call its arguments and the places of do.* that its results are compared at."""
+        calls, starts = [], {}
+
+        def evaluate(variant, ins, cache=None, **options):
+            out = am.evaluate(variant, ins, cache=cache, **options)
+            sizes = np.cumsum([0, *(out[n].size for n in out)])
+            places = {n: np.arange(k, k + out[n].size).reshape(out[n].shape) for n, k in zip(out, sizes)}
+            calls.append({"variant": variant, "ins": ins, "cache": cache, "options": options, "seeds": {}, "out": out})
+            calls[-1]["at"] = {n: (k, out[n].shape) for n, k in zip(out, sizes)}
+            kept = {n: places[n][:, -x.shape[1] :] if n in places else x for n, x in out.cache.items()}
+            return type("Places", (dict,), {"cache": kept})(places)
+
+        def close(got, want, meta, what):
+            calls[-1].setdefault("compared", []).append((np.asarray(got), np.asarray(want)))
+
+        def change(z):
+            at = 0
+            for name in [n for n in z if n.startswith("out.") and f"do{n[3:]}" in z]:
+                starts[name], z[name] = at, np.arange(at, at + z[name].size).reshape(z[name].shape)
+                at += z[name].size
+            z.pop("in.residual", None)
+            return z
+
+        z, meta = self.run(change, evaluate, close)
+        for call in calls:
+            for got, want in call.get("compared", []):
+                self.seed(call, got.ravel(), want.ravel(), z, starts)
+        return z, meta, calls
+
+    def seed(self, call, got, want, z, starts):
+        """What reaches a result from outside: do.* where the test compares it with out.*."""
+        name = next((n for n, k in starts.items() if k <= want[0] < k + z[n].size), None)
+        upstream = None if name is None else z.get(f"do{name[3:]}")
+        tensor = next((n for n, (k, shape) in call["at"].items() if k <= got[0] < k + np.prod(shape)), None)
+        if upstream is None or tensor is None:
+            return
+        k, shape = call["at"][tensor]
+        flat = call["seeds"].setdefault(tensor, np.zeros(shape)).reshape(-1)
+        flat[(got - k).astype(int)] = upstream.ravel()[(want - starts[name]).astype(int)]
+
+
+def last_state(call, z):
+    """The upstream gradient of a last state that the test itself does not compare; None where a form has no state."""
+    given = next((z[n] for n in ("do.state", "do.final_state") if n in z), None)
+    if given is None or "H" in call["seeds"]:
+        return {}
+    if "H" not in call["out"]:
+        return None
+    want, h = next(z[n] for n in ("out.state", "out.final_state") if n in z), call["out"]["H"]
+    for order in itertools.permutations(range(want.ndim)):
+        moved = want.transpose(order)
+        if h[:, -1].size == moved.size and np.allclose(h[:, -1].reshape(moved.shape), moved):
+            seed = np.zeros(h.shape)
+            seed[:, -1] = given.transpose(order).reshape(h[:, -1].shape)
+            return {"H": seed}
+    raise AssertionError("the state is another")
+
+
+@pytest.mark.parametrize(("test", "args"), list(every_case()))
+def test_gradients_of_vectors(test, args, monkeypatch):
+    """The gradient of each input that a vector gives one of, element by element, to the vector's tolerance.
+
+    How a vector's arrays become the page's is linear, so that a gradient is pulled back by moving one element at a time.
+    """
+    recorded = Recorded(test, args, monkeypatch)
+    z, meta, calls = recorded.outputs()
+    wanted = [n[5:] for n in z if n.startswith("grad.") and not n.startswith("grad.core") and f"in.{n[5:]}" in z]
+    assert wanted
+    states = [last_state(c, z) for c in calls]
+    runs = []
+    for call, state in zip(calls, states):
+        if state is None or not call["seeds"]:
+            runs.append(None)
+            continue
+        seeds = call["seeds"] | state
+        g = am.gradient(call["variant"], call["ins"], seeds, cache=call["cache"], **call["options"])
+        runs.append({("in", n): x for n, x in g.items()} | {("past", n): x for n, x in g.cache.items()})
+    assert any(runs)
+    parts = "in.cu_seqlens" in z  # documents, each a call: their gradients add up
+    results = [c["out"] for c in calls]
+    base = recorded.inputs(lambda z: z, results)
+    for name in wanted:
+        got = [np.zeros(z[f"in.{name}"].shape) for _ in calls]
+        for place in np.ndindex(got[0].shape):
+            moved = recorded.inputs(lambda z, p=place, n=name: _moved(z, f"in.{n}", p), results)
+            for k, (before, after, g) in enumerate(zip(base, moved, runs)):
+                for key in g or {}:
+                    if key in before:
+                        got[k][place] += (g[key] * (after[key] - before[key])).sum()
+        for found in [sum(got)] if parts else [x for x, g in zip(got, runs) if g]:
+            test_vectors.close(found, z[f"grad.{name}"], meta, f"the gradient of {name}")
+
+
+def _moved(z, name, place):
+    z[name] = z[name].copy()
+    z[name][place] += 1
+    return z
+
+
+@pytest.mark.parametrize(("test", "args"), list(every_case()))
+def test_gradients_of_cores(test, args, monkeypatch):
+    """What a module's vector says of its core: the gradients of queries, keys and values as they enter it."""
+    z, meta, calls = Recorded(test, args, monkeypatch).outputs()
+    call, page = calls[0], am.variant(calls[0]["variant"]).program
+    if "grad.core.v" not in z or not {"Q", "K", "V"} <= set(page.tensors):
+        pytest.skip("the vector says nothing of the core alone, or its page has no single queries, keys and values")
+    own = {n: x for n, x in call["ins"].items() if n in ("WSINK", "WREL")}
+    shape = lambda x: x.swapaxes(1, 2)
+    q, out = shape(z["in.core.q"]), call["out"]
+    own |= {"Q": q.reshape(out["Q"].shape), "K": shape(z["in.core.k"]), "V": shape(z["in.core.v"])}
+    if own["K"].shape != out["K"].shape:  # the source repeats its keys
+        pytest.skip("the source's core has other heads")
+    seed = z["do.core.o"].reshape(own["Q"].shape[:-1] + own["V"].shape[-1:])
+    g = am.gradient(
+        call["variant"], own, {"AO" if "AO" in out else "O" if "O0" not in out else "O0": seed}, **call["options"]
+    )
+    for name in "QKV":
+        want = shape(z[f"grad.core.{name.lower()}"])
+        test_vectors.close(g[name].reshape(want.shape), want, meta, f"the gradient of core {name}")
+
+
+# torch's counter took another way here: it recomputes; pads nothing; has no gradient of the memory; scans and gathers otherwise
+NOT_COUNTED = ("flash_tiled", "cross_with_keys_and_values_of_two_widths", "bart", "mamba2", "moba", "csa")
+
+
+@pytest.mark.parametrize(("test", "args"), list(every_case()))
+def test_torch_counts_the_same_backward(test, args, monkeypatch):
+    """Forward and backward, every matrix product, masks ignored."""
+    from attnmath.evaluation import prepared
+    from attnmath.language.modify import prune
+    from attnmath.readings.count import unmasked
+
+    _, meta, calls = Recorded(test, args, monkeypatch).outputs()
+    counted, call = meta.get("torch_flop_counter") or {}, calls[0]
+    if "matmul_flops_forward_plus_backward" not in counted or not call["seeds"]:
+        pytest.skip("torch did not count here")
+    if any(x in test.__name__ + str(args) for x in NOT_COUNTED):
+        pytest.skip("torch computed it in another way")
+    known = ("mask", "modifiers", "form", "window", "schedule")
+    rest = {n: x for n, x in call["options"].items() if n not in known}
+    mask, uses, form, window, schedule = (call["options"].get(n, () if n == "modifiers" else None) for n in known)
+    p = prepared(call["variant"], call["ins"], mask, uses, call["cache"], form, window, schedule, rest)
+    g = gradient(prune(p.program, call["seeds"]), call["seeds"])
+    both = total(count(unmasked(g.together), p.sizes))
+    assert both.matmul + both.projections == counted["matmul_flops_forward_plus_backward"]
+    made = set(g.backward.defined)
+    forward = total(s for s in count(unmasked(g.together), p.sizes) if s.name not in made)
+    assert forward.matmul + forward.projections == counted["matmul_flops_forward"]
+
+
+# -- every page that there is, against differences and element by element
+
+
+def everything():
+    """Each variant in each form, under each list of modifiers worth a test."""
+    for name in variants.names():
+        for uses in combinations(name):
+            for form in am.variant(name).forms:
+                yield pytest.param(name, uses, form, id=f"{name}-{form}-{'-'.join(uses)}")
+
+
+EVERYTHING = list(everything())
+
+
+def fitting(page, layer):
+    """Small sizes: a prefill, and two tokens after three."""
+    return [small(layer, t, n) for t, n in ((4, 4), (2, 5)) if "c" not in page.names or t % 2 == 0]
+
+
+def differences_agree(page, sizes, seed=0, tolerance=1e-6):
+    """Whether the gradient's product with a random direction of all inputs is the difference quotient along it."""
+    inputs, past = arrays(page, sizes, seed)
+    past = {n: x for n, (_, x) in past.items()}
+    g = deriving.gradient(page)
+    values = run(g.forward, sizes, inputs, past)
+    rng = np.random.default_rng(seed + 1)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, {**values, **seeds}, past)
+    to = {n: rng.standard_normal(inputs[n].shape) for n in g.cotangents}
+    found = sum((out[c] * to[n]).sum() for n, c in g.cotangents.items())
+
+    def at(h):
+        moved = run(page, sizes, inputs | {n: inputs[n] + h * x for n, x in to.items()}, past)
+        return sum((moved[n] * seeds[c]).sum() for n, c in g.seeds.items())
+
+    h = 1e-4
+    want = (8 * (at(h) - at(-h)) - at(2 * h) + at(-2 * h)) / (12 * h)
+    return np.isfinite(found) and abs(found - want) <= tolerance * max(1, abs(want))
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_every_gradient_is_the_derivative(name, uses, form):
+    layer = layers.build(name, uses)
+    page = layer.form(form)
+    for sizes in fitting(page, layer):
+        assert differences_agree(page, sizes)
+
+
+@pytest.mark.parametrize("name", modifiers.names())
+def test_every_modifier_has_a_gradient_by_existing(name):
+    for turn in range(4):
+        case = of_modifier(Random(turn), name, turn)
+        assert any(differences_agree(case.page, case.sizes, seed) for seed in (0, 1)), "a kink may lie near one point"
+
+
+@given(cases())
+def test_gradients_of_random_layers(case):
+    layer, form, sizes = case
+    page = layer.form(form)
+    if sizes.get("n", 1) and sizes.get("t", 1):
+        assert any(differences_agree(page, sizes, seed) for seed in (0, 1)), (
+            "a kink may lie near one point, not near two"
+        )
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_gradients_of_blocks(name):
+    layer = layers.build(blocks.get(name))
+    same = {k: v for k, v in layer.local.items() if v in layer.local}
+    words = {k: 2 + n for n, k in enumerate(layer.local)} | {"active": 2, "expert": 4, "one": 1} | same
+    given_ = {k: v for k, v in {"b": 2, "t": 3, "m": 3, "h": 2, "d": 2}.items() if k in layer.names or k == "h"}
+    sizes, _ = replace(layer, local={k: words[k] for k in layer.local}).sizes(given_)
+    assert differences_agree(layer.form(), sizes)
+    assert not walks_agree(layer.form(), sizes)
+
+
+def backward_walked(page, sizes, seed=0):
+    """(the gradient, its values as NumPy has them, the walk over the page and its gradient together)."""
+    inputs, past = arrays(page, sizes, seed)
+    g = deriving.gradient(page)
+    old = {n: x for n, (_, x) in past.items()}
+    values = run(g.forward, sizes, inputs, old)
+    rng = np.random.default_rng(seed + 1)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, {**values, **seeds}, old)
+    handed = {n: table(x) for n, x in (inputs | seeds).items()}
+    walk = Pushing(str(g.together), sizes, handed, {n: (a, x.shape[a], table(x)) for n, (a, x) in past.items()})
+    return g, out, walk
+
+
+def walks_agree(page, sizes):
+    """Whether the walk computes the same values by as many operations as are counted."""
+    g, out, walk = backward_walked(page, sizes)
+    for name in g.backward.defined:
+        for place in np.ndindex(out[name].shape):
+            if abs(walk.value(name, place) - out[name][place]) > 1e-9:
+                return f"{name}{place} is {out[name][place]}, the walk says {walk.value(name, place)}"
+    for s in count(g.together, sizes):
+        if s.name in g.backward.defined:
+            walked = walk.cost[walk.alias[s.name]], walk.exps[walk.alias[s.name]]
+            if (s.flops.total, s.exps) != walked:
+                return f"`{s.equation}` is counted as {s.flops.total}, {s.exps}; it takes {walked}"
+    return ""
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_backward_counts_are_the_walks(name, uses, form):
+    layer = layers.build(name, uses)
+    page = layer.form(form)
+    for sizes in fitting(page, layer):
+        assert not walks_agree(page, sizes)
+        assert total(count(page, sizes)) == total(count(lower(page), sizes)), "names cost nothing"
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_a_gradient_prints_as_the_language_has_it(name, uses, form):
+    page = gradient(layers.build(name, uses).form(form)).backward
+    equations, sees = lines(str(page))
+    assert tuple(equations) == page.equations
+    assert sees == page.sees
+    assert str(gradient(layers.build(name, uses).form(form)).backward) == str(page), "the same each time"
+
+
+# -- what is known of it
+
+
+@pytest.mark.parametrize("mask", ["causal", "full", "window(3)", "prefix:2"])
+@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "mla", "differential", "moba", "nsa", "csa"])
+def test_the_core_goes_back_by_twice_its_products(name, mask):
+    """dQ, dK, dV and dA are two products for each of the two: exactly, whatever the mask and however keys are chosen."""
+    if not maskable(name) and mask != "causal":
+        pytest.skip("it chooses its keys itself")
+    layer = layers.build(name, [], mask if maskable(name) else None)
+    for form, page in layer.forms.items():
+        wrt = [n for n in page.inputs if n[:2] != "WL"]  # differential's lambda is no product's
+        g, sizes = gradient(page, wrt=[n for n in wrt if n in gradient(page).cotangents]), small(layer, 6, 8)
+        steps = count(g.together, sizes)
+        reached = deriving.between(g.forward, g.seeds, page.inputs)
+        forward = total(s for s in steps if s.name in reached)
+        backward = total(s for s in steps if s.name in g.backward.defined)
+        assert backward.matmul == 2 * forward.matmul > 0
+
+
+def test_a_recurrence_goes_back_as_a_recurrence():
+    from attnmath.language.order import ordered
+
+    for form, index in (("recurrent", "t"), ("chunked", "c")):
+        page = gradient(am.variant("gated-deltanet").forms[form]).backward
+        loops = {e.out.name: loop for group, loop in ordered(page) for e in group}
+        assert loops["dH"] == (index, -1)
+    assert loops["dU"] == ("u", -1), "the transposed solve goes up from the last row"
+    assert str(page.defined["dU"]) == "dU[b c u g r e] = dD[b c u g r e] - dU[b c i g r e] * TRI[b c g r i u]"
+
+
+def test_forms_agree_in_their_gradients():
+    """Two programs for one function have one gradient."""
+    for name in variants.names():
+        layer = layers.build(name)
+        sizes = small(layer, 4, 4)
+        found = {}
+        for form, page in layer.forms.items():
+            inputs, _ = arrays(page, sizes)
+            g = gradient(page, wrt=["X"])
+            values = run(g.forward, sizes, inputs)
+            found[form] = run(g.backward, sizes, values | {"dY": np.ones_like(values["Y"])})["dX"]
+        for x in found.values():
+            np.testing.assert_allclose(x, next(iter(found.values())), atol=1e-9)
+
+
+QKV = {n: np.random.default_rng(k).standard_normal((1, 4, 2, 4)) for k, n in enumerate("QKV")}
+
+
+@pytest.mark.parametrize("schedule", ["flash-2:n=2", "flash-2:n=1", "split-kv:z=2"])
+def test_a_streamed_softmax_has_the_same_gradient(schedule):
+    up = {"O": np.ones((1, 4, 2, 4))}
+    plain, streamed = am.gradient("mha", QKV, up), am.gradient("mha", QKV, up, schedule=schedule)
+    for name in "QKV":
+        np.testing.assert_allclose(streamed[name], plain[name], atol=1e-12)
+
+
+def test_a_cache_has_a_gradient():
+    """Decoding from a cache is the end of one long prefill: what reaches the cache is what reaches the rows it holds."""
+    whole = {n: np.random.default_rng(k).standard_normal((1, 5, 2, 4)) for k, n in enumerate(["Q", "k", "v"])}
+    last = {n: x[:, 3:] for n, x in whole.items()}
+    up = np.random.default_rng(9).standard_normal((1, 2, 2, 4))
+    cache = {n: whole[n][:, :3] for n in ("k", "v")}
+    g = am.gradient("mha", last, {"O": up}, cache=cache)
+    all_ = am.gradient("mha", whole, {"O": np.concatenate([np.zeros((1, 3, 2, 4)), up], 1)})
+    for n in ("k", "v"):
+        np.testing.assert_allclose(np.concatenate([g.cache[n], g[n]], 1), all_[n], atol=1e-12)
+
+
+def test_gradients_add_up():
+    """Several results at once; a result that another one reads."""
+    up = {n: np.random.default_rng(7).standard_normal(am.evaluate("mha", QKV)[n].shape) for n in ("O", "A")}
+    both = am.gradient("mha", QKV, up)
+    parts = [am.gradient("mha", QKV, {n: x}) for n, x in up.items()]
+    np.testing.assert_allclose(both["Q"], parts[0]["Q"] + parts[1]["Q"], atol=1e-12)
+    np.testing.assert_allclose(both["dA"], np.tril(parts[0]["dA"] + up["A"]), atol=1e-12)
+    assert "V" not in parts[1], "no weight depends on a value"
+
+
+def test_a_mask_array_masks_the_gradient():
+    seen = np.tril(np.ones((4, 4), bool))
+    up = {"O": np.ones((1, 4, 2, 4))}
+    np.testing.assert_allclose(
+        am.gradient("mha", QKV, up, mask=seen)["K"], am.gradient("mha", QKV, up)["K"], atol=1e-12
+    )
+
+
+BAD = [
+    ({}, {}, "a mapping of at least one name"),
+    ({"Q": QKV["Q"]}, {}, "Q is given"),
+    ({"Y": QKV["Q"]}, {}, "Y was not computed: WO not given"),
+    ({"o": QKV["Q"]}, {}, "unknown tensor 'o'"),
+    ({"O": QKV["Q"][:, :2]}, {}, r"O has shape \(1, 4, 2, 4\), its gradient \(1, 2, 2, 4\)"),
+    ({"O": QKV["Q"]}, {"wrt": "Q"}, "a list of names"),
+    ({"O": QKV["Q"]}, {"wrt": 3}, "a list of names"),
+    ({"O": QKV["Q"]}, {"wrt": ["WQ"]}, "unknown tensor 'WQ'|does not depend on it"),
+    ({"A": np.ones((1, 2, 4, 4))}, {"wrt": ["V"]}, "V: A does not depend on it"),
+]
+
+
+@pytest.mark.parametrize(("upstream", "more", "message"), BAD)
+def test_what_has_no_gradient_is_named(upstream, more, message):
+    with pytest.raises(InputError, match=message):
+        am.gradient("mha", QKV, upstream, **more)
+
+
+def test_what_only_chooses_has_no_gradient():
+    with pytest.raises(InputError, match="WIQ: Y does not depend on it but through what only chooses"):
+        gradient(am.variant("dsa").program, wrt=["WIQ"])
+
+
+def test_an_operation_without_an_adjoint_is_named(monkeypatch):
+    row = ops.OPS["tanh"]
+    monkeypatch.setitem(ops.OPS, "tanh", replaced(row, adjoint=None))
+    page = program("Y[t] = tanh(X[t])")
+    with pytest.raises(LanguageError, match="tanh has no adjoint"):
+        gradient(page)
+    other = gradient(program("Y[t] = 2 * X[t] + tanh(@t)")).backward
+    assert "dX[t] = 2 * dY[t]" in str(other), "nothing flows through it"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("Y[t] = C[t] * (A[t n] + B[t])", "a term that repeats what it sums"),
+        ("M[t] = mean_n(A[t n] + B[t])\nY[t] = M[t] * M[t]", "the same inside a reduction"),
+        ("M[t] = mean_n(A[t n])\nY[t] = M[t] * B[t]\nt sees n: causal", "a mean over what a mask leaves"),
+        ("Y[t] = B[t] ^ 3 + C[t] ^ B[t]", "powers"),
+        ("A[t n]\nY[t] = A[t last] * B[t-1] + A[t-1 last]", "the last place, and the step before"),
+        ("H[t] = C[t] / (2 + H[t-1] * H[t-1])\nY[t] = H[t] * B[t-2]", "a recurrence in a denominator"),
+        ("Y[t n] = A[t n] * B[t] / (1 + C[t] * C[t])\nt sees n: window(2)", "a denominator under a mask"),
+        ("S[t n] = A[t n] * D[n-past]\nY[t] = S[t n]\nt sees n: causal", "a cached tensor read where it is used"),
+        ("D[n]\nP[n|s] = D[n] | E[s]\nY[t n|s] = B[t] * P[n|s]", "two parts of one axis"),
+        ("P[n|s] = A[t n] | E[s]\nY[] = P[n|s] * P[n|s]", "a part that sums"),
+    ],
+)
+def test_pages_that_no_variant_has(text, what):
+    page = program(text)
+    sizes = {"t": 3, "n": 4, "s": 2, "past": 1}
+    rng = np.random.default_rng(4)
+    g = gradient(page)
+    inputs = {n: rng.uniform(0.5, 1.5, [sizes[str(i)] for i in page.tensors[n]]) for n in page.inputs}
+    values = run(g.forward, sizes, inputs)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
+    out = run(g.backward, sizes, values | seeds)
+    for name, c in g.cotangents.items():
+        to = rng.standard_normal(inputs[name].shape)
+        at = lambda h, n=name, to=to: (
+            run(page, sizes, inputs | {n: inputs[n] + h * to})[page.output] * next(iter(seeds.values()))
+        ).sum()
+        np.testing.assert_allclose((out[c] * to).sum(), (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+# -- tests of the tests: broken on purpose, it is noticed
+
+
+def replaced(row, **new):
+    return ops.Row(**{n: new.get(n, getattr(row, n)) for n in row.__struct_fields__})
+
+
+def lossy(m):
+    close = deriving._Reverse.close
+
+    def first_only(self, name, *more):
+        if name in self.gains:
+            self.gains[name] = self.gains[name][:1]
+        close(self, name, *more)
+
+    m.setattr(deriving._Reverse, "close", first_only)
+
+
+def blind(m):
+    derive = deriving.gradient
+
+    def unmasked(page, *more):
+        g = derive(page, *more)
+        sees = {pair: MaskExpr("full") for pair in page.sees}
+        return deriving.replace(g, backward=deriving.replace(g.backward, sees=sees))
+
+    m.setattr(deriving, "gradient", unmasked)
+
+
+def early(m):
+    order = deriving.ordered
+    m.setattr(deriving, "ordered", lambda page: ((g, None) for g, _ in order(page)))
+
+
+FAULTS = {
+    "only one gain is kept": lossy,
+    "shifts go the wrong way": lambda m: m.setattr(
+        deriving, "moved", lambda x, old, new, by, _m=deriving.moved: _m(x, old, new, tuple((-s, n) for s, n in by))
+    ),
+    "the mask is forgotten": blind,
+    "a softmax forgets its row sum": lambda m: m.setitem(
+        ops.OPS, "softmax", replaced(ops.OPS["softmax"], adjoint=("y * g", "(sum_o(y) - 1) * sum_o(y * g)"))
+    ),
+    "a sink is pulled the wrong way": lambda m: m.setitem(
+        ops.OPS,
+        "softmax",
+        replaced(ops.OPS["softmax"], adjoint=(ops.OPS["softmax"].adjoint[0], "(1 - sum_o(y)) * sum_o(y * g)")),
+    ),
+    "a mean is a sum": lambda m: m.setitem(ops.OPS, "mean", replaced(ops.OPS["mean"], adjoint=("g",))),
+    "a recursion is closed too early": early,
+    "a difference has no sign": lambda m: m.setitem(ops.OPS, "neg", replaced(ops.OPS["neg"], adjoint=("g",))),
+    "what is divided by has no gradient": lambda m: m.setitem(
+        ops.OPS, "/", replaced(ops.OPS["/"], adjoint=("g / b", "0 * g"))
+    ),
+    "masked indices are renamed": lambda m: m.setattr(
+        deriving._Reverse,
+        "under",
+        lambda self, old, new, gain, _u=deriving._Reverse.under: _u(
+            type("Unmasked", (), {"page": Program(())})(), old, new, gain
+        ),
+    ),
+}
+PAGES = [
+    ("gqa", ["rope", "norm", "sink"], None),
+    ("linear-attention", [], "quadratic"),
+    ("gated-deltanet", [], "recurrent"),
+    ("gated-deltanet", [], "chunked"),
+    ("moba", [], None),
+    ("mla", [], "expanded"),
+]
+
+
+TWO_MASKS = "P[t n]\nB[n]\nC[s]\nY[t] = P[t n] * B[n] + P[t s] * C[s]\nt sees n: causal\nt sees s: window(2)"
+
+
+def pages():
+    for name, uses, form in PAGES:
+        layer = layers.build(name, uses)
+        yield layer.form(form), small(layer, 4, 6)
+    yield program(TWO_MASKS), {"t": 4, "n": 4, "s": 4, "past": 0}
+
+
+def test_without_a_fault_all_agree():
+    assert all(differences_agree(*x) and not walks_agree(*x) for x in pages())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_gradient_is_caught(fault, monkeypatch):
+    FAULTS[fault](monkeypatch)
+
+    def agrees(page, sizes):
+        try:
+            return differences_agree(page, sizes)
+        except LanguageError:  # it does not even run
+            return False
+
+    assert not all(agrees(*x) for x in pages())
+
+
+def cheap_scatter(m):
+    from attnmath.readings import count as counting
+
+    m.setattr(
+        counting,
+        "refs",
+        lambda x, _r=counting.refs: () if not isinstance(x, (ops.Row, deriving.Op, deriving.Ref)) else _r(x),
+    )
+
+
+COUNT_FAULTS = {
+    "a row sum is free": lambda m: m.setitem(ops.OPS, "sum", replaced(ops.OPS["sum"], cost=0)),
+    "what the data place is put there for free": cheap_scatter,
+}
+
+
+@pytest.mark.parametrize("fault", COUNT_FAULTS)
+def test_a_wrong_backward_count_is_caught(fault, monkeypatch):
+    before = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
+    COUNT_FAULTS[fault](monkeypatch)
+    after = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
+    assert before != after, "the fault is one"
+    assert not all(not walks_agree(*x) for x in pages())
+
+
+# -- in print
+
+
+def test_equations_backward(call):
+    code, out, _ = call("equations mqa --backward --with norm")
+    assert code == 0
+    assert "Multi-query attention with norm, backward" in out
+    made = out.splitlines()
+    assert any(x.startswith("Qmean[b t h]") for x in made), "what the page names only here"
+    assert "dL[b h t n]   = A[b h t n] * (dA[b h t n] - D[b h t])" in made
+    _, out, _ = call("equations mqa --backward --format latex")
+    assert r"\mathrm{d}K_{b\,n\,d} = \sum_{h,t} \mathrm{d}S_{b\,h\,t\,n}\,Q_{b\,t\,h\,d}" in out
+    _, out, _ = call("equations mla --backward --format markdown")
+    assert "## Form: absorbed" in out
+    assert r"\mathrm{d}c^{KV}_{b\,t\,l}" in out
+
+
+def test_equations_backward_as_json(call):
+    import json
+
+    import msgspec
+
+    from attnmath.schemas import Equations
+
+    found = json.loads(call("equations gated-deltanet --backward --json")[1])
+    assert found["backward"] is True
+    assert json.loads(call("equations mha --json")[1])["backward"] is False
+    msgspec.convert(found, Equations)
+    assert [f["name"] for f in found["forms"]] == ["recurrent", "chunked"]
+    assert found["forms"][0]["tensors"]["dWCQ"] == ["g", "d", "tap"]
+
+
+@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
+def test_backward_equations_are_formulas(name, uses, form):
+    """No name raises twice what is raised already, and every brace is closed."""
+    from attnmath.readings.text import latex_lines
+
+    for line in latex_lines(gradient(layers.build(name, uses).form(form)).backward):
+        assert line.count("{") == line.count("}")
+        try:
+            from latex2mathml.converter import convert
+        except ImportError:
+            continue
+        assert convert(line)
+
+
+# -- what training costs: forward and backward
+
+
+TRAINED = [
+    ("gqa", {}),
+    ("mla", {}),
+    ("gated-deltanet", {}),
+    ("csa", {"o_groups": 4}),
+    ("sliding-window", {"window": 100}),
+    ("cross", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), TRAINED)
+def test_training_is_forward_and_backward(name, more):
+    """Its steps are those of the page and of its gradient; its formulas give its numbers; nothing is cached."""
+    sizes = {"seq": 256, "heads": 4, "head_dim": 8, **more}
+    found = am.cost(name, phase="train", **sizes)
+    forward = am.cost(name, form=found.form, **sizes)
+    layer = layers.build(name, [], None, "window" in more)
+    made = gradient(layer.form(found.form)).backward.defined
+    there = [s for s in found.steps if s.name not in made]
+    assert sum(s.flops for s in there) == forward.flops.total
+    assert [s.name for s in found.steps if s.name in made] == list(made)
+    assert (
+        sum(s.flops for s in found.steps)
+        == found.flops.total
+        == found.flops.projections + found.flops.core + found.flops.other
+    )
+    assert found.flops.matmul > forward.flops.matmul
+    assert found.parameters == forward.parameters
+    assert (found.kv_cache_bytes, found.state_bytes, found.hbm_bytes.fused, found.memory_bytes.fused) == (
+        0,
+        0,
+        None,
+        None,
+    )
+    assert "hbm_bytes.fused" in found.refused
+    for key in ("flops.total", "flops.matmul"):
+        expression = am.formula(name, key, phase="train", form=found.form, **sizes)
+        values, _ = layer.sizes(
+            {OPTIONS[k.replace("_", "-")]: v for k, v in sizes.items()}, page=layer.form(found.form)
+        )
+        assert expression.subs({s: values[str(s)] for s in expression.free_symbols}) == found[key], key
+
+
+def test_three_passes_of_products():
+    """Of a softmax layer, the backward pass has twice the forward's products, projections and core alike."""
+    sizes = {"seq": 512, "heads": 8, "kv_heads": 2, "head_dim": 16}
+    forward, both = am.cost("gqa", **sizes), am.cost("gqa", phase="train", **sizes)
+    assert both.flops.matmul == 3 * forward.flops.matmul
+    assert both.flops.projections == 3 * forward.flops.projections
+    assert both.flops_by_convention.torch == 3 * forward.flops_by_convention.torch
+    assert both.flops_by_convention.exact == both.flops.matmul
+    assert both.flops.softmax == 11 * both.exps, "6 forward; 2 for D, 2 for dL, 1 for dS"
+    assert both.formulas["flops.matmul"] == "6*b*h*t*d*(t + 1)"
+
+
+def test_training_on_the_command_line(call):
+    code, out, err = call("cost --variant gqa --seq 1k --heads 8 --phase train")
+    assert code == 0
+    assert "gqa: train, 1 x 1,024 new tokens" in out
+    assert "hbm_bytes.unfused: in training it has a backward pass, which has no schedule yet" in err
+    assert err.count("no schedule yet") == 1, "said once"
+    code, out, _ = call("compare gqa mla --seq 1k --heads 8 --phase train --format csv")
+    assert code == 0
+    code, out, _ = call("cost --variant gqa --seq 1k --heads 8 --phase train --explain flops.matmul")
+    assert "dK[b n g d] = dS[b g r t n] * Q[b t g r d]" in out
+    code, out, _ = call("cost --variant gqa --seq 1k --heads 8 --phase train --explain hbm_bytes.fused")
+    assert "null" in out
+    assert call("cost --variant gqa --seq 1k --heads 8 --phase train --json")[0] == 0
+    code, _, err = call("report gqa -o f.md --phase train")
+    assert code == 2
+    assert "not built yet here" in err
+
+
+def test_a_models_layers_are_trained(call):
+    one = am.cost("gqa", modifiers=["rope"], phase="train", seq=64, heads=32, kv_heads=8, d_model=4096, formulas=False)
+    code, out, _ = call("cost --model llama-3.1-8b --seq 64 --phase train --json")
+    assert code == 0
+    assert f'"matmul": {32 * one.flops.matmul}' in out
