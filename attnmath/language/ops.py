@@ -88,7 +88,7 @@ OPS: dict[str, Row] = {
     "+": Row("{0} + {1}", lambda np, a, b: a + b, ("g", "g"), arity=_TWO),
     "-": Row("{0} - {1}", lambda np, a, b: a - b, ("g", "-g"), arity=_TWO),
     "*": Row(r"{0}\,{1}", lambda np, a, b: a * b, ("g * b", "g * a"), arity=_TWO),
-    "/": Row(r"\frac{{{0}}}{{{1}}}", lambda np, a, b: a / b, ("g / b", "-(g * y / b)"), arity=_TWO),
+    "/": Row(r"\frac{{{0}}}{{{1}}}", lambda np, a, b: a / b, ("g / b", "-(g * a / b / b)"), arity=_TWO),
     "^": Row(
         "{{{0}}}^{{{1}}}", lambda np, a, b: np.power(a * 1.0, b), ("g * b * a^(b - 1)", "g * y * log(a)"), arity=_TWO
     ),
@@ -110,10 +110,18 @@ OPS: dict[str, Row] = {
     "silu": Row(
         r"\operatorname{{silu}}\left({0}\right)",
         lambda np, a: a * _sigmoid(np, a),
-        ("g * (sigmoid(a) + y * (1 - sigmoid(a)))",),
+        ("g * sigmoid(a) * (1 + a * (1 - sigmoid(a)))",),
         cost=2,
         exps=1,
         why="x times its sigmoid",
+    ),
+    "gelu": Row(
+        r"\operatorname{{gelu}}\left({0}\right)",
+        lambda np, a: a * (1 + _erf(np, a / np.sqrt(2))) / 2,
+        ("g * ((1 + erf(a / sqrt(2))) / 2 + a * exp(-(a * a) / 2) / sqrt(2 * pi))",),
+        cost=5,
+        exps=1,
+        why="x (1 + erf(x / sqrt(2))) / 2",
     ),
     "softplus": Row(
         r"\operatorname{{softplus}}\left({0}\right)",
@@ -123,9 +131,23 @@ OPS: dict[str, Row] = {
         exps=2,
         why="log(1 + exp(x)): exponential, add, logarithm",
     ),
+    "upcast": Row(
+        r"\operatorname{{fp32}}\left({0}\right)",
+        lambda np, a: a,
+        ("g",),
+        cost=0,
+        why="the same number in single precision; what is computed from it is, too, until it is cast down",
+    ),
+    "downcast": Row(
+        r"\operatorname{{stored}}\left({0}\right)",
+        lambda np, a: a,
+        ("g",),
+        cost=0,
+        why="the same number in the dtype of the rest",
+    ),
     "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a), ()),
     "pow2": Row(r"2^{{\lfloor \log_2 {0} \rfloor}}", lambda np, a: 2.0 ** np.floor(np.log2(a)), ()),
-    "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, a)",)),
+    "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, y)",)),
     "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
     "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
     "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, (), arity=_TWO),

@@ -241,7 +241,7 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
             found = (*found, *space.partners(found, left))
             summing += sums
             product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
-            if sums and (any(map(learned, num)) or _teaches(e.out, num)):
+            if sums and (_projects(num) or _teaches(e.out, num)):
                 flops = flops + Flops(projections=product)
             elif sums and inside and sum(map(_data, num)) > 1:  # a third factor is no part of a matrix product
                 matmul = 2 * space.tuples(found)
@@ -281,6 +281,11 @@ def learned(x: Expr) -> bool:
     (True, False)
     """
     return isinstance(x, Ref) and x.name[0] in "WB" and "b" not in x.index
+
+
+def _projects(num: tuple[Expr, ...]) -> bool:
+    """Whether a sum is a product of data with what was learned; of two factors of data it is theirs, weighed."""
+    return any(map(learned, num)) and sum(_data(f) and not learned(f) for f in num) < 2
 
 
 def _teaches(out: Ref, num: tuple[Expr, ...]) -> bool:

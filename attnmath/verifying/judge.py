@@ -74,6 +74,9 @@ FUNCTIONS: dict[str, Any] = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "relu": lambda x: max(x, 0.0),
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "upcast": lambda x: x,
+    "downcast": lambda x: x,
     "softplus": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0),
     "floor": math.floor,
     "pow2": lambda x: max(2.0**k for k in range(40) if 2**k <= x),
@@ -151,7 +154,8 @@ def _python(text: str) -> str:
             out += f"F({m[1]!r}, {m[2][1:].split('_')!r}, "
             k += m.end()
         elif m := re.match(
-            r"(sqrt|exp|erf|log|cos|tanh|sigmoid|silu|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(", text[k:]
+            r"(sqrt|exp|erf|log|cos|tanh|sigmoid|silu|gelu|upcast|downcast|softplus|floor|pow2|only|relu|max2|min2|lt|eq)\(",
+            text[k:],
         ):
             out += f"F({m[1]!r}, [], "
             k += m.end()
@@ -459,9 +463,9 @@ class Walk:
         name, over = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
         if not over:
             args = [self.node(a, env) for a in node.args[2:]]
-            self.tally({"softplus": 3, "silu": 2}.get(name, 1))
+            self.tally({"softplus": 3, "silu": 2, "gelu": 5, "upcast": 0, "downcast": 0}.get(name, 1))
             self.exps[self.current[-1]] += {"softplus": 2}.get(
-                name, name in ("exp", "erf", "log", "cos", "tanh", "sigmoid", "silu")
+                name, name in ("exp", "erf", "log", "cos", "tanh", "sigmoid", "silu", "gelu")
             )
             return FUNCTIONS[name](*args)
         return self.along(node, name, over, env)
