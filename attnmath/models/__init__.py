@@ -49,9 +49,10 @@ class Model(Struct, frozen=True, eq=False):  # a key by its identity
     """A model: its blocks, equal ones together, and its attention layers in order, runs of equal ones together.
 
     `sequence`: the layers of the last stack one by one, each its blocks, what stands before the first and after the last
-    with these; `source_tokens`: how many an encoder always makes, None: as many as it is given; `assumed`: fields that the
-    config does not have, with the values that the family's class then takes; `left_out`: what the config says nothing of, or
-    what is not counted; `refused`: what is not said, and why (`parameters`, `flops`).
+    with these; `edges`: how many blocks these are; `source_tokens`: how many an encoder always makes, None: as many as it
+    is given; `assumed`: fields that the config does not have, with the values that the family's class then takes;
+    `left_out`: what the config says nothing of, or what is not counted; `refused`: what is not said, and why
+    (`parameters`, `flops`).
     """
 
     name: str
@@ -65,12 +66,24 @@ class Model(Struct, frozen=True, eq=False):  # a key by its identity
     left_out: tuple[str, ...] = ()
     refused: Mapping[str, str] = {}
     sequence: tuple[tuple[Piece, ...], ...] = ()
+    edges: tuple[int, int] = (0, 0)
     source_tokens: int | None = None
 
     @property
     def layers(self) -> int:
         """How many attention layers there are."""
         return sum(r.count for r in self.runs)
+
+    @property
+    def inner(self) -> tuple[tuple[Piece, ...], ...]:
+        """The layers of the last stack one by one, without what stands before and after them; none if there are none."""
+        before, after = self.edges
+        if self.edges == (0, 0) and len(self.sequence) == 1:
+            return ()
+        first, *rest = self.sequence
+        found = [first[before:], *rest]
+        found[-1] = found[-1][: len(found[-1]) - after]
+        return tuple(found)
 
     @property
     def positions(self) -> int | None:
@@ -226,7 +239,7 @@ def describe(
         raw,
         tuple(found.left_out),
         refused,
-        _sequence(found.groups, found.pieces),
+        *_sequence(found.groups, found.pieces),
         found.source_tokens,
     )
 
@@ -294,17 +307,17 @@ def _expand(family: Family, raw: Config, source: str, ignored: tuple[str, ...], 
     return out
 
 
-def _sequence(groups: list[list[Piece]], pieces: list[Piece]) -> tuple[tuple[Piece, ...], ...]:
-    """Layers one by one, what comes before them with the first and what comes after with the last."""
+def _sequence(groups: list[list[Piece]], pieces: list[Piece]) -> tuple[tuple[tuple[Piece, ...], ...], tuple[int, int]]:
+    """(layers one by one, what comes before them with the first and what comes after with the last; how many these are)."""
     if not groups:
-        return (tuple(pieces),)
+        return (tuple(pieces),), (0, 0)
     inside = [p for g in groups for p in g]
     at = next(k for k, p in enumerate(pieces) if p is inside[0])
     before, after = pieces[:at], pieces[at + len(inside) :]
     first, *rest = groups
     whole = [[*before, *first], *rest]
     whole[-1] = [*whole[-1], *after]
-    return tuple(map(tuple, whole))
+    return tuple(map(tuple, whole)), (len(before), len(after))
 
 
 def _nested(raw: Config, family: Family) -> Config:

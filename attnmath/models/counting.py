@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,9 @@ from attnmath.layers import Layer
 from attnmath.models import Model, Piece
 from attnmath.models.schema import PARTS
 from attnmath.readings.count import Space, learned
+
+HEADS = ("h", "g", "group")
+SPLIT = (*HEADS, "r", "ffn", "vocab")  # the axes that tensor ranks share; the first of a tensor's that there is
 
 
 def layer_of(p: Piece) -> Layer:
@@ -123,3 +127,16 @@ def parameters(model: Model) -> Parameters:
             if p.part == "embedding" or p.page == "head":
                 embedding += whole * p.count
     return Parameters(total, active, embedding, {k: v for k, v in parts.items() if v})
+
+
+def shards(axes: Iterable[str], lengths: Mapping[str, Any], tensor: int) -> int:
+    """Into how many parts the tensor ranks divide a tensor with these axes; a head that fewer than all have is held by several.
+
+    >>> shards(("m", "h", "d"), {"h": 32}, 8), shards(("m", "g", "d"), {"g": 4}, 8), shards(("m",), {}, 8)
+    (8, 4, 1)
+    """
+    own = [i for i in axes if i in SPLIT]
+    if not own:
+        return 1
+    heads = int(lengths[own[0]]) * (int(lengths["r"]) if "g" in own and "r" in own else 1)
+    return min(tensor, heads) if own[0] in HEADS else tensor

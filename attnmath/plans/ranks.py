@@ -14,13 +14,10 @@ from msgspec import Struct
 
 from attnmath.models import Model, Piece
 from attnmath.models.caching import kept
-from attnmath.models.counting import chosen, layer_of
+from attnmath.models.counting import chosen, layer_of, shards
 from attnmath.models.quantization import Recipe, recipe_of, stored
 from attnmath.models.schema import TEXT
 from attnmath.readings.memory import bits
-
-HEADS = ("h", "g", "group")
-SPLIT = (*HEADS, "r", "ffn", "vocab")  # the axes that tensor ranks share; the first of a tensor's that there is
 
 
 class Rank(Struct, frozen=True):
@@ -56,19 +53,6 @@ class Held(Struct, frozen=True):
     def weight_bytes(self) -> int:
         """All weights of the rank."""
         return sum(self.weights.values())
-
-
-def shards(axes: Iterable[str], lengths: Mapping[str, Any], tensor: int) -> int:
-    """Into how many parts the tensor ranks divide a tensor with these axes; a head that fewer than all have is held by several.
-
-    >>> shards(("m", "h", "d"), {"h": 32}, 8), shards(("m", "g", "d"), {"g": 4}, 8), shards(("m",), {}, 8)
-    (8, 4, 1)
-    """
-    own = [i for i in axes if i in SPLIT]
-    if not own:
-        return 1
-    heads = int(lengths[own[0]]) * (int(lengths["r"]) if "g" in own and "r" in own else 1)
-    return min(tensor, heads) if own[0] in HEADS else tensor
 
 
 def stages(layers: int, pipeline: int) -> list[int]:

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from attnmath.errors import Unknown
 from attnmath.language.modify import heads
 from attnmath.language.rewrite import Names, times
-from attnmath.language.syntax import Equation, Expr, Op, Program, Ref, letters, ops, swap_refs, terms
-from attnmath.readings.count import core
+from attnmath.language.syntax import Equation, Expr, Op, Program, Ref, letters, ops, refs, swap_refs, terms
+from attnmath.readings.count import core, learned
 
 GAINS = {
     "after": "the norm's result is cast back, then multiplied by the gain: LlamaRMSNorm in transformers",
-    "inside": "the gain is multiplied in single precision, then cast back: Gemma's and OLMo 2's norms in transformers",
+    "inside": "the gain is cast up and multiplied in single precision, then the result cast back: GemmaRMSNorm in transformers",
 }
 
 
@@ -61,6 +61,11 @@ def _norm(e: Equation, page: Program, names: Names, gain: str) -> Iterator[Equat
     inside = gain == "inside"
     n = Ref(names.fresh(f"{e.out.name}N"), z.index)
     yield Equation(n, (normed if inside else Op("downcast", (normed,)),))
+    for k, w in enumerate(rest):
+        if inside and refs(w) and all(map(learned, refs(w))):
+            gained = Ref(names.fresh(f"{refs(w)[0].name}32"), letters(w))
+            yield Equation(gained, (swap_refs(w, lambda r: Op("upcast", (r,))),))
+            rest[k] = gained
     x = times([n, *rest])
     x = Op("/", (x, times(less))) if less else x
     x = Op("neg", (x,)) if sign < 0 else x
