@@ -55,6 +55,7 @@ from attnmath.language.syntax import (
     terms,
 )
 from attnmath.readings.count import tables
+from attnmath.readings.recompute import recomputed, renamed_in
 
 ARITHMETIC = {"+": "sum", "-": "diff", "neg": "neg", "*": "product", "/": "quotient", "^": "power"}  # and part names
 ROW_SUM = "sum_o(y * g)"  # of a tensor times its cotangent: FlashAttention's D
@@ -66,7 +67,9 @@ class Gradient(Struct, frozen=True, dict=True):
 
     `forward`: the page, with a name for every function inside a larger expression; `backward`: what computes the
     cotangents from it; `cotangents`: the name of each tensor's; `seeds`: of each output, what its cotangent is handed in
-    as; `past`: of each cached tensor, the cotangent of its cached rows, along indices whose lengths are in `sizes`.
+    as; `past`: of each cached tensor, the cotangent of its cached rows, along indices whose lengths are in `sizes`;
+    `again`: what the backward page computes again, by the name that it has on the forward one; `rerun`: of these, what a
+    second forward pass does; `statistics`: rows' numbers that take a tensor's place (`recompute.py`).
     """
 
     forward: Program
@@ -75,14 +78,35 @@ class Gradient(Struct, frozen=True, dict=True):
     seeds: Mapping[str, str]
     past: Mapping[str, str] = {}
     sizes: Mapping[str, int] = {}
+    again: Mapping[str, str] = {}
+    rerun: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The tensors of the forward page, its inputs included, that the backward page reads; tables cost nothing."""
+        free = tables(self.forward)
+        return tuple(n for n in self.backward.inputs if n in self.forward.tensors and n not in free)
+
+    @cached_property
+    def renamed(self) -> dict[str, str]:
+        """What the backward page's tensors are called where both pages are one: what is there twice, S' the second time."""
+        names = Names([*self.forward.tensors, *self.backward.tensors])
+        twice = [n for n in self.backward.defined if n in self.forward.tensors]
+        return {n: n for n in self.backward.defined} | {n: names.fresh(f"{n}'") for n in twice}
 
     @cached_property
     def together(self) -> Program:
         """Both as one page."""
-        both, own = self.forward, self.backward
+        both, own, new = self.forward, self.backward, self.renamed
+
+        def read(r: Ref) -> Ref:
+            return Ref(new.get(r.name, r.name), r.index)
+
         inputs = [e for e in own.equations if not e.alts and e.out.name not in both.tensors]
-        made = [e for e in own.equations if e.alts]
-        return replace(both, equations=(*inputs, *both.equations, *made), dims={**both.dims, **own.dims})
+        made = [renamed_in(e, read) for e in own.equations if e.alts]
+        dims = {**both.dims, **{new.get(n, n): d for n, d in own.dims.items()}}
+        return replace(both, equations=(*inputs, *both.equations, *made), dims=dims)
 
 
 def gradient(
@@ -90,11 +114,13 @@ def gradient(
     outputs: Iterable[str] = (),
     wrt: Iterable[str] = (),
     past: Mapping[str, int] | None = None,
+    recompute: str = "none",
 ) -> Gradient:
     """The page of the gradient of `outputs` (the page's result if none is named) with respect to `wrt`.
 
     `wrt`: tensors of the page; without it, every input but tables and what is drawn, whose names are words (KEEP, FREQ).
     `past`: cached tensors whose rows from before the new tokens are to have a gradient, and how many rows there are.
+    `recompute`: none, selective or full, what the backward page computes again and does not read (`recompute.py`).
     Raises LanguageError if an operation on the way has no adjoint, InputError if a tensor is not on the way.
 
     >>> from attnmath import variants
@@ -128,7 +154,8 @@ def gradient(
     made = reverse.run()
     of = {n: reverse.cotangent[n] for n in wanted if n in reverse.active}
     cached = {n: c for n, c in reverse.past.items() if c in made.defined}
-    return Gradient(low, prune(made, [*of.values(), *cached.values()]), of, reverse.seeds, cached, reverse.sizes)
+    found = Gradient(low, prune(made, [*of.values(), *cached.values()]), of, reverse.seeds, cached, reverse.sizes)
+    return recomputed(found, reverse.cotangent, recompute)
 
 
 def _tabled(name: str) -> bool:
