@@ -118,11 +118,12 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
 
     >>> from attnmath.models import read
     >>> llama, tokens = read("llama-3.1-8b"), {"b": 1, "t": 1024, "n": 1024}
-    >>> for recompute in ("none", "full"):
+    >>> for recompute in ("none", "selective", "full"):
     ...     how = Training(recompute, "transformers")
-    ...     print([(n, x // 1024) for n, x in activations(llama, lambda p: tokens, "bf16", how).layers])
-    [(32, 410120)]
-    [(32, 8192)]
+    ...     print(recompute, [(n, x // 1024) for n, x in activations(llama, lambda p: tokens, "bf16", how).layers])
+    none [(32, 410120)]
+    selective [(32, 201352)]
+    full [(32, 8192)]
     """
     training = training.checked()
     rates = dropouts(m, training.dropout)
@@ -248,7 +249,7 @@ class _Key(Struct, frozen=True, eq=False):
 def _saved(key: _Key) -> tuple[tuple[Saved, dict[str, Any]], ...]:
     x = reading(key.piece, dict(key.tokens), key.dtype, key.dtype)
     page = eager(x.page, key.gain, key.recompute == "none") if key.gain else x.page
-    return tuple((s, dict(x.sizes)) for s in saved(gradient(page), x.sizes, key.dtype))
+    return tuple((s, dict(x.sizes)) for s in saved(gradient(page, recompute=key.recompute), x.sizes, key.dtype))
 
 
 def _tensor(p: Piece, s: Saved, lengths: Mapping[str, Any], training: Training) -> Tensor:

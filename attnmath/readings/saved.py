@@ -41,7 +41,8 @@ class Saved(Struct, frozen=True):
 
 def saved(found: Gradient, sizes: Mapping[str, Number], dtype: str) -> tuple[Saved, ...]:
     """Every tensor that is kept, in the order in which the forward pass makes them; learned ones, which are there anyway,
-    are left out. A tensor that is another one under other indices is that one.
+    are left out. A tensor that is another one under other indices is that one; what was drawn for a tensor that is computed
+    again is drawn again, from its seed.
 
     >>> from attnmath import blocks
     >>> from attnmath.readings.gradient import gradient
@@ -57,7 +58,7 @@ def saved(found: Gradient, sizes: Mapping[str, Number], dtype: str) -> tuple[Sav
         for r in (r for x in (e.out, *e.alts) for r in (refs(x) if e.alts else ())):
             if r.name in page.tensors and r.name not in found.backward.defined and r.name not in found.seeds.values():
                 readers.setdefault(base.get(r.name, r.name), []).append(e.out.name)
-    wide = _wide(page)
+    wide, again = _wide(page), {page.tensors[n] for n in found.backward.defined if n in page.tensors}
     return tuple(
         Saved(
             n,
@@ -68,7 +69,7 @@ def saved(found: Gradient, sizes: Mapping[str, Number], dtype: str) -> tuple[Sav
             tuple(dict.fromkeys(readers[n])),
         )
         for n in page.tensors
-        if n in readers and kinds[n] != "learned"
+        if n in readers and kinds[n] != "learned" and not (kinds[n] == "drawn" and page.tensors[n] in again)
     )
 
 
