@@ -96,7 +96,7 @@ class Tie(Struct, frozen=True):
         for text, e in self.shows.items():
             name, letters = _parsed(text)
             if name not in out:
-                raise AttnmathError(f"{page.name}: {Unknown(f'tensor of {self.variant}', name, out)}")
+                raise AttnmathError(f"{page.name}: {self.variant}: {Unknown('tensor', name, out)}")
             read = _reader(out[name], computed[name], letters)
             for idx in itertools.product(*(range(sizes[x]) for x in letters)):
                 worst = max(worst, abs(float(_value(e, idx, world) - read(world, *idx))))
