@@ -1,5 +1,5 @@
-"""Writes vectors/models.json: how many parameters transformers' own classes have, and what PyTorch counts of a forward pass,
-for configs that differ in every field.
+"""Writes vectors/models.json: how many parameters transformers' own classes have, and what PyTorch counts of a forward pass
+and of a forward and a backward pass, for configs that differ in every field.
 
 A script for whoever has torch and transformers (`pip install torch==2.13.0 transformers==5.23.0`); the tests only read what
 it wrote. A config is written by hand and names few fields, so
@@ -619,8 +619,9 @@ def counted(model_type: str, cls: str, fields: dict) -> dict:
 BATCH, SEQ, SOURCE = 2, 12, 20
 
 
-def flops(model_type: str, cls: str, fields: dict) -> int | None:
-    """What PyTorch's counter counts in a forward pass over BATCH x SEQ tokens; None where the class does not run so small.
+def flops(model_type: str, cls: str, fields: dict, train: bool) -> int | None:
+    """What PyTorch's counter counts in a forward pass over BATCH x SEQ tokens, `train`: and in the backward pass of a loss that
+    depends on all that the model answers; None where the class does not run so small.
 
     Eager attention and experts: the counter does not see fused ones.
     """
@@ -638,8 +639,10 @@ def flops(model_type: str, cls: str, fields: dict) -> int | None:
         if model_type == "whisper":
             frames = torch.zeros(BATCH, config.num_mel_bins, 2 * config.max_source_positions)
             given = {"input_features": frames, "decoder_input_ids": ids}
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(**given)
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+            out = model(**given, **({"use_cache": False} if train else {}))
+            if train:
+                sum(x.sum() for x in out.values() if isinstance(x, torch.Tensor) and x.requires_grad).backward()
     except Exception as error:
         print("does not run:", model_type, cls, repr(error)[:100])
         return None
@@ -650,7 +653,7 @@ if __name__ == "__main__":
     out, wrong = [], []
     for case in CASES:
         try:
-            out.append(counted(*case) | {"flops": flops(*case)})
+            out.append(counted(*case) | {"flops": flops(*case, False), "train_flops": flops(*case, True)})
         except Exception as error:
             wrong.append((case[0], case[1], repr(error)[:300]))
     for row in wrong:

@@ -11,10 +11,12 @@ from functools import cache
 
 import pytest
 from msgspec.structs import replace
+from sympy import Lambda, Rational
 
 from attnmath import cost, derivations
 from attnmath.cli import run as command_line
 from attnmath.errors import AttnmathError
+from attnmath.language.ops import OPS
 from attnmath.proving.checks import Algebra, Level, spelled_out
 from attnmath.proving.mutants import mutants
 from attnmath.proving.page import meaning
@@ -197,3 +199,42 @@ def test_the_package_shows_one():
 
 
 _ = command_line
+
+
+# -- ties to gradients
+
+BACKWARD = [
+    (name, k) for name in ("backward", "softmax") for k, tie in enumerate(derivations.get(name).ties) if tie.upstream
+]
+
+
+def places(entry):
+    """(the indices of what a tie shows, the expression)"""
+    return (entry.variables, entry.expr) if isinstance(entry, Lambda) else (entry.args[1:], entry)
+
+
+@pytest.mark.parametrize(("name", "at"), BACKWARD)
+def test_a_wrong_gradient_is_tied_to_nothing(name, at):
+    """Each entry that is shown, half as much again."""
+    page = derivations.get(name)
+    tie = page.ties[at]
+    assert tie.run(page).holds
+    for text, entry in tie.shows.items():
+        index, expr = places(entry)
+        wrong = replace(tie, shows={text: Lambda(tuple(index), expr * Rational(3, 2))})
+        assert not wrong.run(page).holds, text
+
+
+def test_a_wrong_adjoint_unties(monkeypatch):
+    page, row = derivations.get("backward"), OPS["softmax"]
+    wrong = {n: getattr(row, n) for n in row.__struct_fields__} | {"adjoint": ("y * (g + sum_o(y * g))", row.adjoint[1])}
+    monkeypatch.setitem(OPS, "softmax", type(row)(**wrong))
+    assert not any(t.run(page).holds for t in page.ties if t.upstream)
+    assert all(t.run(page).holds for t in page.ties if not t.upstream)
+
+
+def test_a_tie_to_a_name_that_is_not_computed_names_others():
+    page = derivations.get("softmax")
+    tie = next(t for t in page.ties if t.upstream)
+    with pytest.raises(AttnmathError, match=r"mha: unknown tensor .dP.: did you mean"):
+        replace(tie, shows={"dP[n]": tie.shows["dL[n]"]}).run(page)

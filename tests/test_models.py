@@ -10,8 +10,9 @@ from conftest import shared
 
 import attnmath as am
 from attnmath.errors import InputError
+from attnmath.language.ops import OPS
 from attnmath.models import describe, read
-from attnmath.models.costs import Request, work
+from attnmath.models.costs import Request, passes, work
 from attnmath.models.counting import parameters
 from attnmath.models.families import HARMLESS, PLACES, get
 
@@ -304,6 +305,22 @@ def test_flops_equal_those_that_pytorch_counts(row, tmp_path):
     assert found.flops.by_convention["torch"] == row["flops"]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [x for x in ORACLE if x["train_flops"] is not None and x["config"]["model_type"] not in OTHERWISE],
+    ids=lambda row: row["config"]["model_type"],
+)
+def test_flops_of_training_equal_those_that_pytorch_counts(row, tmp_path):
+    """The same forward and backward, of a loss that depends on all that the model answers."""
+    (tmp_path / "config.json").write_text(json.dumps(row["config"]))
+    m = read(str(tmp_path / "config.json"))
+    if "flops" in m.refused:
+        pytest.skip(m.refused["flops"])
+    source = {"source": m.source_tokens or 20} if any(p.page == "cross" for p in m.pieces) else {}
+    found = am.model(str(tmp_path / "config.json"), batch=2, seq=12, phase="train", **source).flops
+    assert found.by_convention["torch"] == row["train_flops"]
+
+
 def test_every_family_has_been_counted_by_somebody_else():
     """Those without a row are read inside of one that has, or stand where transformers has no class of that name."""
     inside = {
@@ -357,26 +374,144 @@ def test_real_caches():
                 assert got[key] == (number or 0), (path.stem, key)
 
 
-def test_torchs_counter_over_whole_models(tmp_path):
-    """FlopCounterMode on transformers' own classes, whole models and module by module."""
-    truth = json.loads(shared("truth", "flops.json").read_text())
-    for name, row in truth.items():
-        if name.startswith("_") or name.endswith("cpu_sdpa"):
-            continue  # fused attention on a CPU records nothing
+def counted_by_torch(tmp_path):
+    """(name, row, path of its config, sizes) of each model that ../shared has FlopCounterMode's counts of."""
+    for name, row in json.loads(shared("truth", "flops.json").read_text()).items():
+        if name.startswith("_"):
+            continue
         path = written(tmp_path, {**row["config"], "architectures": [row["class"]]})
         batch, seq = row["inputs"]["input_ids"]
         source = {"source": seq} if "decoder_input_ids" in row["inputs"] else {}
         seq = row["inputs"].get("decoder_input_ids", [0, seq])[1]
+        yield name, row, path, {"batch": batch, "seq": seq, **source}
+
+
+def test_torchs_counter_over_whole_models(tmp_path):
+    """FlopCounterMode on transformers' own classes, whole models and module by module."""
+    for name, row, path, sizes in counted_by_torch(tmp_path):
+        if name.endswith("cpu_sdpa"):
+            continue  # fused attention on a CPU records nothing
         modules = {k: v["total"] for k, v in row["forward"]["by_module"].items()}
-        m = am.model(path, batch=batch, seq=seq, **source)
+        m = am.model(path, **sizes)
         assert m.flops.by_convention["torch"] == row["forward"]["total"], name
-        r = Request(batch, seq, seq, source.get("source", 0), False)
+        r = asked(sizes)
         counted = {}
         for p in read(path).pieces:
             w = work(p, r) * p.count
             counted[p.part, p.over] = counted.get((p.part, p.over), 0) + w.projections + w.dense
         for kind, ends in MODULES[row["config"]["model_type"]].items():
             assert counted[kind] == sum(v for k, v in modules.items() if k.endswith(ends)), (name, kind)
+
+
+def asked(sizes, train=False):
+    return Request(sizes["batch"], sizes["seq"], sizes["seq"], sizes.get("source", 0), False, train)
+
+
+def test_torchs_counter_over_training(tmp_path):
+    """Forward and backward: all products, those of attention (bmm), and those with weights (mm, and addmm with a bias)."""
+    for name, row, path, sizes in counted_by_torch(tmp_path):
+        pieces = [(p, *(w * p.count for w in passes(p, asked(sizes, train=True)))) for p in read(path).pieces]
+        backward = sum(b.projections + b.dense for p, _, b in pieces if not unlearnt(row["class"], p))
+        products = {"aten.bmm": 0, "aten.mm": 0, "aten.addmm": 0} | row["forward_backward_ops"]
+        attention = sum(a.dense + b.dense for _, a, b in pieces)
+        if name.endswith("cpu_sdpa"):  # fused attention on a CPU records nothing
+            backward -= sum(b.dense for _, _, b in pieces)
+            attention = 0
+        assert backward == row["backward_total"], name
+        assert row["forward_backward_total"] == row["forward"]["total"] + backward, name
+        assert products["aten.bmm"] == attention, name
+        both = am.model(path, phase="train", **sizes).flops
+        assert both.total == both.forward + both.backward == sum(a.total + b.total for _, a, b in pieces)
+        assert both.by_convention["torch"] == sum(w.projections + w.dense for _, *ws in pieces for w in ws)
+
+
+def unlearnt(name, p):
+    """The loss was taken of the hidden states: nothing goes back through the pooler that stands beside them."""
+    return name == "BertModel" and p.part == "head"
+
+
+TRAINED = {  # (forward, forward and backward) by torch 2.13.0's FlopCounterMode on the classes of transformers 5.23.0, eager
+    "llama-3.1-8b": ({"seq": 2048}, 32_938_104_193_024, 98_814_312_579_072),
+    "qwen2.5-7b": ({"seq": 2048}, 30_643_517_915_136, 91_930_553_745_408),
+    "gpt2": ({"seq": 1024}, 291_648_307_200, 874_944_921_600),
+    "t5-small": ({"source": 512, "seq": 128}, 36_624_662_528, 109_873_987_584),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_of_whole_models(name):
+    sizes, forward, both = TRAINED[name]
+    found = am.model(name, phase="train", **sizes)
+    assert am.model(name, **sizes).flops.by_convention["torch"] == forward
+    assert found.flops.by_convention["torch"] == both == 3 * forward
+
+
+def test_a_step_of_training_adds_up():
+    """By part and by pass; the forward pass is the one that there is without training; nothing is cached."""
+    before, found = (am.model("mixtral-8x7b", seq=64, batch=2, phase=x) for x in ("prefill", "train"))
+    f = found.flops
+    assert f.forward == before.flops.forward == before.flops.total
+    assert before.flops.backward is None and before.flops.backward_by_part == {}
+    assert f.total == f.forward + f.backward == sum(f.by_part.values())
+    assert f.backward == sum(f.backward_by_part.values())
+    assert {k: v - f.backward_by_part[k] for k, v in f.by_part.items() if k != "embedding"} == before.flops.by_part
+    assert f.by_part["embedding"] == 2 * 64 * 4096, "a gradient is added to each token's row"
+    assert f.total_per_token == f.total / 128
+    for name in ("palm", "6n", "megatron"):
+        assert f.by_convention[name] == 3 * before.flops.by_convention[name]
+    assert (found.kv_cache_bytes, found.kv_cache_bytes_per_token) == (0, 0) != (before.kv_cache_bytes, 0)
+    assert "kv_cache_bytes_per_token" not in found.formulas
+    assert found.parameters == before.parameters and found.weight_bytes == before.weight_bytes
+
+
+def test_mfu_of_training_is_that_of_training_flops():
+    """PaLM 540B's own figures are of 6 N + 12 L H Q T a token; here Llama-3.1-8B's, on one H100, by hand."""
+    rate, gpu = 8000.0, {"gpu": "h100-sxm", "tokens_per_s": 8000.0}
+    found = am.model("llama-3.1-8b", seq=2048, phase="train", **gpu)
+    palm = 6 * 8_030_261_248 + 12 * 32 * 32 * 128 * 2048
+    assert found.mfu["palm"] == pytest.approx(rate * palm / 989.4e12, rel=1e-3)
+    assert found.mfu["palm"] == pytest.approx(3 * am.model("llama-3.1-8b", seq=2048, **gpu).mfu["palm"])
+
+
+def test_what_has_no_gradient_in_a_model_is_named(monkeypatch, call):
+    """An operation without an adjoint: no FLOPs of training, and why; the forward pass stays."""
+    row = OPS["silu"]
+    monkeypatch.setitem(
+        OPS, "silu", type(row)(**{n: getattr(row, n) for n in row.__struct_fields__} | {"adjoint": None})
+    )
+    found = am.model("llama-3.1-8b", seq=8, phase="train")
+    assert (found.flops.backward, found.flops.total, found.flops.by_convention) == (None, None, {})
+    assert found.flops.forward == am.model("llama-3.1-8b", seq=8).flops.forward
+    assert found.refused["flops.backward"].startswith("silu has no adjoint")
+    code, out, err = call("model llama-3.1-8b --seq 8 --phase train")
+    assert code == 0
+    assert "refused" in next(x for x in out.splitlines() if x.startswith("FLOPs, backward"))
+    assert "refused: flops.backward: silu has no adjoint" in err
+
+
+def test_what_no_gradient_reaches_is_left_out_by_name():
+    found = am.model("deepseek-v3.2", seq=8, phase="train")
+    (said,) = (x for x in found.left_out if "only chooses" in x)
+    assert "WIQ" in said and "of dsa" in said
+    assert not any("only chooses" in x for x in am.model("llama-3.1-8b", seq=8, phase="train").left_out)
+
+
+def test_training_on_the_command_line(call):
+    code, out, err = call("model gpt2 --seq 1k --phase train")
+    assert code == 0
+    lines = {x[:28].strip(): x for x in out.splitlines()}
+    assert "6 N + 12 L H Q T a token" in lines["palm convention"]
+    assert "874,944,921,600" in lines["torch convention"]
+    assert "KV cache" not in out
+    assert "left out: the loss" in err
+    code, out, _ = call("model gpt2 --seq 1k --phase train --json")
+    flops = json.loads(out)["flops"]
+    assert flops["total"] == flops["forward"] + flops["backward"]
+    assert call("model gpt2 --seq 1k --phase train --format csv")[0] == 0
+    for more in ("--kv-dtype fp8", "--kv-alloc engine", "--index-dtype bf16"):
+        code, _, err = call(f"model gpt2 --seq 1k --phase train {more}")
+        assert code == 2 and f"{more.split()[0]}: of no use with --phase train" in err
+    assert "unknown phase 'trian'" in call("model gpt2 --phase trian")[2]
 
 
 DECODER = {("attention", "tokens"): (".self_attn",), ("mlp", "tokens"): (".mlp",), ("head", "tokens"): (".lm_head",)}

@@ -19,9 +19,10 @@ from attnmath.errors import InputError
 @click.option("--source", metavar="S", help="Tokens of the encoder, where there is one [--context].")
 @click.option(
     "--phase",
-    metavar="prefill|decode",
+    metavar="prefill|decode|train",
     default="prefill",
-    help="decode: one new token against a context of --seq; with --context, --seq new ones against that.",
+    help="decode: one new token against a context of --seq; with --context, --seq new ones against that; "
+    "train: forward and backward.",
 )
 @click.option("--dtype", metavar="DTYPE", help="How activations are stored and multiplied [as the config says].")
 @click.option("--kv-dtype", metavar="DTYPE", help="How the cache is stored: bf16, fp8, int8, int4/64, q8_0 [--dtype].")
@@ -52,6 +53,7 @@ def command(model_: str | None, named: str | None, format_: str, as_json: bool, 
     attnmath model llama-3.1-8b --seq 8k
     attnmath model path/to/config.json --batch 32 --seq 4k --phase decode --kv-dtype fp8
     attnmath model deepseek-v3 --weight-dtype bf16 --with-mtp
+    attnmath model llama-3.1-8b --seq 8k --phase train
     attnmath model gpt-oss-20b --seq 8k --batch 32 --kv-alloc engine
     attnmath models
     """

@@ -24,6 +24,8 @@ SHOWN = (  # (key, label, unit); a label that is indented is a part of the one a
     ("state_bytes_per_sequence.conv", "convolution state, per sequence", "bytes"),
     ("flops.forward_per_token", "FLOPs, forward, per token", "FLOP"),
     ("flops.forward", "FLOPs, forward", "FLOP"),
+    ("flops.backward", "FLOPs, backward", "FLOP"),
+    ("flops.total", "FLOPs, forward and backward", "FLOP"),
 )
 
 
@@ -60,28 +62,35 @@ def model_text(m: ModelCost) -> str:
 def model_lines(m: ModelCost) -> list[str]:
     """A heading, the numbers with the formula beside each, layers and parts."""
     from attnmath.models.costs import CONVENTIONS
+    from attnmath.request import TRAIN
 
+    train = m.inputs["phase"] == TRAIN
     sizes = {k: m.inputs[k] for k in ("batch", "seq", "context", "source") if m.inputs[k]}
     shown = "  ".join(f"{k} {v:,}" for k, v in sizes.items())
     stored = f"weights {m.weight_bytes.dtype}, " if m.weight_bytes else ""
-    head = f"{m.model}  {m.class_ or m.family}  {m.inputs['phase']}  {shown}  {stored}cache {m.inputs['kv_dtype']}"
+    kept = f"activations {m.inputs['dtype']}" if train else f"cache {m.inputs['kv_dtype']}"
+    head = f"{m.model}  {m.class_ or m.family}  {m.inputs['phase']}  {shown}  {stored}{kept}"
     rows: list[Row] = []
     for key, label, unit in SHOWN:
         v = value(m, key)
-        if v == 0 and key not in ("kv_cache_bytes", "kv_cache_bytes_per_token"):
+        if v == 0 and (train or key not in ("kv_cache_bytes", "kv_cache_bytes_per_token")):
+            continue
+        if not train and key in ("flops.backward", "flops.total"):  # the forward pass is all there is
             continue
         told = _why(m, key) if v is None else f"{v:,.1f}" if v != int(v) else exact(int(v))
         rows.append((label, told, _size(v, unit) if v is not None else "", pretty(m.formulas.get(key, ""))))
-        parts = {"parameters.embedding": m.parameters and m.parameters.by_part, "flops.forward": m.flops.by_part}.get(
-            key
-        )
+        parts = {
+            "parameters.embedding": m.parameters and m.parameters.by_part,
+            "flops.backward": m.flops.backward_by_part,
+            "flops.total" if train else "flops.forward": m.flops.by_part,
+        }.get(key)
         where = key.split(".")[0]
         rows += [
             (f"    {k}", exact(x), _size(x, unit), pretty(m.formulas.get(f"{where}.{k}", "")))
             for k, x in (parts or {}).items()
         ]
     for name, v in m.flops.by_convention.items():
-        rows.append((f"  {name} convention", exact(v), scaled(v, "FLOP"), CONVENTIONS[name].split(":")[0]))
+        rows.append((f"  {name} convention", exact(v), scaled(v, "FLOP"), CONVENTIONS[name].of(train)))
     peak = f"of {scaled(m.peak_flops_per_s, 'FLOP')}/s, the peak of {m.gpu}" if m.peak_flops_per_s else ""
     rows += [(f"MFU, {name}", f"{share:.2%}", "", peak) for name, share in (m.mfu or {}).items()]
     layers = [(f"  {n} x", x.variant, " ".join(x.with_), _sizes(x)) for n, x in _kinds(m)]

@@ -1,6 +1,6 @@
 """The backward pass of attention: dV, dP, dS, dQ and dK, and the row sum D."""
 
-from sympy import KroneckerDelta, Limit, Piecewise, exp, oo, sqrt, tanh
+from sympy import KroneckerDelta, Lambda, Limit, Piecewise, exp, oo, sqrt, tanh
 
 from attnmath.proving.checks import Algebra, Chain, algebra, same, scalars
 from attnmath.proving.page import Derivation, Given, Let, Step
@@ -28,11 +28,17 @@ row_sum = eq(total(dP[f, i, j] * P[f, i, j], j), D[f, i])
 by_score = eq(Partial(L, S[f, i, j]), dS[f, i, j])
 slope = eq(Partial(S[f, i, j], X[f2, i2, l]), same_row * KroneckerDelta(j, l) * (1 - (C[f, i, j] / cap) ** 2))
 by_raw = eq(Partial(L, X[f, i, j]), dX[f, i, j])
+by_value = eq(Partial(L, V[j, u]), total(P[f, i, j] * dO[f, i, u], f, i))
+by_query = eq(Partial(L, Q[f, i, a]), s * total(dX[f, i, j] * K[j, a], j))
+by_key = eq(Partial(L, K[j, a]), s * total(dX[f, i, j] * Q[f, i, a], f, i))
+by_bias = eq(Partial(L, B[i, j]), total(dS[f, i, j], f))
 parted = eq(total(M[i, j] * exp(S[f, i, j]), j), Y[f, i] - exp(z[f]))
 sink_rows = eq(total(R[f, i, j], j), 1 - T[f, i])
 sink_by_weight = eq(Partial(Ls, R[f, i, j]), dP[f, i, j])
 sink_jacobian = eq(Partial(R[f, i, j], S[f2, i2, l]), same_row * R[f, i, j] * (KroneckerDelta(j, l) - R[f, i, l]))
 sink_slope = eq(Partial(R[f, i, j], z[f2]), -KroneckerDelta(f, f2) * R[f, i, j] * T[f, i])
+sink_by_score = eq(Partial(Ls, S[f, i, j]), R[f, i, j] * (dP[f, i, j] - Ds[f, i]))
+by_sink = eq(Partial(Ls, z[f]), -total(T[f, i] * Ds[f, i], i))
 sink_row_sum = eq(total(dP[f, i, j] * R[f, i, j], j), Ds[f, i])
 
 attends = {
@@ -41,6 +47,14 @@ attends = {
     "V[n e]": V[j, u],
 }
 causal = Piecewise((1, j <= i), (0, True))
+passed = {  # what the gradient of the variant computes, whatever stands between scores and products
+    "dA[r t n]": Lambda((f, i, j), M[i, j] * dP[f, i, j]),  # a pair that is masked has none
+    "dV[n e]": Lambda((j, u), by_value.rhs),
+    "dQ[r t d]": Lambda((f, i, a), by_query.rhs),
+    "dK[n d]": Lambda((j, a), by_key.rhs),
+    "D[r t]": D[f, i],
+    "dL[r t n]": dS[f, i, j],
+}
 
 PAGE = Derivation(
     name="backward",
@@ -97,7 +111,7 @@ PAGE = Derivation(
         Step("The loss depends on the output alone, with the gradient that is given", by_output, algebra),
         Step(
             "A value is read by every query of every head that shares it, so its gradient is their sum: `dV = P^T\\ dO`",
-            eq(Partial(L, V[j, u]), total(P[f, i, j] * dO[f, i, u], f, i)),
+            by_value,
             Chain(using=(by_output,)),
         ),
         Step("A weight takes up one value: `dP = dO\\ V^T`", by_weight, Chain(using=(by_output,))),
@@ -128,7 +142,7 @@ PAGE = Derivation(
         ),
         Step(
             "A bias is added to scores: it gathers the gradient of all that share it",
-            eq(Partial(L, B[i, j]), total(dS[f, i, j], f)),
+            by_bias,
             Chain(using=(by_score,)),
         ),
         Step("A soft cap has a slope, which the capped score tells", slope, algebra),
@@ -140,12 +154,12 @@ PAGE = Derivation(
         ),
         Step(
             "A query gathers the keys: `dQ = s\\ dX\\ K`",
-            eq(Partial(L, Q[f, i, a]), s * total(dX[f, i, j] * K[j, a], j)),
+            by_query,
             Chain(using=(by_raw,)),
         ),
         Step(
             "A key gathers the queries of every head that shares it: `dK = s\\ dX^T Q`",
-            eq(Partial(L, K[j, a]), s * total(dX[f, i, j] * Q[f, i, a], f, i)),
+            by_key,
             Chain(using=(by_raw,)),
         ),
         Step("Beside a sink, the keys have but a part of the denominator", parted, same),
@@ -155,7 +169,7 @@ PAGE = Derivation(
         Step("The weights beside a sink have the Jacobian of those without", sink_jacobian, algebra),
         Step(
             "so the gradient by the scores has the same form",
-            eq(Partial(Ls, S[f, i, j]), R[f, i, j] * (dP[f, i, j] - Ds[f, i])),
+            sink_by_score,
             Chain(using=(sink_by_weight, sink_jacobian, sink_row_sum)),
         ),
         Step(
@@ -166,7 +180,7 @@ PAGE = Derivation(
         Step("The sink's score takes from every weight in proportion", sink_slope, algebra),
         Step(
             "and this is what the sink's own gradient takes up, from every query of its head: it is a key with the value zero",
-            eq(Partial(Ls, z[f]), -total(T[f, i] * Ds[f, i], i)),
+            by_sink,
             Chain(using=(sink_by_weight, sink_slope, sink_row_sum)),
         ),
     ),
@@ -185,6 +199,44 @@ PAGE = Derivation(
             {"A[r t n]": R[f, i, j], "O[r t e]": Os[f, i, u]},
             numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, cap: 2},
             options={"modifiers": ["softcap:cap=2", "score-bias", "sink"]},
+        ),
+        Tie(
+            "the backward pass, as it follows from the forward one's equations",
+            "gqa",
+            attends,
+            passed,
+            numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, B[i, j]: 0, cap: 10**9},
+            upstream={"O[r t e]": dO[f, i, u]},
+        ),
+        Tie(
+            "and of a head that has keys and values of its own",
+            "mha",
+            {name.replace("r", "h"): entry for name, entry in attends.items()},
+            {name.replace("r", "h"): entry for name, entry in passed.items()},
+            numbers={n: t, r: 1, s: 1 / sqrt(d), M[i, j]: causal, B[i, j]: 0, cap: 10**9},
+            upstream={"O[h t e]": dO[f, i, u]},
+        ),
+        Tie(
+            "with a soft cap and a bias",
+            "gqa",
+            attends | {"SB[t n]": B[i, j]},
+            passed | {"dL0[r t n]": dX[f, i, j], "dSB[t n]": Lambda((i, j), by_bias.rhs)},
+            numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, cap: 2},
+            options={"modifiers": ["softcap:cap=2", "score-bias"]},
+            upstream={"O[r t e]": dO[f, i, u]},
+        ),
+        Tie(
+            "and beside a sink",
+            "gqa",
+            attends | {"WSINK[r]": z[f]},
+            {
+                "D[r t]": Ds[f, i],
+                "dL[r t n]": Lambda((f, i, j), sink_by_score.rhs),
+                "dWSINK[r]": Lambda((f,), by_sink.rhs),
+            },
+            numbers={n: t, s: 1 / sqrt(d), M[i, j]: causal, B[i, j]: 0, cap: 10**9},
+            options={"modifiers": ["sink"]},
+            upstream={"O[r t e]": dO[f, i, u]},
         ),
     ),
     so="A backward kernel keeps the output and one number a row, the log-sum-exp, and recomputes the weights. It computes `D` "

@@ -1,6 +1,6 @@
 """The softmax: shifts, temperature, its Jacobian, and the log-sum-exp behind it."""
 
-from sympy import KroneckerDelta, Limit, Rational, exp, log, oo
+from sympy import KroneckerDelta, Lambda, Limit, Rational, exp, log, oo
 
 from attnmath.proving.checks import Algebra, algebra, same, scalars
 from attnmath.proving.page import Derivation, Let, Step
@@ -105,7 +105,15 @@ PAGE = Derivation(
     ties=(
         Tie("the weights of one query over its keys", "mha", {"L[n]": x[i]}, {"A[n]": p[i]}, options={"mask": "full"}),
         Tie(
-            "and at temperature 2",
+            "their Jacobian with any direction, which is its own transpose: what a backward pass multiplies with",
+            "mha",
+            {"L[n]": x[i]},
+            {"dL[n]": Lambda((j,), p[j] * (v[j] - V)), "D[]": V},
+            options={"mask": "full"},
+            upstream={"A[n]": v[i]},
+        ),
+        Tie(
+            "the weights at temperature 2",
             "mha",
             {"L0[n]": x[i]},
             {"A[n]": w[i]},

@@ -44,8 +44,10 @@ def bidirectional(p: Piece) -> bool:
     return p.mask is not None and p.mask.split(":")[0] in ("full", "around")
 
 
-def reading(p: Piece, tokens: dict[str, int], dtype: str = "bf16", kv_dtype: str = "bf16") -> Reading:
-    """A piece's page in the form that a kernel would take, at its sizes.
+def reading(
+    p: Piece, tokens: dict[str, int], dtype: str = "bf16", kv_dtype: str = "bf16", train: bool = False
+) -> Reading:
+    """A piece's page in the form that a kernel would take, at its sizes; `train`: with the page of its gradient.
 
     >>> linear = Piece("mlp", "linear", (), {"d-model": 8, "out": 3}, None, (), "tokens")
     >>> reading(linear, {"b": 1, "t": 5}).flops.projections
@@ -53,10 +55,10 @@ def reading(p: Piece, tokens: dict[str, int], dtype: str = "bf16", kv_dtype: str
     """
     layer = layer_of(p)
     given = {k: v for k, v in by_letter(p, **tokens).items() if k not in layer.local}
-    form, _ = usual_form(layer, given, dtype, kv_dtype)
+    form, _ = usual_form(layer, given, dtype, kv_dtype, train)
     page = layer.form(form)
     sizes, _ = layer.sizes(given, page=page)
-    return Reading(page, sizes, dtype, kv_dtype)
+    return Reading(page, sizes, dtype, kv_dtype, train=train)
 
 
 def choosing(page: Program) -> frozenset[str]:

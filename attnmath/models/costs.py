@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from attnmath.errors import InputError, Unknown
+from attnmath.errors import InputError, LanguageError, Unknown
 from attnmath.keys import Reading
 from attnmath.language.formula import Point
 from attnmath.language.letters import LETTERS
@@ -17,17 +18,18 @@ from attnmath.models.caching import bidirectional, choosing, kept, reading
 from attnmath.models.counting import Parameters, by_letter, layer_of, parameters
 from attnmath.models.quantization import WeightBytes, weight_bytes
 from attnmath.models.schema import ONCE, SOURCE, TEXT
+from attnmath.readings.count import learned, recursive
 from attnmath.readings.count import parameters as read_parameters
-from attnmath.readings.count import recursive
 
 SCHEMA = "attnmath.model/1"
 PAGE = 16  # tokens in a page of an engine's cache, vLLM's and SGLang's usual one on NVIDIA
 ALLOCATIONS = ("ideal", "engine")
+INDEX = "fp8"  # how an indexer's keys are stored
 
 
 class Request(Struct, frozen=True):
-    """Tokens: `seq` new ones of each of `batch` sequences, `context` seen by then, `source` of an encoder; `past`: whether
-    there were earlier steps.
+    """Tokens: `seq` new ones of each of `batch` sequences, `context` seen by then, `source` of an encoder; `decode`: whether
+    there were earlier steps; `train`: whether a backward pass follows.
     """
 
     batch: int
@@ -35,6 +37,7 @@ class Request(Struct, frozen=True):
     context: int
     source: int
     decode: bool
+    train: bool = False
 
 
 class Cache(Struct, frozen=True):
@@ -72,6 +75,9 @@ class Work(Struct, frozen=True):
     def __add__(self, more: Work) -> Work:
         return Work(*(getattr(self, n) + getattr(more, n) for n in self.__struct_fields__))
 
+    def __sub__(self, less: Work) -> Work:
+        return self + less * -1
+
     def __mul__(self, times: int) -> Work:
         return Work(*(getattr(self, n) * times for n in self.__struct_fields__))
 
@@ -94,16 +100,37 @@ def tokens_of(p: Piece, r: Request) -> dict[str, int] | None:
 
 
 def work(p: Piece, r: Request) -> Work:
-    """What one block computes in this step.
+    """What one block computes in this step; in training forward and backward.
 
     >>> norm = Piece("norm", "rms-norm", (), {"d-model": 64}, None, (), "tokens")
     >>> work(norm, Request(1, 2, 2, 0, False)).total
     516
     """
+    forward, backward = passes(p, r)
+    return forward + backward
+
+
+def passes(p: Piece, r: Request) -> tuple[Work, Work]:
+    """(what one block computes forward, what its gradient adds), the latter nothing but in training. Every tensor that is
+    learned has a gradient, and so has whatever comes from the blocks below: tokens' numbers alone have none.
+
+    Raises LanguageError, naming the operation, where there is no gradient.
+
+    >>> linear = Piece("head", "head", (), {"d-model": 8, "vocab": 10}, None, (), "tokens")
+    >>> [w.projections for w in passes(linear, Request(1, 3, 3, 0, False, train=True))]
+    [480, 960]
+    """
     tokens = tokens_of(p, r)
     if tokens is None or not tokens["t"]:
-        return Work()
-    x = reading(p, tokens)
+        return Work(), Work()
+    x = reading(p, tokens, train=r.train)
+    if not r.train:
+        return _work(x), Work()
+    forward = _work(Reading(x.page, x.sizes, x.dtype, x.kv_dtype))
+    return forward, _work(x) - forward
+
+
+def _work(x: Reading) -> Work:
     dense = int(x.dense.matmul)
     stateful = recursive(x.page) or any(i == "c" for e in x.page.equations for i in e.out.index)
     return Work(int(x.flops.total), int(x.flops.projections), int(x.flops.matmul), dense, 0 if stateful else dense)
@@ -148,13 +175,18 @@ class StateBytes(Struct, frozen=True):
 
 
 class ModelFlops(Struct, frozen=True):
-    """FLOPs of the step for the whole batch; None: not known."""
+    """FLOPs of the step for the whole batch, in training forward and backward; None: not known, and of `backward`, that the
+    step has no backward pass.
+    """
 
-    forward: int | None
-    forward_per_token: float | None
-    backward: int | None
-    by_part: dict[str, int]
-    by_convention: dict[str, int]
+    forward: int | None = None
+    forward_per_token: float | None = None
+    backward: int | None = None
+    by_part: dict[str, int] = {}
+    by_convention: dict[str, int] = {}
+    total: int | None = None
+    total_per_token: float | None = None
+    backward_by_part: dict[str, int] = {}
 
 
 class ModelLayer(Struct, frozen=True, rename={"with_": "with"}):
@@ -218,15 +250,16 @@ def model(
     dtype: str | None = None,
     kv_dtype: str | None = None,
     weight_dtype: str | None = None,
-    index_dtype: str = "fp8",
-    kv_alloc: str = "ideal",
+    index_dtype: str = INDEX,
+    kv_alloc: str = ALLOCATIONS[0],
     with_mtp: bool = False,
     tokens_per_s: float | None = None,
     gpu: str | None = None,
     assume_ignored: Iterable[str] = (),
     assume_family: str | None = None,
 ) -> ModelCost:
-    """What a model weighs, caches and computes, from its config.json.
+    """What a model weighs, caches and computes, from its config.json; `phase`: prefill, decode, or train, which is forward
+    and backward and caches nothing.
 
     `path`: a config.json, its directory, a preset, or `org/name` in the local cache of a hub. `seq` new tokens of each of
     `batch` sequences, `context` seen by then (default: seq; both 1 if neither is given), `source`: tokens of an encoder;
@@ -245,15 +278,19 @@ def model(
     r = _request(described, batch, seq, context, source, phase)
     if kv_alloc not in ALLOCATIONS:
         raise Unknown("--kv-alloc", kv_alloc, ALLOCATIONS)
+    if r.train:
+        _check_trainable(
+            {"kv-dtype": kv_dtype, "kv-alloc": kv_alloc != ALLOCATIONS[0], "index-dtype": index_dtype != INDEX}
+        )
     settings = _dtypes(described, dtype, kv_dtype, weight_dtype)
     kept = _caches(described, r, settings, index_dtype, kv_alloc == "engine")
     counted = None if "parameters" in described.refused else parameters(described)
-    flops = _flops(described, r, counted)
+    flops, ungraded = _flops(described, r, counted)
     peak = _peak(tokens_per_s, gpu, settings["dtype"])
     mfu = _mfu(flops, r, tokens_per_s, peak)
     at = kept.at_context + kept.indexer_at_context + kept.per_source_token * r.source * r.batch
     inputs = {"batch": r.batch, "seq": r.seq, "context": r.context, "source": r.source, "phase": phase, **settings}
-    left_out = [*described.left_out, *_left_out(described, with_mtp)]
+    left_out = [*described.left_out, *_left_out(described, r, with_mtp)]
     return ModelCost(
         described.name,
         described.family,
@@ -275,7 +312,7 @@ def model(
         peak_flops_per_s=peak,
         left_out=left_out,
         notes=_notes(described, r, mfu),
-        refused=dict(described.refused),
+        refused={**described.refused, **ungraded},
         formulas=formulas(described, r, settings),
         source=described.source,
     )
@@ -284,14 +321,14 @@ def model(
 def _request(m: Model, batch: int, seq: int | None, context: int | None, source: int | None, phase: str) -> Request:
     """The sizes that are asked for, checked; every complaint at once."""
     from attnmath.errors import together
-    from attnmath.request import NOT_TRAINED, plain, size_error
+    from attnmath.request import PHASES, TRAIN, plain, size_error
 
     crosses = any(p.page == "cross" for p in m.pieces)
     given = {"batch": batch, "seq": seq, "context": context, "source": source}
     given = {k: plain(v) for k, v in given.items()}
     errors = [f"--{k}: {why}" for k, v in given.items() if v is not None and (why := size_error(v))]
-    if phase not in ("prefill", "decode"):
-        errors.append(NOT_TRAINED if phase == "train" else str(Unknown("phase", phase, ("prefill", "decode"))))
+    if phase not in (*PHASES, TRAIN):
+        errors.append(str(Unknown("phase", phase, (*PHASES, TRAIN))))
     if source is not None and not crosses:
         errors.append(f"--source has a use for models with an encoder and a decoder; {m.family} has none")
     if errors:
@@ -301,7 +338,13 @@ def _request(m: Model, batch: int, seq: int | None, context: int | None, source:
     if seen < new:
         raise InputError(f"--context {seen:,} is less than --seq {new:,}: the context counts the new tokens too")
     encoded = (given["source"] or m.source_tokens or seen) if crosses else 0
-    return Request(given["batch"] or 1, new, seen, encoded, phase == "decode")
+    return Request(given["batch"] or 1, new, seen, encoded, phase == "decode", phase == TRAIN)
+
+
+def _check_trainable(given: Mapping[str, Any]) -> None:
+    """Refuse what says how a cache is kept."""
+    if idle := [f"--{k}" for k, v in given.items() if v]:
+        raise InputError(f"{', '.join(idle)}: of no use with --phase train, which caches nothing")
 
 
 def _dtypes(m: Model, dtype: str | None, kv_dtype: str | None, weight_dtype: str | None) -> dict[str, Any]:
@@ -325,23 +368,53 @@ def _dtypes(m: Model, dtype: str | None, kv_dtype: str | None, weight_dtype: str
 
 def _caches(m: Model, r: Request, settings: Mapping[str, Any], index_dtype: str, engine: bool) -> Cache:
     total = Cache()
-    for p in m.pieces:
+    for p in m.pieces if not r.train else ():
         if p.part == "attention":
             total = total + cache(p, r, settings["dtype"], settings["kv_dtype"], index_dtype, engine) * p.count
     return total
 
 
+class Convention(Struct, frozen=True):
+    """What a convention counts of a forward pass, what of a step of training, and where it comes from."""
+
+    forward: str
+    train: str
+    source: str = ""
+
+    def of(self, train: bool) -> str:
+        """What it counts in this phase."""
+        return self.train if train else self.forward
+
+
 CONVENTIONS = {
-    "exact": "every matrix product, attention over the pairs that its masks allow; a multiply-add is 2",
-    "dense": "the same with every query against every key",
-    "causal_half": "the same with half of them: dense attention / 2",
-    "torch": "PyTorch, torch/utils/flop_counter.py: every matrix product, masks ignored",
-    "palm": "2 N + 4 L H Q T a token (a third of 6 N + 12 L H Q T), N active parameters: Chowdhery et al. 2022, "
-    "arXiv:2204.02311, appendix B; the second term is of layers in which queries meet keys, at their own widths",
-    "megatron": "24 B s l h^2 (1 + s / 6 h) + 2 B s h V: Narayanan et al. 2021, arXiv:2104.04473, section 5.1; right "
-    "for multi-head attention and a feed-forward layer four times as wide",
-    "6n": "2 N a token (a third of 6 N), N parameters without embeddings: Kaplan et al. 2020, arXiv:2001.08361, "
-    "section 2.1; active ones where experts are chosen",
+    "exact": Convention(
+        "every matrix product, attention over the pairs that its masks allow; a multiply-add is 2",
+        "every matrix product of both passes, attention over the pairs that its masks allow; a multiply-add is 2",
+    ),
+    "dense": Convention(DENSE := "the same with every query against every key", DENSE),
+    "causal_half": Convention(HALF := "the same with half of them", HALF, "dense attention / 2"),
+    "torch": Convention(
+        TORCH := "PyTorch, torch/utils/flop_counter.py",
+        TORCH,
+        "every matrix product, masks ignored; in training autograd's too, of a loss that depends on all that the model answers",
+    ),
+    "palm": Convention(
+        "2 N + 4 L H Q T a token (a third of 6 N + 12 L H Q T), N active parameters",
+        "6 N + 12 L H Q T a token, N active parameters",
+        "Chowdhery et al. 2022, arXiv:2204.02311, appendix B; the second term is of layers in which queries meet keys, at "
+        "their own widths",
+    ),
+    "megatron": Convention(
+        "24 B s l h^2 (1 + s / 6 h) + 2 B s h V",
+        "72 B s l h^2 (1 + s / 6 h) + 6 B s h V",
+        "Narayanan et al. 2021, arXiv:2104.04473, section 5.1, without its recomputation; right for multi-head attention and "
+        "a feed-forward layer four times as wide",
+    ),
+    "6n": Convention(
+        "2 N a token (a third of 6 N), N parameters without embeddings",
+        "6 N a token, N parameters without embeddings",
+        "Kaplan et al. 2020, arXiv:2001.08361, section 2.1; active ones where experts are chosen",
+    ),
 }
 
 
@@ -367,7 +440,7 @@ def formulas(m: Model, r: Request, settings: Mapping[str, Any]) -> dict[str, str
                 symbols[k] = at.symbol(k, symbols[k])
         if not p.shares and p.part != "experts":
             found.setdefault(f"parameters.{p.part}", []).append(_told(p.count, read_parameters(page, symbols), at))
-        if p.part == "attention" and p.over == TEXT and p.page != "cross" and not bidirectional(p):
+        if p.part == "attention" and p.over == TEXT and p.page != "cross" and not (r.train or bidirectional(p)):
             x = Reading(page, symbols, settings["dtype"], settings["kv_dtype"])
             only, kept = choosing(page), 0
             for cached, part in x.cache_parts(True):
@@ -384,32 +457,59 @@ def _told(count: int, f: Any, at: Point) -> str:
     return ", ".join([f"{count} x {body}" if count > 1 else body, *(f"{n} {at.values[n]:,}" for n in used)])
 
 
-def _flops(m: Model, r: Request, counted: Parameters | None) -> ModelFlops:
-    """FLOPs of the step; none where the model's attention is no variant here."""
+def _flops(m: Model, r: Request, counted: Parameters | None) -> tuple[ModelFlops, dict[str, str]]:
+    """(FLOPs of the step, why there are none of its backward pass); none where the model's attention is no variant here."""
     if "flops" in m.refused or counted is None:
-        return ModelFlops(None, None, None, {}, {})
-    total, parts = Work(), dict[str, int]()
-    for p in m.pieces:
-        own = work(p, r) * p.count
-        total = total + own
-        if own.total:
-            parts[p.part] = parts.get(p.part, 0) + own.total
-    tokens = r.batch * r.seq
+        return ModelFlops(), {}
+    try:
+        found = [(p, passes(p, r)) for p in m.pieces]
+    except LanguageError as error:
+        known, _ = _flops(m, replace(r, train=False), counted)
+        why = f"{error}; the model has no gradient"
+        return ModelFlops(known.forward, known.forward_per_token), {"flops.backward": why}
+    forward = sum((w * p.count for p, (w, _) in found), Work())
+    backward = sum((w * p.count for p, (_, w) in found), Work())
+    total, tokens = forward + backward, r.batch * r.seq
+    return ModelFlops(
+        forward.total,
+        forward.total / tokens,
+        backward.total if r.train else None,
+        _by_part((p, a + b) for p, (a, b) in found),
+        _by_convention(m, r, counted, total, forward.pairs),
+        total.total,
+        total.total / tokens,
+        _by_part((p, b) for p, (_, b) in found),
+    ), {}
+
+
+def _by_part(found: Iterable[tuple[Piece, Work]]) -> dict[str, int]:
+    """FLOPs by part, of (block, what each of its kind computes)."""
+    parts: dict[str, int] = {}
+    for p, each in found:
+        if each.total:
+            parts[p.part] = parts.get(p.part, 0) + each.total * p.count
+    return parts
+
+
+def _by_convention(m: Model, r: Request, counted: Parameters, total: Work, pairs: int) -> dict[str, int]:
+    """The step under each convention; those that know a model by its size alone take training for three forward passes."""
+    tokens, times = r.batch * r.seq, 3 if r.train else 1
     named = {
         "exact": total.projections + total.matmul,
         "dense": total.projections + total.dense,
         "causal_half": total.projections + total.dense // 2,
         "torch": total.projections + total.dense,
-        "palm": tokens * 2 * counted.active + total.pairs,
-        "6n": tokens * 2 * (counted.active - counted.embedding),
+        "palm": times * (tokens * 2 * counted.active + pairs),
+        "6n": times * tokens * 2 * (counted.active - counted.embedding),
     }
     attention = [p for p in m.pieces if p.part == "attention" and p.over == TEXT]
     wide = attention[0].sizes.get("d-model") if attention else None
     vocab = next((p.sizes["vocab"] for p in m.pieces if p.page == "head"), 0)
     if wide:
         layers = sum(p.count for p in attention)
-        named["megatron"] = tokens * (24 * layers * wide**2 + 4 * layers * wide * r.context + 2 * wide * vocab)
-    return ModelFlops(total.total, total.total / tokens, None, parts, {k: named[k] for k in CONVENTIONS if k in named})
+        own = 24 * layers * wide**2 + 4 * layers * wide * r.context + 2 * wide * vocab
+        named["megatron"] = times * tokens * own
+    return {k: named[k] for k in CONVENTIONS if k in named}
 
 
 def _peak(rate: float | None, gpu: str | None, dtype: str) -> float | None:
@@ -457,7 +557,7 @@ def _notes(m: Model, r: Request, mfu: Mapping[str, float] | None) -> list[str]:
     return out
 
 
-def _left_out(m: Model, with_mtp: bool) -> list[str]:
+def _left_out(m: Model, r: Request, with_mtp: bool) -> list[str]:
     """What stands in the config and is not counted here."""
     mtp = mtp_layers(m.config)
     out = (
@@ -467,4 +567,16 @@ def _left_out(m: Model, with_mtp: bool) -> list[str]:
     )
     seen = sorted({p.part for p in m.pieces if p.over not in (TEXT, SOURCE, ONCE)} & {"vision", "audio"})
     out += [f"the FLOPs of {x}: how many patches or frames there are is not stated" for x in seen]
+    if r.train and "flops" not in m.refused:
+        out.append("the loss, sums of gradients where blocks meet (residuals, tied weights) and the optimizer's step")
+        out += [f"training what only chooses, which no gradient reaches: {x}" for x in _unreached(m)]
     return out
+
+
+def _unreached(m: Model) -> list[str]:
+    """The learned tensors that the result depends on through a selection alone, by page."""
+    pages = {p.page: layer_of(p).form() for p in m.pieces if p.part == "attention" and p.over == TEXT}
+    found = {
+        name: sorted(n for n in choosing(x) if n in x.inputs and learned(x.inputs[n])) for name, x in pages.items()
+    }
+    return [f"{', '.join(names)} of {page}" for page, names in found.items() if names]

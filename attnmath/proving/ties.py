@@ -12,7 +12,7 @@ from mpmath import mp, mpf
 from msgspec import Struct
 from sympy import Indexed, Lambda, sympify
 
-from attnmath.errors import AttnmathError
+from attnmath.errors import AttnmathError, Unknown
 from attnmath.proving import oracle
 from attnmath.proving.sums import head, heads
 from attnmath.proving.terms import Index
@@ -28,7 +28,9 @@ class Tie(Struct, frozen=True):
     their order; a letter that is not named has one place; a `Lambda` says the entry by an expression. `reads`: likewise what
     both start from: the variant's random numbers for entries, the page's for expressions. `sizes`: the lengths of the
     letters in the page's symbols, where indices do not say them. `numbers`: what the page's other symbols, or entries, are.
-    `cache`: what the variant finds in its cache, as the page computes it. `options`: of `attnmath.evaluate`.
+    `cache`: what the variant finds in its cache, as the page computes it. `options`: of `attnmath.evaluate`. `upstream`:
+    the gradients that are given, by the tensor whose they are, as `reads` has them; `shows` may then name what the variant's
+    backward pass computes from them (`{"dV[n e]": ...}`), and names nothing that it does not.
     """
 
     says: str
@@ -39,11 +41,12 @@ class Tie(Struct, frozen=True):
     numbers: Mapping[Any, Any] = {}
     cache: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
+    upstream: Mapping[str, Any] = {}
 
     @property
     def heads(self) -> set[str]:
         """The names of the page that it ties."""
-        tied = (*self.reads.values(), *self.shows.values(), *self.cache.values())
+        tied = (*self.reads.values(), *self.upstream.values(), *self.shows.values(), *self.cache.values())
         return set().union(*(heads(x.expr) if isinstance(x, Lambda) else {str(head(x))} for x in tied))
 
     def run(self, page: Derivation, trials: int = 2, seed: int = 0) -> Tied:
@@ -62,24 +65,38 @@ class Tie(Struct, frozen=True):
 
         axes, computed, world = self._axes(), self._axes(computed=True), self._world(page, rng)
         sizes = self._sizes(page, world)
-        arrays: dict[str, Any] = {}
         draw = np.random.default_rng(rng.randrange(2**32))
-        for text, e in self.reads.items():
-            name, letters = _parsed(text)
-            if isinstance(e, Lambda):
-                arrays |= [_filled(name, letters, axes, e, world)]
-                continue
-            arrays[name] = draw.uniform(-1, 1, [sizes.get(a, 1) for a in axes[name]])
-            world.defined = {**world.defined, str(head(e)): _reader(arrays[name], axes[name], letters)}
+
+        def handed(entries: Mapping[str, Any], axes: Mapping[str, list[str]]) -> dict[str, Any]:
+            """What the variant is handed, which is the page's or becomes it."""
+            arrays: dict[str, Any] = {}
+            for text, e in entries.items():
+                name, letters = _parsed(text)
+                if isinstance(e, Lambda):
+                    arrays |= [_filled(name, letters, axes, e, world)]
+                    continue
+                arrays[name] = draw.uniform(-1, 1, [sizes.get(a, 1) for a in axes[name]])
+                world.defined = {**world.defined, str(head(e)): _reader(arrays[name], axes[name], letters)}
+            return arrays
+
+        arrays, given = handed(self.reads, axes), handed(self.upstream, computed)
         options: dict[str, Any] = {
             k: int(world(v)) if hasattr(v, "free_symbols") else v for k, v in self.options.items()
         }
         if self.cache:
             options["cache"] = dict(_filled(*_parsed(text), axes, e, world) for text, e in self.cache.items())
-        out = evaluate(self.variant, arrays, **options)
+        out: dict[str, Any] = dict(evaluate(self.variant, arrays, **options))
+        if self.upstream:
+            from attnmath import gradient
+
+            found = gradient(self.variant, arrays, given, **options)
+            out |= found.tensors
+            computed |= {name: [str(a) for a in index] for name, index in found.program.tensors.items()}
         worst, seen = 0.0, 0
         for text, e in self.shows.items():
             name, letters = _parsed(text)
+            if name not in out:
+                raise AttnmathError(f"{page.name}: {self.variant}: {Unknown('tensor', name, out)}")
             read = _reader(out[name], computed[name], letters)
             for idx in itertools.product(*(range(sizes[x]) for x in letters)):
                 worst = max(worst, abs(float(_value(e, idx, world) - read(world, *idx))))
@@ -112,7 +129,13 @@ class Tie(Struct, frozen=True):
         also = [x for c in page.definitions for x in c.args]
         also += [x for r in page.recurrences for c in (r.start, r.step) for x in c.args]
         named = oracle.free(
-            [*tied, *self.reads.values(), *also, *map(sympify, [*self.sizes.values(), *self.numbers.values()])]
+            [
+                *tied,
+                *self.reads.values(),
+                *self.upstream.values(),
+                *also,
+                *map(sympify, [*self.sizes.values(), *self.numbers.values()]),
+            ]
         )
         drawn = oracle.drawn(
             [s for s in named if s not in values and not isinstance(s, Index) and str(s) not in defined], rng
@@ -125,7 +148,7 @@ class Tie(Struct, frozen=True):
     def _sizes(self, page: Derivation, world: oracle.World) -> dict[str, int]:
         """The letters' lengths, as the ranges of the page's indices say them."""
         sizes = {letter: int(world(x)) for letter, x in self.sizes.items()}
-        for text, e in (*self.reads.items(), *self.shows.items()):
+        for text, e in (*self.reads.items(), *self.upstream.items(), *self.shows.items()):
             for letter, place in zip(_parsed(text)[1], _places(e), strict=True):
                 if isinstance(place, Index) and letter not in self.sizes:
                     length = int(world(place.size))

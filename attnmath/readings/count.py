@@ -237,11 +237,12 @@ def _cost(e: Equation, space: Space, inside: bool) -> tuple[Flops, Number]:
         parts, summing = terms(x), 0
         for _, num, den in parts:
             found = tuple(dict.fromkeys(d for f in (*num, *den) for d in letters(f)))
-            sums = scatters or bool(set(found) - set(left))
+            over = set(found) - set(left)
+            sums = scatters or bool(over)
             found = (*found, *space.partners(found, left))
             summing += sums
             product = (len(num) + len(den) - 1 + sums) * space.tuples(found)
-            if sums and (_projects(num) or _teaches(e.out, num)):
+            if (over and _projects(num)) or (sums and _teaches(e.out, num)):
                 flops = flops + Flops(projections=product)
             elif sums and inside and sum(map(_data, num)) > 1:  # a third factor is no part of a matrix product
                 matmul = 2 * space.tuples(found)
@@ -284,7 +285,7 @@ def learned(x: Expr) -> bool:
 
 
 def _projects(num: tuple[Expr, ...]) -> bool:
-    """Whether a sum is a product of data with what was learned; of two factors of data it is theirs, weighed."""
+    """Whether a term that sums is a matrix product with a learned tensor, and not a gain within a sum over two activations."""
     return any(map(learned, num)) and sum(_data(f) and not learned(f) for f in num) < 2
 
 
