@@ -179,3 +179,39 @@ def test_eager_code_is_the_same_function(gain):
 def test_what_is_refused(how, words):
     with pytest.raises(InputError, match=words):
         activations(gpt(64, 4), lambda p: {"b": 1, "t": 8, "n": 8}, "bf16", Training(*how))
+
+
+def test_model_prints_what_it_keeps(call):
+    """The command line: totals by part, a layer's bytes a token, every tensor, what the words mean."""
+    line = "model llama-3.1-8b --seq 1k --phase train --computed-by transformers --recompute none"
+    shown = call(line)[1]
+    for words in ("410,120 bytes a token", "gqa A32[b g r t n]", "single precision", "activations kept, on one rank"):
+        assert words in shown
+    document = json.loads(call(f"{line} --json")[1])
+    held = document["activations"]
+    assert document["activation_bytes"] == held["bytes"] == sum(held["by_part"].values())
+    assert held["layers"] == [[32, 410_120 * 1024]]
+    assert document["flops"]["recompute"] == 0
+
+
+def test_recomputation_adds_flops():
+    """Selective: the scores and weights once more; full: the layers' forward pass once more."""
+    import attnmath as am
+
+    found = {r: am.model("llama-3.1-8b", seq=1024, phase="train", recompute=r) for r in ("none", "selective", "full")}
+    forward = {k: v for k, v in found["full"].flops.by_part.items() if k in ("attention", "mlp", "norm")}
+    assert [found[r].flops.backward for r in found] == [found["none"].flops.backward] * 3
+    pairs = 1024 * 1025 // 2 * 32
+    assert found["selective"].flops.recompute == 32 * pairs * (2 * 128 + 1 + 2)  # S again, over sqrt(d), less LSE, exp
+    one = am.model("llama-3.1-8b", seq=1024)
+    norm = one.flops.by_part["norm"] // 65
+    assert set(forward) == {"attention", "mlp", "norm"}
+    assert found["full"].flops.recompute == sum(one.flops.by_part[k] for k in forward) - norm
+    assert found["none"].activation_bytes > found["selective"].activation_bytes > found["full"].activation_bytes
+
+
+def test_training_options_need_training():
+    import attnmath as am
+
+    with pytest.raises(InputError, match="--recompute, --dropout: of use with --phase train alone"):
+        am.model("llama-3.1-8b", seq=64, recompute="full", dropout=0.1)

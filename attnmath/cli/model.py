@@ -39,6 +39,21 @@ from attnmath.errors import InputError
     help="engine: whole pages of 16 tokens, and no window taken out.",
 )
 @click.option("--with-mtp", is_flag=True, help="Count layers for multi-token prediction.")
+@click.option(
+    "--recompute",
+    metavar="none|selective|full",
+    help="In training, what is computed again and not kept: scores and weights, or whole layers [selective].",
+)
+@click.option(
+    "--computed-by",
+    metavar="page|transformers",
+    help="Whose way to compute a layer decides what is kept for its backward pass [page].",
+)
+@click.option(
+    "--dropout", metavar="RATE", type=float, help="In training, of weights and of what blocks add [as the config says]."
+)
+@click.option("--tensor-parallel", metavar="N", type=int, help="In training, ranks that share each layer [1].")
+@click.option("--sequence-parallel", is_flag=True, help="They share what lies between their products, too.")
 @click.option("--tokens-per-s", metavar="X", type=float, help="A measured rate, for the share of a --gpu's peak (MFU).")
 @click.option("--gpu", metavar="NAME|FILE.toml", help="The accelerator that the rate was measured on.")
 @click.option(
@@ -53,7 +68,7 @@ def command(model_: str | None, named: str | None, format_: str, as_json: bool, 
     attnmath model llama-3.1-8b --seq 8k
     attnmath model path/to/config.json --batch 32 --seq 4k --phase decode --kv-dtype fp8
     attnmath model deepseek-v3 --weight-dtype bf16 --with-mtp
-    attnmath model llama-3.1-8b --seq 8k --phase train
+    attnmath model llama-3.1-8b --seq 8k --phase train --recompute full
     attnmath model gpt-oss-20b --seq 8k --batch 32 --kv-alloc engine
     attnmath models
     """

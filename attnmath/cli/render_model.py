@@ -26,7 +26,10 @@ SHOWN = (  # (key, label, unit); a label that is indented is a part of the one a
     ("flops.forward", "FLOPs, forward", "FLOP"),
     ("flops.backward", "FLOPs, backward", "FLOP"),
     ("flops.total", "FLOPs, forward and backward", "FLOP"),
+    ("flops.recompute", "FLOPs, computed again", "FLOP"),
+    ("activation_bytes", "activations kept, on one rank", "bytes"),
 )
+TRAINING = ("flops.backward", "flops.total", "flops.recompute", "activation_bytes")
 
 
 def models(found: list[ModelCost], format_: str) -> None:
@@ -75,7 +78,7 @@ def model_lines(m: ModelCost) -> list[str]:
         v = value(m, key)
         if v == 0 and (train or key not in ("kv_cache_bytes", "kv_cache_bytes_per_token")):
             continue
-        if not train and key in ("flops.backward", "flops.total"):  # the forward pass is all there is
+        if not train and key in TRAINING:  # the forward pass is all there is
             continue
         told = _why(m, key) if v is None else f"{v:,.1f}" if v != int(v) else exact(int(v))
         rows.append((label, told, _size(v, unit) if v is not None else "", pretty(m.formulas.get(key, ""))))
@@ -83,6 +86,7 @@ def model_lines(m: ModelCost) -> list[str]:
             "parameters.embedding": m.parameters and m.parameters.by_part,
             "flops.backward": m.flops.backward_by_part,
             "flops.total" if train else "flops.forward": m.flops.by_part,
+            "activation_bytes": m.activations and m.activations.by_part,
         }.get(key)
         where = key.split(".")[0]
         rows += [
@@ -94,7 +98,34 @@ def model_lines(m: ModelCost) -> list[str]:
     peak = f"of {scaled(m.peak_flops_per_s, 'FLOP')}/s, the peak of {m.gpu}" if m.peak_flops_per_s else ""
     rows += [(f"MFU, {name}", f"{share:.2%}", "", peak) for name, share in (m.mfu or {}).items()]
     layers = [(f"  {n} x", x.variant, " ".join(x.with_), _sizes(x)) for n, x in _kinds(m)]
-    return [strong(head), "", *columns(rows, (1, 2)), "", strong("attention layers"), *columns(layers)]
+    kept_ = _activations(m) if m.activations else []
+    return [strong(head), "", *columns(rows, (1, 2)), "", strong("attention layers"), *columns(layers), *kept_]
+
+
+def _activations(m: ModelCost) -> list[str]:
+    """What training keeps, tensor by tensor."""
+    from attnmath.models.activations import COMPUTED_BY, RECOMPUTE
+    from attnmath.readings.saved import KINDS
+
+    found, tokens = m.activations, m.inputs["batch"] * m.inputs["seq"]
+    assert found
+    ranks = f", one of {found.tensor_parallel} ranks{', tokens shared' * found.sequence_parallel}"
+    head = f"activations  recompute {found.recompute}, as computed by {found.computed_by}"
+    rows: list[Row] = [
+        (f"  {n} x", "a layer", exact(size), scaled(size, "bytes"), f"{size / tokens:,.10g} bytes a token")
+        for n, size in found.layers
+    ]
+    if found.again_bytes:
+        again = scaled(found.again_bytes, "bytes")
+        rows.append(("    1 x", "a layer that runs again", exact(found.again_bytes), again, "besides"))
+    for x in found.tensors:
+        told = f"{x.tensor}[{x.index}]"
+        rows.append((f"  {x.count} x", f"{x.page or x.part} {told}", exact(x.bytes), f"{x.bits} bits", x.kind))
+    kinds = dict.fromkeys(x.kind for x in found.tensors)
+    legend: list[Row] = [(f"  {k}", KINDS[k]) for k in kinds]
+    legend += [(f"  {found.recompute}", RECOMPUTE[found.recompute])]
+    legend += [(f"  {found.computed_by}", COMPUTED_BY[found.computed_by])]
+    return ["", strong(head + ranks * (found.tensor_parallel > 1)), *columns(rows, (0, 2, 3)), "", *columns(legend)]
 
 
 def _size(v: int, unit: str) -> str:

@@ -20,7 +20,8 @@ from attnmath.language.syntax import letters
 from attnmath.models import Model, Piece
 from attnmath.models.caching import reading
 from attnmath.models.counting import SPLIT, shards
-from attnmath.models.schema import ONCE, SOURCE, TEXT
+from attnmath.readings.count import count
+from attnmath.readings.count import total as total_of
 from attnmath.readings.eager import eager
 from attnmath.readings.gradient import gradient
 from attnmath.readings.memory import bits
@@ -98,14 +99,17 @@ class Tensor(Struct, frozen=True):
 
 
 class Activations(Struct, frozen=True):
-    """What training keeps on one rank. `layers`: (how many layers, bytes of each); `again_bytes`: what is there besides while
-    one layer runs again; `tensors`: all of them.
+    """What training keeps on one rank. `layers`: (how many layers, bytes of each), what all layers share with each;
+    `again_bytes`: what is there besides while one layer runs again; `tensors`: all of them.
     """
 
     recompute: str
     computed_by: str
     dropout: dict[str, float]
+    tensor_parallel: int
+    sequence_parallel: bool
     bytes: int
+    by_part: dict[str, int]
     again_bytes: int
     layers: list[tuple[int, int]]
     tensors: list[Tensor]
@@ -150,9 +154,21 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
         add(found)
         runs = [*runs[:-1], (runs[-1][0] + 1, size)] if runs and runs[-1][1] == size else [*runs, (1, size)]
     tensors = [replace(x, count=1 if x.kind == "table" else n) for x, n in rows.values()]
-    total = sum(x.bytes * x.count for x in tensors)
-    again = most if training.recompute == "full" else 0
-    return Activations(training.recompute, training.computed_by, rates, total, again, runs, tensors)
+    parts: dict[str, int] = {}
+    for x in tensors:
+        parts[x.part] = parts.get(x.part, 0) + x.bytes * x.count
+    return Activations(
+        training.recompute,
+        training.computed_by,
+        rates,
+        training.tensor,
+        training.sequence_parallel,
+        sum(parts.values()),
+        parts,
+        most if training.recompute == "full" else 0,
+        runs,
+        tensors,
+    )
 
 
 def dropouts(m: Model, rate: float | None) -> dict[str, float]:
@@ -274,4 +290,32 @@ def _input(layer: tuple[Piece, ...], tokens_of: Any, dtype: str, training: Train
     return Tensor("layer", "", "X", "b t m", "given", int(width), -(-int(numbers * width) // (8 * ways)), 1)
 
 
-PLACES = (TEXT, SOURCE, ONCE)
+def recompute_flops(m: Model, tokens_of: Any, training: Training) -> int:
+    """FLOPs that recomputation adds: of `selective`, those of the equations that the backward pass computes again; of `full`,
+    the forward pass of all layers (an engine may stop before a layer's last product, which nothing reads again).
+
+    >>> from attnmath.models import read
+    >>> llama, tokens = read("llama-3.1-8b"), {"b": 1, "t": 1024, "n": 1024}
+    >>> [recompute_flops(llama, lambda p: tokens, Training(r)) // 10**9 for r in ("none", "selective", "full")]
+    [0, 145, 14471]
+    """
+    if training.recompute == "none":
+        return 0
+    found = [p for layer in m.inner for p in layer] if training.recompute == "full" else list(m.pieces)
+    total: Any = 0
+    for p in found:
+        tokens = tokens_of(p)
+        if tokens is not None and tokens["t"]:
+            total += _again(_Key(p, tuple(sorted(tokens.items())), "bf16", training.recompute, "")) * p.count
+    return int(total)
+
+
+@lru_cache(512)
+def _again(key: _Key) -> int:
+    """FLOPs that one copy of a block computes a second time."""
+    x = reading(key.piece, dict(key.tokens), key.dtype, key.dtype)
+    if key.recompute == "full":
+        return int(x.flops.total)
+    found = gradient(x.page, recompute=key.recompute)
+    again = {found.renamed[n] for n in found.again}
+    return int(total_of(s for s in count(found.together, x.sizes) if s.name in again).total)

@@ -14,6 +14,7 @@ from attnmath.keys import Reading
 from attnmath.language.formula import Point
 from attnmath.language.letters import LETTERS
 from attnmath.models import Model, Piece, mtp_layers, read
+from attnmath.models.activations import Activations, Training, activations, recompute_flops
 from attnmath.models.caching import bidirectional, choosing, kept, reading
 from attnmath.models.counting import Parameters, by_letter, layer_of, parameters
 from attnmath.models.quantization import WeightBytes, weight_bytes
@@ -176,7 +177,7 @@ class StateBytes(Struct, frozen=True):
 
 class ModelFlops(Struct, frozen=True):
     """FLOPs of the step for the whole batch, in training forward and backward; None: not known, and of `backward`, that the
-    step has no backward pass.
+    step has no backward pass. `recompute`: what is computed a second time besides, which no convention counts.
     """
 
     forward: int | None = None
@@ -187,6 +188,7 @@ class ModelFlops(Struct, frozen=True):
     total: int | None = None
     total_per_token: float | None = None
     backward_by_part: dict[str, int] = {}
+    recompute: int | None = None  # beside these
 
 
 class ModelLayer(Struct, frozen=True, rename={"with_": "with"}):
@@ -217,7 +219,8 @@ class ModelCost(Struct, frozen=True, rename={"class_": "class"}):
     kv_cache_bytes: int
     state_bytes_per_sequence: StateBytes
     flops: ModelFlops
-    activation_bytes: int | None = None
+    activation_bytes: int | None = None  # what training keeps on one rank
+    activations: Activations | None = None
     mfu: dict[str, float] | None = None
     gpu: str | None = None
     peak_flops_per_s: float | None = None  # of the GPU, which the MFU is a share of
@@ -255,17 +258,24 @@ def model(
     with_mtp: bool = False,
     tokens_per_s: float | None = None,
     gpu: str | None = None,
+    recompute: str | None = None,
+    computed_by: str | None = None,
+    dropout: float | None = None,
+    tensor_parallel: int | None = None,
+    sequence_parallel: bool = False,
     assume_ignored: Iterable[str] = (),
     assume_family: str | None = None,
 ) -> ModelCost:
     """What a model weighs, caches and computes, from its config.json; `phase`: prefill, decode, or train, which is forward
-    and backward and caches nothing.
+    and backward and caches nothing, but keeps activations.
 
     `path`: a config.json, its directory, a preset, or `org/name` in the local cache of a hub. `seq` new tokens of each of
     `batch` sequences, `context` seen by then (default: seq; both 1 if neither is given), `source`: tokens of an encoder;
     `weight_dtype`: how weights are stored (default: as the config says); `kv_alloc`: ideal, or as an engine allocates
-    (whole pages of 16 tokens, windowed layers like the others). The result is in parameters, bytes and FLOPs. Raises
-    InputError, naming the culprit, for anything that is not understood.
+    (whole pages of 16 tokens, windowed layers like the others). In training, `recompute` (none, selective, full) says what
+    is not kept for the backward pass, `computed_by` (page, transformers) how layers are computed, `dropout` a rate in place of
+    the config's, `tensor_parallel` and `sequence_parallel` how ranks share activations. The result is in parameters, bytes
+    and FLOPs. Raises InputError, naming the culprit, for anything that is not understood.
 
     >>> import json, pathlib, tempfile
     >>> config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 32}
@@ -282,10 +292,16 @@ def model(
         _check_trainable(
             {"kv-dtype": kv_dtype, "kv-alloc": kv_alloc != ALLOCATIONS[0], "index-dtype": index_dtype != INDEX}
         )
+    training = _training(r, recompute, computed_by, dropout, tensor_parallel, sequence_parallel)
     settings = _dtypes(described, dtype, kv_dtype, weight_dtype)
     kept = _caches(described, r, settings, index_dtype, kv_alloc == "engine")
     counted = None if "parameters" in described.refused else parameters(described)
     flops, ungraded = _flops(described, r, counted)
+    if training and flops.backward is not None:
+        flops = replace(flops, recompute=recompute_flops(described, lambda p: tokens_of(p, r), training))
+    held = None
+    if training and "flops" not in described.refused and "flops.backward" not in ungraded:
+        held = activations(described, lambda p: tokens_of(p, r), settings["dtype"], training)
     peak = _peak(tokens_per_s, gpu, settings["dtype"])
     mfu = _mfu(flops, r, tokens_per_s, peak)
     at = kept.at_context + kept.indexer_at_context + kept.per_source_token * r.source * r.batch
@@ -307,11 +323,13 @@ def model(
         at,
         StateBytes(kept.recurrent, kept.convolution),
         flops,
+        held.bytes if held else None,
+        held,
         mfu=mfu,
         gpu=gpu,
         peak_flops_per_s=peak,
         left_out=left_out,
-        notes=_notes(described, r, mfu),
+        notes=_notes(described, r, mfu, held),
         refused={**described.refused, **ungraded},
         formulas=formulas(described, r, settings),
         source=described.source,
@@ -339,6 +357,36 @@ def _request(m: Model, batch: int, seq: int | None, context: int | None, source:
         raise InputError(f"--context {seen:,} is less than --seq {new:,}: the context counts the new tokens too")
     encoded = (given["source"] or m.source_tokens or seen) if crosses else 0
     return Request(given["batch"] or 1, new, seen, encoded, phase == "decode", phase == TRAIN)
+
+
+def _training(
+    r: Request,
+    recompute: str | None,
+    computed_by: str | None,
+    dropout: float | None,
+    tensor_parallel: Any,
+    sequence_parallel: bool,
+) -> Training | None:
+    """How the model is trained, checked; None if it is not."""
+    if not r.train:
+        given = {
+            "recompute": recompute,
+            "computed-by": computed_by,
+            "dropout": dropout is not None,
+            "tensor-parallel": tensor_parallel is not None,
+            "sequence-parallel": sequence_parallel,
+        }
+        if idle := [f"--{k}" for k, v in given.items() if v]:
+            raise InputError(f"{', '.join(idle)}: of use with --phase train alone")
+        return None
+    usual = Training()
+    return Training(
+        recompute or usual.recompute,
+        computed_by or usual.computed_by,
+        dropout,
+        usual.tensor if tensor_parallel is None else tensor_parallel,
+        sequence_parallel,
+    ).checked()
 
 
 def _check_trainable(given: Mapping[str, Any]) -> None:
@@ -547,9 +595,12 @@ def _assumed(m: Model, r: Request, source: int | None, dtype: str | None) -> dic
     return out
 
 
-def _notes(m: Model, r: Request, mfu: Mapping[str, float] | None) -> list[str]:
+def _notes(m: Model, r: Request, mfu: Mapping[str, float] | None, held: Activations | None) -> list[str]:
     """What a reader of the numbers has to know."""
     out = []
+    if held and any(p.page == "head" for p in m.pieces):
+        numbers = r.batch * r.seq * next(p.sizes["vocab"] for p in m.pieces if p.page == "head")
+        out.append(f"activations end at the logits: a loss keeps these as well, or their softmax, {numbers:,} numbers")
     if m.positions is not None and r.context > m.positions:
         out.append(f"a context of {r.context:,} is longer than the {m.positions:,} positions that the config names")
     if over := [k for k, share in (mfu or {}).items() if share > 1]:
