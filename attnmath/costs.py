@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, NoClosedForm, NoSchedule
-from attnmath.keys import KEYS, UNSCHEDULED, Reading, usual_form
+from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
 from attnmath.readings.count import recursive
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from attnmath.hardware import Gpu
 
 SCHEDULED = ("hbm_bytes.fused", "memory_bytes.fused")  # what a mask's tiles have to be counted for
+NO_MODEL = "backward kernels have no model here; the bound is of both passes"
 ROUNDED = "each tensor's bytes are rounded up to whole ones"
 
 
@@ -39,6 +40,7 @@ def cost(
     kv_dtype: str | None = None,
     form: str | None = None,
     schedule: str | None = None,
+    recompute: str | None = None,
     gpu: str | None = None,
     engine: str | None = None,
     l2: str = "cold",
@@ -51,6 +53,7 @@ def cost(
     `sizes`: the options of the variant under their names, `seq=8192, heads=32, kv_heads=8` (tokens, counts, elements);
     `model`: a config.json or its directory; `modifiers`: as after --with; `dtype`, `kv_dtype`: how elements are stored;
     `schedule`: in which order and tiles the core is walked, a name (`flash-2`, `split-kv:z=16`) or loops (`b h t/64 n/64`);
+    `recompute`: in training, what the backward pass computes again: none, selective (all of queries by keys) or full;
     `gpu`: a name or a TOML file, for a lower bound on time and an estimate of it; `engine`: whose kernels the estimate is
     of (vllm, sglang, trtllm, or ideal); `phase`: prefill, decode, or train, which is forward and backward. The result is
     in FLOPs, bytes and seconds; what was not given and had to be filled in stands in its `assumed`; `formulas` False
@@ -66,15 +69,14 @@ def cost(
     if len(given) < len(sizes):
         raise InputError("an option is given twice, once with - and once with _")
     texts = {"variant": variant, "model": model, "phase": phase, "mask": mask, "form": form, "gpu": gpu, "l2": l2}
-    texts |= {"schedule": schedule, "engine": engine}
+    texts |= {"schedule": schedule, "engine": engine, "recompute": recompute}
     check_texts(texts | {"dtype": dtype, "kv_dtype": kv_dtype, "modifiers": modifiers})
     if window is not None:
         given["window"] = plain(window)
     check(given, phase, dtype, kv_dtype, l2, gpu, engine, (*PHASES, TRAIN))
-    if phase == TRAIN:
-        check_trainable({"gpu": gpu, "schedule": schedule, "kv-dtype": kv_dtype})
+    check_trainable(phase, recompute, {"engine": engine, "kv-dtype": kv_dtype})
     settings: dict[str, Any] = {"phase": phase, "dtype": dtype, "kv_dtype": kv_dtype, "formulas": formulas}
-    settings |= {"engine": engine, "gpu_file": gpu}
+    settings |= {"engine": engine, "gpu_file": gpu, "recompute": recompute}
     settings["schedule"] = schedule_of(schedule) if schedule is not None else None
     accelerator = _gpu(gpu)
     if model is not None:
@@ -124,20 +126,18 @@ def _layer_cost(
     at = Point({}, {"n": "t"} if "past" in layer.names else {})
     symbols, _ = layer.sizes(asked, at.symbol, page)
     own = (dtype, kv_dtype, settings["schedule"])
-    numbers, formulas = (Reading(page, sizes, *own, train=train) for sizes in (values, symbols))
+    again = settings["recompute"]
+    numbers, formulas = (Reading(page, sizes, *own, train=train, recompute=again) for sizes in (values, symbols))
     n: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for key, row in KEYS.items():
-        if train and row.forward:
-            n[key], refused[key] = None, UNSCHEDULED
-            continue
         try:
             n[key] = row.read(numbers)
-        except NoClosedForm as error:
-            if key not in SCHEDULED:
+        except (NoClosedForm, NoSchedule) as error:
+            if key not in SCHEDULED and not isinstance(error, NoSchedule):
                 raise
             n[key], refused[key] = None, str(error)
-    schedule = None if train else _schedule(numbers, settings, refused)
+    schedule = _schedule(numbers, settings, refused)
 
     def pick(prefix: str, *names: str) -> list[Any]:
         return [n[f"{prefix}.{x}"] for x in names]
@@ -150,9 +150,13 @@ def _layer_cost(
         "kv_dtype": kv_dtype,
         "schedule": schedule,
     }
+    if train:
+        inputs |= {"backward_schedule": numbers.walks[-1].schedule.label if schedule else None}
+        inputs |= {"recompute": numbers.recomputes}
     assumed = {_json(x): values[x] for x in filled}
     assumed |= {"form": chosen} if form is None and len(layer.forms) > 1 else {}
     assumed |= {"schedule": schedule} if schedule and settings["schedule"] is None else {}
+    assumed |= {"recompute": numbers.recomputes} if train and again is None else {}
     assumed |= {"dtype": dtype} if settings["dtype"] is None else {}
     assumed |= {"kv_dtype": kv_dtype} if settings["kv_dtype"] is None and not train else {}
     assumed |= {"state_dtype": "fp32"} if recursive(page) and state_bits(dtype) == 32 and not train else {}
@@ -163,7 +167,7 @@ def _layer_cost(
         inputs=inputs,
         assumed=assumed,
         steps=[StepCost(s.name, str(s.equation), s.flops.total, s.exps, s.at_most) for s in numbers.steps],
-        flops=FlopCounts(*pick("flops", "total", "projections", "core", "matmul", "softmax", "other")),
+        flops=FlopCounts(*pick("flops", *FlopCounts.__struct_fields__)),
         flops_by_convention=Conventions(*pick("flops_by_convention", "exact", "dense", "causal_half", "torch")),
         exps=n["exps"],
         parameters=n["parameters"],
@@ -193,6 +197,8 @@ def _schedule(r: Reading, settings: Mapping[str, Any], refused: dict[str, str]) 
         if settings["schedule"] is not None:
             raise
         refused["hbm_bytes.fused"] = str(error)
+        if r.train:
+            refused["memory_bytes.fused"] = str(error)
         return None
 
 
@@ -205,10 +211,10 @@ def _formulas(r: Reading) -> dict[str, Any]:
     found: dict[str, Any] = {}
     regime: dict[str, list[str]] = {}
     for key, row in KEYS.items():
-        if r.train and row.forward:
-            continue
         try:
             found |= {} if (formula := row.read(r)) is None else {key: formula}
+        except NoSchedule:
+            continue
         except NoClosedForm as error:  # the number stands, its formula does not exist
             regime[key] = [f"no formula: {error}"]
     regime |= {key: list(f.conditions) for key, f in found.items() if isinstance(f, Formula) and f.conditions}
@@ -243,6 +249,8 @@ def _intensity(flops: int, traffic: Traffic) -> Traffic:
 def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any], l2: str) -> Cost:
     """The bounds on time and the estimate, a layer after the other; none for a page whose queries meet no keys."""
     dtype = settings["dtype"] or "bf16"
+    if out.phase == TRAIN and out.hbm_bytes.compulsory is None:
+        return replace(out, gpu=gpu.name, l2=l2, time_note=out.refused["hbm_bytes.compulsory"])
     if not all(part.cost.readings[0].core.equations for part in parts):
         return replace(out, gpu=gpu.name, l2=l2)
     from attnmath.hardware.roofline import bound, ridge
@@ -256,20 +264,18 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, An
         whole = bound(gpu, dtype, matmul, exps, int(part.hbm_bytes.compulsory or 0), l2 == "warm")
         fused += times * whole.time_s
         by_unit[whole.binds] += times * whole.time_s
-        inside = {e.out.name: e for e in numbers.core.equations}
-        for s in numbers.steps:
-            if s.name in inside:
-                unfused += (
-                    times
-                    * bound(
-                        gpu,
-                        dtype,
-                        s.flops.matmul * sure[s.name],
-                        s.exps * sure[s.name],
-                        numbers.core.step_bytes(inside[s.name]),
-                        l2 == "warm",
-                    ).time_s
-                )
+        work = {s.name: s for s in numbers.steps}
+        for step in numbers.core.steps:
+            own = [work[e.out.name] for e in step.equations if sure[e.out.name]]
+            least = bound(
+                gpu,
+                dtype,
+                sum(s.flops.matmul for s in own),
+                sum(s.exps for s in own),
+                numbers.core.step_bytes(step),
+                l2 == "warm",
+            )
+            unfused += times * least.time_s
     binds = max(by_unit, key=lambda u: by_unit[u])
     timed = replace(
         out,
@@ -285,6 +291,8 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, An
 
 def _estimated(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any]) -> Cost:
     """The estimate of the time model, or why there is none."""
+    if out.phase == TRAIN:
+        return replace(out, time_note=NO_MODEL)
     from attnmath.hardware.constants import of_gpu
     from attnmath.hardware.estimates import DEFAULT_ENGINE, estimate, summed
 

@@ -15,7 +15,7 @@ from attnmath.keys import DERIVED, KEYS, Reading
 from attnmath.language.formula import Formula, render
 from attnmath.language.letters import LETTERS, OPTIONS
 from attnmath.readings.count import core, learned
-from attnmath.readings.memory import Cached, blocks
+from attnmath.readings.memory import Cached, Core, blocks
 from attnmath.results import Cost
 
 Part = tuple[str, int | float]  # an equation or a tensor, and its share
@@ -81,8 +81,9 @@ def _read(cost: Cost, key: str) -> Explanation:
 def _convention(key: str, cost: Cost) -> str:
     """Where a key's number comes from; of a cache in blocks, how they are stored."""
     if key == "hbm_bytes.fused":
-        walk = cost.readings[0].traffic.schedule
-        return "; ".join(filter(None, (KEYS[key].source, walk.label, walk.meaning, walk.source)))
+        walks = [w.schedule for w in cost.readings[0].walks if w.schedule.loops] or [cost.readings[0].schedule]
+        said = [text for walk in dict.fromkeys(walks) for text in (walk.label, walk.meaning, walk.source)]
+        return "; ".join(filter(None, (KEYS[key].source, *said)))
     stored = blocks(str(cost.inputs.get("kv_dtype"))) if key.startswith("kv_cache") else None
     if not stored:
         return KEYS[key].source
@@ -131,6 +132,8 @@ def _parts(key: str, r: Reading, cost: Cost) -> Iterable[Part]:
 
 
 def _by_equation(r: Reading, kind: str) -> Iterable[Part]:
+    if kind == "recomputed":
+        return _again(r)
     return [(str(s.equation), getattr(s.flops, kind)) for s in r.steps]
 
 
@@ -142,17 +145,26 @@ def _by_convention(r: Reading, name: str) -> Iterable[Part]:
 
 def _by_tensor(r: Reading, name: str) -> Iterable[Part]:
     if name == "compulsory":
-        return [
-            *((f"{n}, read", r.core.bytes([n])) for n in r.core.inputs),
-            *((f"{n}, written", r.core.bytes([n])) for n in r.core.outputs),
-            *(
-                (f"{c.tensor}, the state, {'read and ' if known else ''}written", part)
-                for c, part, known in r.core.state_parts
-            ),
-        ]
+        return [part for one in r.passes for part in _once(one)]
     if name == "fused":
-        return r.traffic.parts
-    return [(str(e), r.core.step_bytes(e)) for e in r.core.equations]
+        return [part for walk in r.walks for part in walk.parts]
+    return [(str(step), r.core.step_bytes(step)) for step in r.core.steps]
+
+
+def _once(one: Core) -> Iterable[Part]:
+    return [
+        *((f"{n}, read", one.bytes([n])) for n in one.inputs),
+        *((f"{n}, written", one.bytes([n])) for n in one.outputs),
+        *(
+            (f"{c.tensor}, the state, {'read and ' if known else ''}written", part)
+            for c, part, known in one.state_parts
+        ),
+    ]
+
+
+def _again(r: Reading) -> Iterable[Part]:
+    again = {r.gradient.renamed[n] for n in r.gradient.again} if r.train else set()
+    return [(str(s.equation), s.flops.total) for s in r.steps if s.name in again]
 
 
 def _cached(r: Reading, _: str) -> Iterable[Part]:
@@ -180,7 +192,7 @@ def _weights(r: Reading, _: str) -> Iterable[Part]:
 
 
 def _exps(r: Reading, _: str) -> Iterable[Part]:
-    inside = {e.out.name for e in core(r.page)}
+    inside = {e.out.name for e in core(r.program)}
     return [(str(s.equation), s.exps) for s in r.steps if s.name in inside]
 
 
@@ -287,6 +299,8 @@ SETTINGS = {
     "inputs.dtype": "how activations are stored and multiplied",
     "inputs.kv_dtype": "how the cache is stored",
     "inputs.schedule": "in which order and tiles the core is walked: loops from the outermost, an index and its tile each",
+    "inputs.backward_schedule": "the same of the backward pass",
+    "inputs.recompute": "what the backward pass computes again: none, selective (what has a query and a key), or full",
     "inputs.layers": "attention layers of the model",
     "variant": "the attention variant",
     "with": "the modifiers on it, in order",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, Unknown
-from attnmath.keys import KEYS, UNSCHEDULED, Reading, usual_form
+from attnmath.keys import KEYS, Reading, usual_form
 from attnmath.language.letters import LETTERS, needed
 from attnmath.readings import symbolic
 from attnmath.readings.schedules import parse
@@ -25,6 +25,7 @@ def formula(
     kv_dtype: str | None = None,
     form: str | None = None,
     schedule: str | None = None,
+    recompute: str | None = None,
     **sizes: int,
 ) -> symbolic.Expr:
     """One number of `cost` as a SymPy expression in the registry's letters (`attnmath variants NAME` shows whose they are).
@@ -48,10 +49,7 @@ def formula(
         raise InputError("an option is given twice, once with - and once with _")
     check(given, phase, dtype, kv_dtype, "cold", phases=(*PHASES, TRAIN))
     train = phase == TRAIN
-    if train:
-        check_trainable({"schedule": schedule, "kv-dtype": kv_dtype})
-        if KEYS[key].forward:
-            raise InputError(f"{key}: {UNSCHEDULED}")
+    check_trainable(phase, recompute, {"kv-dtype": kv_dtype})
     layer = layers.build(variant, modifiers, mask, "window" in given)
     check_useful(layer, given)
     asked = by_letter(given, phase, layer.names)
@@ -67,7 +65,7 @@ def formula(
     symbols, _ = layer.sizes({**asked, **open_}, lambda letter, value: symbolic.lift(letter, extends), page)
     values, _ = layer.sizes(asked, page=page) if known else ({}, {})
     walk = parse(schedule) if schedule is not None else None
-    reading = Reading(page, symbols, store, kv_dtype or store, walk, values or None, train)
+    reading = Reading(page, symbols, store, kv_dtype or store, walk, values or None, train, recompute)
     if key == "hbm_bytes.fused" or walk is not None:
         _ = reading.traffic  # where no schedule walks this core, it says why
     return symbolic.finished(KEYS[key].read(reading), values)

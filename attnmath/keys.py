@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -19,14 +19,18 @@ from attnmath.language.syntax import Program, ops
 from attnmath.layers import Layer
 from attnmath.readings.count import Flops, Space, Step, core, count, parameters, recursive, total, unmasked
 from attnmath.readings.memory import Cached, Core, bits, caches, check_blocks, in_bytes, state_bits
-from attnmath.readings.schedules import Schedule, usual
+from attnmath.readings.schedules import Schedule, region, usual
 from attnmath.readings.traffic import Traffic
+
+if TYPE_CHECKING:
+    from attnmath.readings.gradient import Gradient
+    from attnmath.readings.training import Training
 
 
 class Reading:
     """One page at given sizes and dtypes, walked by a schedule (the usual one if none is given); what is asked for is read
-    off it once. `at`: plain sizes, where those that are read are SymPy's. `train`: with the page of its gradient; what is
-    moved and kept is then not known, since the backward pass has no schedule, and nothing is cached.
+    off it once. `at`: plain sizes, where those that are read are SymPy's. `train`: with the page of its gradient, and nothing
+    cached; `recompute`: what its backward pass computes again: what a fused kernel has to, if nobody says, else nothing.
     """
 
     def __init__(
@@ -38,29 +42,54 @@ class Reading:
         schedule: Schedule | None = None,
         at: Mapping[str, int] | None = None,
         train: bool = False,
+        recompute: str | None = None,
     ) -> None:
         self.page, self.sizes, self.dtype, self.kv_dtype = page, sizes, dtype, kv_dtype
-        self.asked, self.at, self.train = schedule, at, train
+        self.asked, self.at, self.train, self.recompute = schedule, at, train, recompute
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The schedule that was asked for, or the usual one."""
+        """The schedule that was asked for, or the usual one; in training, that of many tokens."""
         new = (self.at or self.sizes).get("t", 0)
-        return self.asked or usual(self.page, getattr(new, "value", new))
+        return self.asked or usual(self.page, 2 if self.train else getattr(new, "value", new))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reading) and all(
-            getattr(self, n) == getattr(other, n) for n in ("page", "sizes", "dtype", "kv_dtype", "schedule", "train")
+            getattr(self, n) == getattr(other, n)
+            for n in ("page", "sizes", "dtype", "kv_dtype", "schedule", "train", "recompute")
         )
+
+    @cached_property
+    def recomputes(self) -> str:
+        """What the backward pass computes again: what was asked for; else selective if the schedule fuses this core."""
+        return self.recompute or ("selective" if self._fuses else "none")
+
+    @cached_property
+    def _fuses(self) -> bool:
+        try:
+            return bool(self.schedule.loops) and region(self.page).key is not None
+        except NoSchedule:
+            return False
+
+    @cached_property
+    def gradient(self) -> Gradient:
+        """The page's gradient. A fused kernel makes its weights again even of what a second forward pass brings."""
+        from attnmath.readings.gradient import gradient
+
+        again = self.recomputes == "full" and self._fuses
+        return gradient(self.page, recompute="selective+full" if again else self.recomputes)
+
+    @cached_property
+    def training(self) -> Training:
+        """The passes of training; NoSchedule for a core whose backward pass none walks."""
+        from attnmath.readings.training import Training
+
+        return Training(self.gradient, self.sizes, self.dtype)
 
     @cached_property
     def program(self) -> Program:
         """What is computed: the page, in training with that of its gradient."""
-        if not self.train:
-            return self.page
-        from attnmath.readings.gradient import gradient
-
-        return gradient(self.page).together
+        return self.gradient.together if self.train else self.page
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -100,13 +129,34 @@ class Reading:
         return () if self.train else caches(self.page, self.sizes)
 
     @cached_property
+    def recomputed(self) -> Flops:
+        """The operations, among all, that the backward pass does a second time; a form's own for all it computes again."""
+        if not self.train:
+            return Flops()
+        again = {self.gradient.renamed[n] for n in self.gradient.again}
+        return total(s for s in self.steps if s.name in again)
+
+    @cached_property
     def core(self) -> Core:
-        return Core(self.page, self.sizes, self.dtype, self.kv_dtype)
+        """The fused region's tensors; in training those of all passes."""
+        return self.training.whole if self.train else Core(self.page, self.sizes, self.dtype, self.kv_dtype)
+
+    @property
+    def passes(self) -> tuple[Core, ...]:
+        """The tensors of each pass: of one, but in training."""
+        return self.training.passes if self.train else (self.core,)
+
+    @cached_property
+    def walks(self) -> tuple[Traffic, ...]:
+        """What the schedule moves, pass by pass; NoSchedule where it cannot walk this core."""
+        if self.train:
+            return self.training.walked(self.schedule, self.at)
+        return (Traffic(self.core, self.schedule, self.at),)
 
     @cached_property
     def traffic(self) -> Traffic:
-        """What the schedule moves; NoSchedule where it cannot walk this core."""
-        return Traffic(self.core, self.schedule, self.at)
+        """What the schedule moves in the forward pass; NoSchedule where it cannot walk this core."""
+        return self.walks[0]
 
     @property
     def walked(self) -> bool:
@@ -117,15 +167,27 @@ class Reading:
             return False
 
     @property
-    def fused_bytes(self) -> Number | None:
-        """What the schedule's loops move; None if none walks this core."""
-        return self.traffic.total if self.walked else None
+    def compulsory_bytes(self) -> Number:
+        """Each pass's inputs and outputs once."""
+        return self.training.compulsory if self.train else self.core.compulsory
 
     @property
-    def fused_memory(self) -> Number:
+    def fused_bytes(self) -> Number | None:
+        """What the schedule's loops move; None if none walks this core."""
+        if not self.walked:
+            return None
+        moved: Number = 0
+        for walk in self.walks:
+            moved = moved + walk.total
+        return moved
+
+    @property
+    def fused_memory(self) -> Number | None:
         """Inputs, outputs, and what the schedule puts into memory beside them; unfused, every tensor while it lives."""
         if not self.schedule.loops:
             return self.core.peak
+        if self.train:
+            return self.training.memory(self.schedule, self.at) if self.walked else None
         return self.core.fused + self.traffic.extra_bytes if self.walked else self.core.fused
 
     def cache_parts(self, per_token: bool, beyond: bool = False) -> list[tuple[Cached, Number]]:
@@ -231,10 +293,8 @@ class Key(Struct, frozen=True):
     read: Callable[[Reading], Number | None]
     source: str = "read off the variant's equations"
     sums: tuple[str, ...] = ()  # the keys it is the sum of
-    forward: bool = False  # known of a forward pass only
 
 
-UNSCHEDULED = "in training it has a backward pass, which has no schedule yet"
 MAC = "a multiply-add is 2 FLOP"
 FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4.1"
 KEYS: dict[str, Key] = {
@@ -270,6 +330,12 @@ KEYS: dict[str, Key] = {
         "what lies outside both: rotary, norms, biases, gates, convolutions, compression",
         lambda r: r.flops.other,
         "the table of operations; a rotation is counted as 8 a pair (a 2x2 product in multiply-adds), of which 6 are real",
+    ),
+    "flops.recomputed": Key(
+        "FLOP",
+        "of all of these, in training, what the backward pass does again since the forward pass does not keep it",
+        lambda r: r.recomputed.total,
+        "Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B: hardware FLOPs less model FLOPs",
     ),
     "flops_by_convention.exact": Key("FLOP", "flops.matmul: the pairs that exist", lambda r: r.flops.matmul, MAC),
     "flops_by_convention.dense": Key(
@@ -314,32 +380,27 @@ KEYS: dict[str, Key] = {
         "bytes",
         "peak of live tensors of the core if its equations run one by one, its inputs held throughout",
         lambda r: r.core.peak,
-        forward=True,
     ),
     "memory_bytes.fused": Key(
         "bytes",
         "peak of live tensors of the core under the schedule: inputs, outputs, and results that come and go",
         lambda r: r.fused_memory,
-        forward=True,
     ),
     "hbm_bytes.compulsory": Key(
         "bytes",
         "the core's inputs and outputs once each, of keys and values what some query sees: no kernel moves less",
-        lambda r: r.core.compulsory,
-        forward=True,
+        lambda r: r.compulsory_bytes,
     ),
     "hbm_bytes.fused": Key(
         "bytes",
         "what the schedule's loops move with no cache behind them",
         lambda r: r.fused_bytes,
         "a block is loaded once per turn of all loops down to the innermost that indexes it, over the mask's tiles",
-        forward=True,
     ),
     "hbm_bytes.unfused": Key(
         "bytes",
         "every equation of the core on its own: intermediates are written and read again",
         lambda r: r.core.unfused,
-        forward=True,
     ),
 }
 

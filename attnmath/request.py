@@ -83,20 +83,26 @@ def check(
         raise InputError(together(errors))
 
 
-def check_trainable(given: Mapping[str, Any]) -> None:
-    """Refuse options that the backward pass has no answer to yet.
+def check_trainable(phase: str, recompute: str | None, given: Mapping[str, Any]) -> None:
+    """Refuse what only a backward pass has a use for, or has none for.
 
-    >>> check_trainable({"gpu": "h100-sxm", "kv-dtype": None})
+    >>> check_trainable("train", "selective", {"kv-dtype": "fp8"})
     Traceback (most recent call last):
         ...
-    attnmath.errors.InputError: --gpu: of no use with --phase train: its backward pass has operations, but no schedule yet,
-        and nothing is cached
+    attnmath.errors.InputError: --kv-dtype: of no use with --phase train: nothing is cached, and no time is estimated
     """
-    if idle := [f"--{k}" for k, v in given.items() if v is not None]:
-        raise InputError(
-            f"{', '.join(idle)}: of no use with --phase train: its backward pass has operations, but no schedule yet, and "
-            "nothing is cached"
-        )
+    from attnmath.readings.recompute import RECOMPUTE
+
+    errors = []
+    if recompute is not None and recompute not in RECOMPUTE:
+        errors.append(str(Unknown("recomputation", recompute, RECOMPUTE)))
+    if phase != TRAIN and recompute is not None:
+        errors.append("--recompute has a use only with --phase train")
+    idle = [f"--{k}" for k, v in given.items() if v is not None] if phase == TRAIN else []
+    if idle:
+        errors.append(f"{', '.join(idle)}: of no use with --phase train: nothing is cached, and no time is estimated")
+    if errors:
+        raise InputError(together(errors))
 
 
 def size_error(v: Any, least: int = 1) -> str:

@@ -23,7 +23,9 @@ class StepCost(Struct, frozen=True):
 
 
 class FlopCounts(Struct, frozen=True):
-    """FLOPs by what they belong to: total = projections + core + other, core = matmul + softmax."""
+    """FLOPs by what they belong to: total = projections + core + other, core = matmul + softmax; of them, what a backward
+    pass does again, `recomputed`.
+    """
 
     total: int
     projections: int
@@ -31,6 +33,7 @@ class FlopCounts(Struct, frozen=True):
     matmul: int
     softmax: int
     other: int
+    recomputed: int = 0
 
 
 class Conventions(Struct, frozen=True):

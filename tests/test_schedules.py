@@ -135,7 +135,7 @@ TRAFFIC_FAULTS = {
     ),
     "the last tile is as large as the others": lambda m: m.setattr(tiling, "_nothing", lambda x: True),
     "a loop of one turn moves": lambda m: m.setattr(Traffic, "_moves", lambda self, loop: True),
-    "results stay on the chip": lambda m: m.setattr(Traffic, "_by_keys", lambda self, name: []),
+    "results stay on the chip": lambda m: m.setattr(Traffic, "_adding", lambda self, name: []),
     "statistics are forgotten": lambda m: m.setattr(Traffic, "_statistics", lambda self, k: 0),
     "accumulators are narrow": lambda m: m.setattr(moving, "state_bits", lambda dtype: 16),
     "loops inside a tensor's own count": lambda m: m.setattr(

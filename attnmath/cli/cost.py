@@ -22,6 +22,7 @@ from attnmath.costs import cost
     help="Which of the variant's equivalent sets of equations [the one that a kernel would take].",
 )
 @options.schedule_option
+@options.recompute_option
 @options.size_options
 @options.dtype_options
 @options.measured_option
@@ -50,7 +51,7 @@ def command(
     \b
     attnmath cost --variant gqa --seq 8k --heads 32
     attnmath cost --variant gqa --seq 128k --heads 64 --kv-heads 8 --phase decode --gpu h100-sxm
-    attnmath cost --variant gated-deltanet --seq 8k --heads 32 --phase train
+    attnmath cost --variant gqa --seq 8k --heads 32 --phase train --recompute full
     attnmath cost --variant mla --seq 4k --heads 128 --d-model 7168 --with rope:layout=interleaved
     attnmath cost --variant gqa --seq 1k,8k,128k --heads 32 --format csv
     attnmath cost --variant gqa --seq 8k --heads 32 --gpu h100-sxm --measured 1.2ms

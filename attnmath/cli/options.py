@@ -156,6 +156,16 @@ def schedule_option(f: F) -> F:
     )(f)
 
 
+def recompute_option(f: F) -> F:
+    """What the backward pass computes again."""
+    return click.option(
+        "--recompute",
+        metavar="none|selective|full",
+        help="With --phase train: what the backward pass computes again: none, all of queries by keys, or everything "
+        "[selective, as fused kernels do; none with --schedule unfused].",
+    )(f)
+
+
 def dtype_options(f: F) -> F:
     """How elements are stored, and on what they are computed."""
     f = click.option(

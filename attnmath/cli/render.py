@@ -151,6 +151,7 @@ SHOWN = (  # (key, label) in the order of the text; a label that is indented is 
     ("flops.matmul", "    matmul"),
     ("flops.softmax", "    softmax"),
     ("flops.other", "  other"),
+    ("flops.recomputed", "  of which again"),
     ("flops_by_convention.dense", "matmul, dense convention"),
     ("flops_by_convention.causal_half", "matmul, causal-half convention"),
     ("flops_by_convention.torch", "torch's counter"),
@@ -276,6 +277,8 @@ def _says_nothing(c: Cost, key: str) -> bool:
     """Whether a number has no meaning for this page, or repeats the one above."""
     if key == "state_bytes":
         return not c.state_bytes
+    if key == "flops.recomputed":
+        return not c.flops.recomputed
     if key.endswith("beyond_windows"):
         return bool(c[key] == c.kv_cache_bytes_per_token)
     return key.endswith("causal_half") and c.inputs.get("mask", "") in (None, "full")

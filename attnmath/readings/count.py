@@ -313,7 +313,7 @@ def _whole_blocks(i: Index) -> bool:
 
 def core(program: Program) -> tuple[Equation, ...]:
     """The fused region: the equations in which a query meets a key, or that belong to a recursion or read its state, or are
-    made chunk by chunk.
+    made chunk by chunk; and those that make a number for each row of pairs out of what the region has, for it to read.
 
     >>> from attnmath import variants
     >>> [e.out.name for e in core(variants.get("mha").program)]
@@ -330,7 +330,23 @@ def core(program: Program) -> tuple[Equation, ...]:
         chunked = "c" in letters(e.out)
         return chunked or e.out.name in states or any(r.name in states for a in e.alts for r in refs(a))
 
-    return tuple(e for e in program.equations if e.alts and e.out.name not in free and (meets(e) or steps(e)))
+    inside = {e.out.name: e for e in program.defined.values() if e.out.name not in free and (meets(e) or steps(e))}
+    read = {r.name for e in inside.values() for r in e.reads}
+    rows = [_row(e.out, pair) for e in inside.values() for pair in program.sees]
+
+    def of_rows(e: Equation) -> bool:
+        mine = e.out.name in read and {r.name for r in e.reads} <= read | set(inside)
+        return mine and e.out.name not in free and set(letters(e.out)) in rows
+
+    return tuple(e for e in program.defined.values() if e.out.name in inside or of_rows(e))
+
+
+def _row(out: Ref, pair: tuple[str, str]) -> set[str] | None:
+    """The indices of a row of what is indexed by a query and its keys; None of anything else."""
+    q, k = pair[0], set(pair[1].split())
+    found = letters(out)
+    rest = {d for d in found if not k & set(digits(d))}
+    return rest if q in rest and k <= {p for d in found for p in digits(d)} else None
 
 
 def recursive(program: Program) -> frozenset[str]:

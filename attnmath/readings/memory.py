@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
 from attnmath.language.arith import Number, any_true, ceil_div, known, maximum, minimum, prod
 from attnmath.language.masks import Mask
-from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, letters, refs
+from attnmath.language.syntax import OFFSETS, Equation, Group, Index, Program, Ref, Shift, digits, letters, ops, refs
 from attnmath.readings.count import Space, core, learned, recursive
 
 BITS: dict[str, int] = {
@@ -256,18 +257,82 @@ def from_cache(program: Program) -> frozenset[str]:
     return frozenset(e.out.name for e in program.equations if len(e.alts) == 1 and whole(e))
 
 
-class Core:
-    """The fused region's tensors at given sizes and dtypes; every answer is in bytes."""
+class Run(Struct, frozen=True):
+    """Equations that run as one operation, the tensors that it reads and those that it leaves."""
 
-    def __init__(self, program: Program, sizes: Mapping[str, Number], dtype: str, kv_dtype: str) -> None:
-        self.space, self.equations, self.dtype = Space(program, sizes), core(program), dtype
+    equations: tuple[Equation, ...]
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.equations))
+
+
+def _renames(e: Equation) -> str | None:
+    """The tensor that an equation only gives another name, its indices in whatever order."""
+    x = e.alts[0] if len(e.alts) == 1 else None
+    plain = isinstance(x, Ref) and all(isinstance(i, str) and i != "last" for i in x.index)
+    return x.name if isinstance(x, Ref) and plain and sorted(map(str, e.out.index)) == sorted(map(str, x.index)) else None
+
+
+def _rows_together(equations: list[Equation], keys: set[str]) -> Iterator[list[Equation]]:
+    """The equations in groups: what reads along a row a number of that same row, with what makes the number."""
+    made = {e.out.name: e for e in equations}
+    leader = {n: n for n in made}
+
+    def find(n: str) -> str:
+        while leader[n] != n:
+            n = leader[n]
+        return n
+
+    def along(e: Equation) -> bool:
+        return any(set(digits(d)) & set(k.split()) for d in letters(e.out) for k in keys)
+
+    def sums(e: Equation) -> bool:
+        over = {d for a in e.alts for o in ops(a) for x in o.over for d in digits(x)}
+        return any(set(k.split()) <= over for k in keys) and not along(e)
+
+    numbers = {n for n, e in made.items() if sums(e)}
+    for n, e in made.items():
+        for r in {r.name for r in e.reads} & numbers:
+            leader[find(n)] = find(r)
+        if n in numbers:  # what it sums up, if that reads a row's number itself
+            for r in (r.name for r in e.reads if r.name in made and {x.name for x in made[r.name].reads} & numbers):
+                leader[find(n)] = find(r)
+    groups: dict[str, list[Equation]] = {}
+    for e in equations:
+        groups.setdefault(find(e.out.name), []).append(e)
+    yield from sorted(groups.values(), key=lambda g: equations.index(g[-1]))
+
+
+class Core:
+    """The fused region's tensors at given sizes and dtypes; every answer is in bytes.
+
+    `equations`: a part of the region, as one of several passes over it; `wide`: tensors kept in single precision at the
+    least; `drawn`: what is drawn at random lies in memory, a byte each, for another pass to read.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Mapping[str, Number],
+        dtype: str,
+        kv_dtype: str,
+        equations: tuple[Equation, ...] | None = None,
+        wide: Iterable[str] = (),
+        drawn: bool = False,
+    ) -> None:
+        self.space, self.dtype, self.drawn, self.wide = Space(program, sizes), dtype, drawn, frozenset(wide)
+        self.equations = core(program) if equations is None else equations
         self.bits = {n: bits(kv_dtype if n in from_cache(program) else dtype) for n in program.tensors}
+        self.bits |= {n: state_bits(dtype) for n in self.wide}
+        self.bits |= {n: 8 for n in program.tensors if n.startswith(DRAWN)}
         self.index = program.tensors
         made = {e.out.name for e in self.equations}
         read = dict.fromkeys(r.name for e in self.equations for a in e.alts for r in refs(a) if self._moves(r.name))
-        outside = {r.name for e in program.equations if e not in self.equations for a in e.alts for r in refs(a)}
+        outside = {r.name for e in program.equations if e.out.name not in made for r in e.reads}
         self.inputs = tuple(n for n in read if n not in made)
-        self.outputs = tuple(n for n in made if n in outside or n == program.output)
+        self.outputs = tuple(n for n in made if n in outside or n not in read)
         found = caches(program, sizes) if recursive(program) else ()
         self.states = tuple(c for c in found if c.rows is None and c.tensor in made)
         self.bits |= {n: state_bits(dtype) for n in recursive(program)}
@@ -279,7 +344,7 @@ class Core:
         """
         given = self.space.program.inputs.get(name)
         if "b" in self.index[name]:
-            return not name.startswith(DRAWN)
+            return self.drawn or not name.startswith(DRAWN)
         return given is not None and not learned(given) and {"t", "n"} <= set(map(str, given.index))
 
     def bytes(self, names: Iterable[str]) -> Number:
@@ -385,23 +450,36 @@ class Core:
             total = total + in_bytes(elements * self.bits[n])
         return total
 
-    def step_bytes(self, e: Equation) -> Number:
-        """What one equation moves on its own: every tensor it reads, and the one it writes, in full."""
-        return self.bytes(
-            dict.fromkeys(
-                (
-                    e.out.name,
-                    *(r.name for a in e.alts for r in refs(a) if self._moves(r.name)),
-                )
-            )
-        )
+    @cached_property
+    def steps(self) -> tuple[Run, ...]:
+        """The equations as they run one by one. A tensor under another name is the same tensor. What needs the sum or the
+        maximum of a row before it goes along that row again is one operation, as a softmax is.
+        """
+        same: dict[str, str] = {}
+        for e in self.equations:
+            if (old := _renames(e)) and e.out.name not in self.outputs:
+                same[e.out.name] = same.get(old, old)
+        own = [e for e in self.equations if e.out.name not in same]
+        found = []
+        for group in _rows_together(own, {k for _, k in self.space.masks}):
+            inside = {e.out.name for e in group}
+            later = {r.name for e in own if e not in group for r in e.reads} | set(self.outputs)
+            read = dict.fromkeys(same.get(r.name, r.name) for e in group for r in e.reads if self._moves(r.name))
+            later |= {same.get(n, n) for n in later}
+            made = tuple(n for n in inside if n in later or len(group) == 1)
+            found.append(Run(tuple(group), tuple(n for n in read if n not in inside), made))
+        return tuple(found)
+
+    def step_bytes(self, step: Run) -> Number:
+        """What one operation moves on its own: every tensor it reads, and what it writes, in full."""
+        return self.bytes((*step.reads, *step.makes))
 
     @property
     def unfused(self) -> Number:
         """What the equations move one by one: every intermediate is written and read again."""
         total: Number = 0
-        for e in self.equations:
-            total = total + self.step_bytes(e)
+        for step in self.steps:
+            total = total + self.step_bytes(step)
         return total
 
     @property
@@ -409,10 +487,10 @@ class Core:
         """Peak of live tensors if the equations run one by one: a tensor lives until its last reader has run, the core's
         inputs and outputs to the end.
         """
-        last = {r.name: now for now, e in enumerate(self.equations) for a in e.alts for r in refs(a)}
-        last |= dict.fromkeys((*self.inputs, *self.outputs), len(self.equations))
-        born = dict.fromkeys(self.inputs, 0) | {e.out.name: now for now, e in enumerate(self.equations)}
-        live = (tuple(n for n in born if born[n] <= now <= last.get(n, now)) for now in range(len(self.equations)))
+        last = {n: now for now, step in enumerate(self.steps) for n in step.reads}
+        last |= dict.fromkeys((*self.inputs, *self.outputs), len(self.steps))
+        born = dict.fromkeys(self.inputs, 0) | {n: now for now, step in enumerate(self.steps) for n in step.makes}
+        live = (tuple(n for n in born if born[n] <= now <= last.get(n, now)) for now in range(len(self.steps)))
         best: Number = 0
         for names in dict.fromkeys(live):
             best = maximum(best, self.resident(names))

@@ -46,7 +46,9 @@ class Loop(Struct, frozen=True):
 
 class Schedule(Struct, frozen=True):
     """Loops, outermost first, and what is known of them. `in_turn`: parts of the keys come one after the other, and results
-    travel between them; otherwise all at once, combined at the end. `spills`: scores and results leave the chip at each tile.
+    travel between them; otherwise all at once, combined at the end. `spills`: scores and results leave the chip at each tile;
+    `in_place`: results that come and go do so as they are stored. Of a backward pass, `statistics`: the numbers that say
+    what a row of weights was divided by; `sums_first`: the rows' sums D are made before it, and not at each visit.
     """
 
     name: str
@@ -56,6 +58,9 @@ class Schedule(Struct, frozen=True):
     source: str = ""
     in_turn: bool = False
     spills: bool = False
+    in_place: bool = False
+    statistics: int = 1
+    sums_first: bool = False
 
     def __str__(self) -> str:
         return " ".join(map(str, self.loops))
@@ -135,6 +140,14 @@ SCHEDULES: dict[str, Schedule] = {
             DAO,
         ),
         Schedule(
+            "flash-1-in-place",
+            _loops("b heads n/192 t/128"),
+            "the same to the letter of its algorithm: what comes and goes is the result itself, as it is stored",
+            "keys, values and scores of a tile",
+            f"{DAO}, line 12, and theorem 1: beside inputs and result, memory holds two numbers a row",
+            in_place=True,
+        ),
+        Schedule(
             "flash-2",
             _loops("b heads t/128 n/64"),
             "a block of queries stays and keys stream by",
@@ -193,6 +206,48 @@ SCHEDULES: dict[str, Schedule] = {
         ),
     )
 }
+
+
+DAO_BACK = "Dao et al. 2022, arXiv:2205.14135, algorithm 4"
+DAO2_BACK = "Dao 2023, arXiv:2307.08691, algorithm 2; tile: flash-attention 2, head width 128 on A100"
+SHAH_BACK = "Shah et al. 2024, arXiv:2407.08608, appendix B.1; tile: flash-attention 3, head width 128, causal"
+KEYS_STAY = "a block of keys stays with its gradients, queries stream by, and the queries' gradients come and go"
+TILES_BACK = "keys, values, gradients of both, scores and their gradients of a tile"
+BACKWARD: dict[str, Schedule] = {  # the backward pass beside a forward one of that name
+    s.name: s
+    for s in (
+        SCHEDULES["unfused"],
+        Schedule("flash-1", _loops("b heads n/192 t/128"), KEYS_STAY, TILES_BACK, DAO_BACK, statistics=2),
+        Schedule(
+            "flash-1-in-place",
+            _loops("b heads n/192 t/128"),
+            KEYS_STAY,
+            TILES_BACK,
+            DAO_BACK,
+            in_place=True,
+            statistics=2,
+        ),
+        Schedule("flash-2", _loops("b heads n/128 t/64"), KEYS_STAY, TILES_BACK, DAO2_BACK, sums_first=True),
+        Schedule("flash-3", _loops("b heads n/128 t/64"), KEYS_STAY, TILES_BACK, SHAH_BACK, sums_first=True),
+    )
+}
+
+
+def backward(schedule: Schedule) -> Schedule:
+    """The schedule of the backward pass beside that of a forward one: the row of its name, with other tiles if it has others;
+    of loops without a name, the same loops. NoSchedule if its authors have none.
+
+    >>> str(backward(named("flash-2"))), str(backward(parse("flash-1:t=64,n=384"))), str(backward(parse("b h t/64 n/64")))
+    ('b heads n/128 t/64', 'b heads n/384 t/64', 'b h t/64 n/64')
+    """
+    if not schedule.name:
+        return replace(schedule, sums_first=True)
+    if schedule.name not in BACKWARD:
+        raise NoSchedule(f"{schedule.name} has no backward pass here; these have: {', '.join(BACKWARD)}")
+    row = BACKWARD[schedule.name]
+    if schedule.loops == SCHEDULES[schedule.name].loops:
+        return row
+    return replace(row, loops=tuple(replace(x, tile=schedule.tile(x.index[0]) or x.tile) for x in row.loops))
 
 
 def named(name: str) -> Schedule:
@@ -259,7 +314,9 @@ def usual(page: Program, new_tokens: int) -> Schedule:
 
 
 class Region(Struct, frozen=True):
-    """The core as a schedule sees it: its equations, the key's index (None: a recursion), and its one softmax, if any."""
+    """The core as a schedule sees it: its equations, the key's index (None: a recursion), and its one softmax, if any: the
+    equation, or of a softmax in parts the one that makes a row's maximum.
+    """
 
     equations: tuple[Equation, ...]
     key: str | None
@@ -271,14 +328,15 @@ class Region(Struct, frozen=True):
         return tuple(dict.fromkeys(i for e in self.equations for x in (e.out, *e.alts) for i in letters(x)))
 
 
-def region(page: Program) -> Region:
-    """The core of a page that loops can walk; NoSchedule, naming what is in the way, otherwise.
+def region(page: Program, equations: tuple[Equation, ...] | None = None) -> Region:
+    """The core of a page that loops can walk, or those of its equations that are one pass; NoSchedule, naming what is in the
+    way, otherwise.
 
     >>> from attnmath import variants
     >>> region(variants.get("mla").program).key
     'n'
     """
-    inside = core(page)
+    inside = core(page) if equations is None else equations
     if not inside:
         raise NoSchedule("no query meets a key here: there is nothing to walk")
     found = [r for e in inside for x in (e.out, *e.alts) for r in refs(x)]
@@ -288,18 +346,38 @@ def region(page: Program) -> Region:
     if any(_joined(i) for r in found for i in r.index):
         raise NoSchedule("keys of two kinds in one softmax: no schedule here walks both")
     keys = [k for q, k in page.sees if q == "t" and set(k.split()) <= {d for r in found for d in letters(r)}]
-    soft = [e for e in inside if any(o.name == "softmax" for a in e.alts for o in ops(a))]
+    soft = [e for e in inside if any(o.name in NORMALISES for a in e.alts for o in ops(a))]
     if len(keys) > 1 or (keys and " " in keys[0]):
         raise NoSchedule("queries meet keys under several masks: no schedule here walks them together")
     if len(soft) > 1:
         raise NoSchedule("two softmaxes into one result: one pass over the keys cannot normalise both")
     if keys and recursive(page):
         raise NoSchedule("a recursion beside pairs of queries and keys: no schedule here walks both")
-    if soft and (not keys or soft[0].alts[0].over != (keys[0],)):  # type: ignore[union-attr]
+    along = [o.over for e in soft for a in e.alts for o in ops(a) if o.name in NORMALISES]
+    if soft and (not keys or along != [(keys[0],)]):
         raise NoSchedule("a softmax along another axis than the keys'")
+    if keys and not soft and (late := _needs_all_keys(inside, keys[0])):
+        raise NoSchedule(
+            f"`{late}` takes all keys of a row before the first one is used: no single pass over them has it; with "
+            "recomputation selective it is made beforehand, where that is the same"
+        )
+    if scattered := [e for e in inside if any(refs(i) for i in e.out.index)]:
+        raise NoSchedule(f"`{scattered[0]}` is written where a table or the data say: no schedule here walks that")
     if any(o.name == "topk" for e in inside for a in e.alts for o in ops(a)):
         raise NoSchedule("a selection needs all scores at once: no schedule here streams it")
     return Region(inside, keys[0] if keys else None, soft[0] if soft else None)
+
+
+NORMALISES = ("softmax", "max")  # what makes a row's largest score: once in a softmax
+
+
+def _needs_all_keys(inside: Iterable[Equation], key: str) -> Equation | None:
+    """The equation that sums along a row what is then read along that row."""
+    sums = {
+        e.out.name: e for e in inside if key not in letters(e.out) and any(key in o.over for a in e.alts for o in ops(a))
+    }
+    read = [r.name for e in inside if key in letters(e.out) for r in e.reads]
+    return next((sums[n] for n in read if n in sums), None)
 
 
 def _chosen(i: Index, free: frozenset[str]) -> bool:
@@ -312,8 +390,9 @@ def _joined(i: Index) -> bool:
     return isinstance(i, Cat) or (isinstance(i, str) and "|" in i)
 
 
-def bound(schedule: Schedule, page: Program) -> Schedule:
-    """The schedule in a page's own indices: `heads`, `kv` and `shared` filled in, each loop over something that the core has.
+def bound(schedule: Schedule, page: Program, own: Region | None = None) -> Schedule:
+    """The schedule in a page's own indices: `heads`, `kv` and `shared` filled in, each loop over something that the core, or
+    the pass over it that is given, has.
 
     Raises Unknown, with the nearest indices, for a loop over none; NoSchedule if the core cannot be walked so.
 
@@ -323,7 +402,7 @@ def bound(schedule: Schedule, page: Program) -> Schedule:
     """
     if not schedule.loops:
         return schedule
-    own = region(page)
+    own = own or region(page)
     heads = [i for i in HEADS if i in own.index]
     keyed = {
         d

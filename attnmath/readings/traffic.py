@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from attnmath.errors import NoClosedForm
+from attnmath.errors import NoClosedForm, NoSchedule
 from attnmath.language.arith import Number, maximum, minimum, prod
 from attnmath.language.masks import Mask, Piece
 from attnmath.language.syntax import letters, refs
@@ -53,11 +53,20 @@ class Traffic:
     ) -> None:
         self.core, self.cache_bytes, self._at = core, cache_bytes, at or {}
         page = core.space.program
-        self.schedule = bound(schedule, page)
-        self.region = region(page) if self.schedule.loops else None
+        self.region = region(page, core.equations) if schedule.loops else None
+        self.schedule = bound(schedule, page, self.region)
         self.key = self.region.key if self.region else None
         self.sizes = core.space.sizes
+        pairs = [n for n in core.outputs if self.region and self.region.softmax and self._scores_like(n)]
+        if pairs:
+            raise NoSchedule(
+                f"the backward pass reads {', '.join(pairs)}, weights that no pass over the keys has before its end; with "
+                "recomputation selective it makes them again"
+            )
         self.wide = state_bits(core.dtype)
+
+    def _scores_like(self, name: str) -> bool:
+        return {"t", self.key} <= set(self._index(name))
 
     @property
     def total(self) -> Number:
@@ -71,8 +80,11 @@ class Traffic:
     def parts(self) -> tuple[Part, ...]:
         """Each tensor's bytes, by what becomes of it."""
         if not self.schedule.loops:
-            return tuple((str(e), self.core.step_bytes(e)) for e in self.core.equations)
-        found: list[Part] = [(f"{n}, read", self._bytes(self._loaded(n), n)) for n in self.core.inputs]
+            return tuple((str(step), self.core.step_bytes(step)) for step in self.core.steps)
+        found: list[Part] = [
+            (f"{n}, read", self._bytes(self._loaded(n), n) * (self.schedule.statistics if n in self.core.wide else 1))
+            for n in self.core.inputs
+        ]
         if self.schedule.spills:
             found += self._scores()
         for n in self.core.outputs:
@@ -89,12 +101,12 @@ class Traffic:
         if not self.schedule.loops:
             return held
         for n in self.core.outputs:
-            row = self._row(n)
             held = held + self._around(n)[1]
             if self._apart(n):
-                held = held + in_bytes(self._parts_of_keys * self._rows(row + self._statistics(1)) * self.wide)
+                held = held + in_bytes((self._parts(n) + self._parts_of_keys * self._rows(1)) * self.wide)
             elif self._travels(n):
-                held = held + in_bytes(self._rows(row + self._statistics(2)) * self.wide)
+                beside = 0 if self.schedule.in_place else self._whole(n)
+                held = held + in_bytes((beside + self._rows(2)) * self.wide)
         if self.schedule.spills:
             outer = prod(self.sizes[i] for i in self._scored if i not in self._names)
             tile = prod(minimum(x.tile, self._length(x)) for x in self.schedule.loops if x.index[0] in self._scored)
@@ -241,15 +253,21 @@ class Traffic:
 
     # -- results
 
-    def _row(self, name: str) -> Number:
-        """The numbers of a result for one query of one head and sequence."""
-        return prod(self.sizes[i] for i in self._index(name) if i not in ("t", *self._heads))
+    def _whole(self, name: str) -> Number:
+        """The numbers of a result."""
+        return prod(self.sizes[i] for i in self._index(name))
+
+    def _parts(self, name: str) -> Number:
+        """The numbers of a result, of each part of the keys."""
+        return self._parts_of_keys * self._whole(name)
 
     @cached_property
     def _heads(self) -> tuple[str, ...]:
         """The indices of a row of scores, beside the query's."""
         if self.region is None or self.key is None:
             return ()
+        if self.region.softmax:
+            return tuple(i for i in letters(self.region.softmax.out) if i not in ("t", self.key))
         scores = next(e.out for e in self.region.equations if {"t", self.key} <= set(letters(e.out)))
         return tuple(i for i in letters(scores) if i not in ("t", self.key))
 
@@ -257,53 +275,64 @@ class Traffic:
         """Maximum and sum of each row, or their logarithm; of no softmax, none."""
         return how_many if self.region and self.region.softmax else 0
 
-    def _rows(self, width: Number) -> Number:
-        return prod(self.sizes[i] for i in self._heads) * self.sizes["t"] * width
+    def _rows(self, how_many: int) -> Number:
+        """The numbers of rows' statistics."""
+        return prod(self.sizes[i] for i in self._heads) * self.sizes["t"] * self._statistics(how_many)
 
     def _around(self, name: str) -> tuple[tuple[Loop, ...], Number]:
         """The path of a result; all loops where results leave the chip at each tile."""
         path, noted = (self.schedule.loops, 0) if self.schedule.spills else self._path(self._index(name))
         for x in path:
-            if set(x.index) & {self.key, PARTS}:
+            if not self._along(x, name):
                 noted = noted + self._noted(x)
         return path, noted
 
-    def _by_keys(self, name: str) -> list[Loop]:
+    def _adding(self, name: str) -> list[Loop]:
+        """The loops between whose turns a result leaves the chip: those that go round it without stepping along it."""
         path, _ = self._around(name)
-        return [x for x in path if self.key and set(x.index) & {self.key, PARTS} and self._moves(x)]
+        return [x for x in path if self.key and not self._along(x, name) and self._moves(x)]
+
+    def _along(self, loop: Loop, name: str) -> bool:
+        return self._steps(loop, self._index(name))
 
     def _apart(self, name: str) -> bool:
         """Whether parts of the keys make results at once."""
-        return not self.schedule.in_turn and any(x.index == (PARTS,) for x in self._by_keys(name))
+        return not self.schedule.in_turn and any(x.index == (PARTS,) for x in self._adding(name))
 
     def _travels(self, name: str) -> bool:
-        return bool(self._by_keys(name)) and not self._apart(name)
+        return bool(self._adding(name)) and not self._apart(name)
 
     def _results(self, name: str) -> list[Part]:
         path, noted = self._around(name)
         once = in_bytes(self._elements(name) * self.core.bits[name])
-        if self.key is None or not self._by_keys(name):
+        if self.region and self.region.softmax and name in self.core.wide:  # which visits have read and written anyway
+            return [] if any(map(self._travels, self.core.outputs)) else [(f"{name}, written", once)]
+        if self.key is None or not self._adding(name):
             return [(f"{name}, written", once + (noted if self.key else 0))]
-        row = self._row(name)
         if self._apart(name):
-            part = in_bytes(self._parts_of_keys * self._rows(row + self._statistics(1)) * self.wide)
+            part = in_bytes((self._parts(name) + self._parts_of_keys * self._rows(1)) * self.wide)
             return [
                 (f"{name}, parts of it, written", part + noted),
                 (f"{name}, parts of it, read and combined", part),
                 (f"{name}, written", once),
             ]
-        index = ("t", *self._heads)
-        visits = self._turned(index, path)
-        first = self._turned(index, tuple(x for x in path if not set(x.index) & {self.key, PARTS}))
-        kept = self._statistics(2)
+        visits, first, kept = self._visits(name, path)
+        wide = self.core.bits[name] if self.schedule.in_place else self.wide
         return [
-            (f"{name}, read at each visit", in_bytes(visits * (row + kept) * self.wide) + noted),
+            (f"{name}, read at each visit", in_bytes(visits * wide + kept * self.wide) + noted),
             (
                 f"{name}, written at each visit but the last",
-                in_bytes(((visits - first) * row + visits * kept) * self.wide),
+                in_bytes((visits - first) * wide + kept * self.wide),
             ),
             (f"{name}, written", once),
         ]
+
+    def _visits(self, name: str, path: tuple[Loop, ...]) -> tuple[Number, Number, Number]:
+        """(the numbers of a result at all visits of the loops, at the first ones, a row's maximum and sum at all)."""
+        index = self._index(name)
+        first = self._turned(index, tuple(x for x in path if self._along(x, name)))
+        rows = self._turned(("t", *self._heads), path) if self._statistics(2) else 0
+        return self._turned(index, path), first, self._statistics(2) * rows
 
     @cached_property
     def _spilled(self) -> tuple[str, ...]:

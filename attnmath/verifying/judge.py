@@ -642,6 +642,9 @@ def unfused(
         and "[b " in left
         and not re.search(r"-(past|kept)\b", right)
     ]
+    texts = {left.split("[")[0]: (left, right) for left, right in lines}
+    same = {out: next(iter(read)) for out, read in core if _another_name(*texts[out])}
+    core = [(out, {same.get(n, n): None for n in read}) for out, read in core if out not in same]
     moved = sum(bytes_[n] for out, read in core for n in {out: None, **read})
     made = {out for out, _ in core}
     peak, inputs = 0, {n for _, read in core for n in read if n not in made}
@@ -650,6 +653,12 @@ def unfused(
         alive = {out, *inputs} | {n for n in later if n in {o for o, _ in core[:now]}}
         peak = max(peak, sum(bytes_[n] for n in alive))
     return moved, peak
+
+
+def _another_name(left: str, right: str) -> bool:
+    """Whether a line says the same numbers again."""
+    read = re.fullmatch(r"[A-Za-z]\w*\[([^][]*)\]", right)
+    return bool(read) and sorted(read[1].split()) == sorted(left.partition("[")[2].rstrip("]").split())
 
 
 def _as_it_is(left: str, right: str, given: Mapping[str, list[str]]) -> bool:

@@ -6,6 +6,7 @@ nothing to say about (a page with one form, where forms should agree) yields not
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
@@ -28,9 +29,11 @@ from attnmath.readings import evaluate as evaluating
 from attnmath.readings import streams
 from attnmath.readings.count import Flops, count, parameters, total
 from attnmath.readings.memory import Core, caches
+from attnmath.readings.gradient import gradient
 from attnmath.readings.schedules import SCHEDULES, parse, region
 from attnmath.readings.text import latex_lines, lines
 from attnmath.readings.traffic import Traffic
+from attnmath.readings.training import Training
 from attnmath.verifying import judge
 from attnmath.verifying.cases import Array, Case, MaskCase, PageCase, arrays, sliced, walked
 from attnmath.verifying.loops import LoopWalk, allowed, cut
@@ -508,6 +511,8 @@ def traffic(case: Case, rng: Random) -> Iterator[Compared]:
         *(rng.choice(SIDES) for _ in range(3)), heads=" ".join(own), first=" ".join(own[:-1]), last=" ".join(own[-1:])
     )
     yield from walked_loops(case, text)
+    if "z=" not in text:
+        yield from walked_backward(case, text)
 
 
 def _all_see(case: Case) -> bool:
@@ -535,6 +540,39 @@ def walked_loops(case: Case, text: str) -> Iterator[Compared]:
     sizes = {**case.sizes, "past": case.sizes.get("past", 0)}
     want = LoopWalk(text, sizes, str(case.page.sees["t", "n"]), reads, writes).total
     yield same(f"bytes that the loops {text} move", Traffic(inside, parse(text)).total, want)
+
+
+def walked_backward(case: Case, text: str) -> Iterator[Compared]:
+    """The same of training: what the forward pass keeps of each row, the rows' sums, and the loops of the backward pass.
+
+    >>> from attnmath.verifying.cases import draw
+    >>> [c.holds for c in walked_backward(draw("variant", "mqa", 0), "b h n/2 t/2")]
+    [True, True, True]
+    """
+    sizes = {**case.sizes, "past": case.sizes.get("past", 0)}
+    try:
+        first, *rows, last = Training(gradient(case.page, recompute="selective"), sizes, "bf16").walked(parse(text))
+    except NoSchedule:
+        return
+    mask, axes = str(case.page.sees["t", "n"]), last.core.index
+    reads, writes = ({n: [str(i) for i in axes[n]] for n in names} for names in (last.core.inputs, last.core.outputs))
+    if any({"t", "n"} <= set(x) or not {"t", "n"} & set(x) for x in (*reads.values(), *writes.values())):
+        return
+    if any(len(x) == 2 or set(x) - set(sizes) for x in (*reads.values(), *writes.values())):
+        return
+    a_row = [n for n in reads if n.startswith(("LSE", "D"))]
+    want = LoopWalk(text, sizes, mask, reads, writes, None, a_row, statistics=0).total
+    yield same(f"bytes that the loops {text} move backward", last.total, want)
+    (name,) = (n for n in first.core.outputs if n.startswith("LSE"))
+    others = {n: [str(i) for i in axes[n]] for n in first.core.outputs if n != name}
+    asked = {n: [str(i) for i in axes[n]] for n in first.core.inputs}
+    walk = LoopWalk(text, sizes, mask, asked, others)
+    kept = 0 if walk.moved["travel"] else 4 * math.prod(sizes[i] for i in axes[name])
+    yield same(f"bytes that the loops {text} move forward, with what is kept", first.total, walk.total + kept)
+    for one in rows:
+        lengths = {n: math.prod(sizes[str(i)] for i in axes[n]) for n in (*one.core.inputs, *one.core.outputs)}
+        want = sum(x * (4 if n.startswith("D") else 2) for n, x in lengths.items())
+        yield same("bytes of the rows' sums", one.total, want)
 
 
 # -- masks

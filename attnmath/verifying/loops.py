@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attnmath.verifying.judge import sees
@@ -44,7 +44,8 @@ class LoopWalk:
     visit loads or writes are added up (`moved` by tensor, `total`).
 
     One slot per tensor, which is emptied when a loop outside its own, or its own, moves on; or, with `lru` bytes, a cache
-    that keeps the blocks used last. `reads` and `writes`: the letters of each tensor that is read and written.
+    that keeps the blocks used last. `reads` and `writes`: the letters of each tensor that is read and written; `wide`: those
+    of four bytes; `statistics`: the numbers that go with each row of a result; `travel`: bytes of a result on its way.
     """
 
     def __init__(
@@ -55,8 +56,12 @@ class LoopWalk:
         reads: Mapping[str, Sequence[str]],
         writes: Mapping[str, Sequence[str]],
         lru: int | None = None,
+        wide: Collection[str] = (),
+        statistics: int = 2,
+        travel: int = WIDE,
     ) -> None:
         self.sizes, self.lru, self.reads, self.writes = sizes, lru, reads, writes
+        self.wide, self.statistics, self.travel = wide, statistics, travel
         self.tensors = {**reads, **writes}
         self.cache: OrderedDict[tuple[Any, ...], int] = OrderedDict()
         words = [w.replace("=", "/-") for w in text.split()]
@@ -107,7 +112,7 @@ class LoopWalk:
 
     def load(self, name: str, here: Mapping[str, int], held: dict[Any, tuple[Any, ...]]) -> None:
         """A block that is read, unless it is there."""
-        size = self.elements(name, here) * NARROW
+        size = self.elements(name, here) * (WIDE if name in self.wide else NARROW)
         if self.lru is not None:
             block = (name, *(here[d] for d in self.names if d in self.tensors[name]))
             self.moved[name] += 0 if self.touch(block, size, self.lru) else size
@@ -133,11 +138,16 @@ class LoopWalk:
             block = (name, *(here[d] for d in self.names if d in index))
             self.touch(block, self.elements(name, here) * NARROW, self.lru)
             return
-        outer, wide = self.names[: self.depth(name) + 1], self.sizes[index[-1]]
-        if "n" in outer and self.parts == 1 and self.turns("n") > 1:
-            rows = self.elements(name, here) // wide
-            self.moved["travel"] += 2 * rows * (wide + 2) * WIDE
-            block = ("written", name, *(here[d] for d in outer if d != "n"))
-            if block not in held:  # its last visit writes what is counted as the result
-                held[block] = ()
-                self.moved["travel"] -= rows * wide * WIDE
+        outer = self.names[: self.depth(name) + 1]
+        adding = [d for d in outer if d not in (*index, "z") and self.turns(d) > 1]
+        slot = tuple(here[d] for d in outer)
+        if not adding or self.parts > 1 or held.get(("sum", name)) == slot:
+            return
+        held["sum", name] = slot
+        numbers = self.elements(name, here)
+        rows = numbers // self.sizes[index[-1]]
+        self.moved["travel"] += 2 * (numbers * self.travel + rows * self.statistics * WIDE)
+        block = ("written", name, *(here[d] for d in outer if d in index))
+        if block not in held:  # its last visit writes what is counted as the result
+            held[block] = ()
+            self.moved["travel"] -= numbers * self.travel
