@@ -18,12 +18,15 @@ STEP = 64  # of the inner dimension that one turn of the loop takes
 
 
 class Product(Struct, frozen=True):
-    """(m by k) times (k by n), floats or arrays; bytes are per element."""
+    """(m by k) times (k by n), floats or arrays; bytes are per element, of the second operand `weight_bytes` if it is stored
+    otherwise.
+    """
 
     m: Any
     n: Any
     k: Any
     bytes: float = 2.0
+    weight_bytes: float | None = None
 
     @property
     def flops(self) -> Number:
@@ -33,7 +36,8 @@ class Product(Struct, frozen=True):
     @property
     def hbm_bytes(self) -> Number:
         """Both operands and the result once."""
-        return (self.m * self.k + self.k * self.n + self.m * self.n) * self.bytes
+        stored = self.bytes if self.weight_bytes is None else self.weight_bytes
+        return (self.m * self.k + self.m * self.n) * self.bytes + self.k * self.n * stored
 
 
 def gemm(p: Product, m: Machine, k: Mapping[str, float], warm: bool) -> Times:

@@ -47,7 +47,8 @@ def bidirectional(p: Piece) -> bool:
 def reading(
     p: Piece, tokens: dict[str, int], dtype: str = "bf16", kv_dtype: str = "bf16", train: bool = False
 ) -> Reading:
-    """A piece's page in the form that a kernel would take, at its sizes; `train`: with the page of its gradient.
+    """A piece's page in the form that a kernel would take, at its sizes; `train`: with the page of its gradient, nothing
+    computed again.
 
     >>> linear = Piece("mlp", "linear", (), {"d-model": 8, "out": 3}, None, (), "tokens")
     >>> reading(linear, {"b": 1, "t": 5}).flops.projections
@@ -58,7 +59,7 @@ def reading(
     form, _ = usual_form(layer, given, dtype, kv_dtype, train)
     page = layer.form(form)
     sizes, _ = layer.sizes(given, page=page)
-    return Reading(page, sizes, dtype, kv_dtype, train=train)
+    return Reading(page, sizes, dtype, kv_dtype, train=train, recompute="none" if train else None)
 
 
 def choosing(page: Program) -> frozenset[str]:

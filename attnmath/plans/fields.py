@@ -49,6 +49,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "data": Key("size", 1, "replicas, a share of the requests each"),
         "expert": Key("size", 1, "ranks that share the routed experts, among those of tensor and data"),
         "context": Key("size", 1, "ranks that share a sequence's cache"),
+        "imbalance": Key("number", 1.0, "the busiest expert rank's tokens, over the mean"),
     },
     "dtype": {
         "weights": Key("text", None, "bf16, fp8, int8, int4/128, mxfp4, nvfp4 [as the config says]", example="fp8"),

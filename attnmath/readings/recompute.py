@@ -199,7 +199,9 @@ def _full(found: Gradient) -> Gradient:
     again = [renamed_in(e, read) for e in page.equations if e.alts and e.out.name in need]
     back = [e for e in found.backward.equations if e.alts]
     out = _rewritten(found, again, back, [new[n] for n in found.statistics if n in new], {v: k for k, v in new.items()})
-    first = prune(page, [n for n in page.defined if n not in found.statistics])  # nobody reads what the second run makes
+    first = prune(
+        page, [n for n in page.defined if n not in found.statistics]
+    )  # nobody reads what the second run makes
     return replace(out, forward=first, rerun=tuple(e.out.name for e in again))
 
 

@@ -374,7 +374,9 @@ NORMALISES = ("softmax", "max")  # what makes a row's largest score: once in a s
 def _needs_all_keys(inside: Iterable[Equation], key: str) -> Equation | None:
     """The equation that sums along a row what is then read along that row."""
     sums = {
-        e.out.name: e for e in inside if key not in letters(e.out) and any(key in o.over for a in e.alts for o in ops(a))
+        e.out.name: e
+        for e in inside
+        if key not in letters(e.out) and any(key in o.over for a in e.alts for o in ops(a))
     }
     read = [r.name for e in inside if key in letters(e.out) for r in e.reads]
     return next((sums[n] for n in read if n in sums), None)
