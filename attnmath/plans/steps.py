@@ -170,7 +170,7 @@ class Steps:
         ranks = self.rank.expert
         every = tokens * max(1.0, ranks / self.rank.tensor)  # data ranks bring theirs
         own = max(1.0, a.experts / ranks)
-        used = own * (1 - (1 - a.active / a.experts) ** every)
+        used: float = own * (1 - (1 - a.active / a.experts) ** every)
         rows = every * a.active / ranks / max(used, 1e-9)
         padded = -(-rows // 16) * 16 if rows > 1 else 1.0
         n = a.n * (self.rank.tensor if ranks > 1 else 1)
