@@ -8,8 +8,6 @@ rows alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
 from attnmath.errors import NoSchedule
 from attnmath.language.arith import Number, maximum
 from attnmath.language.syntax import Equation
@@ -83,9 +81,9 @@ class Training:
         """Peak of live tensors under a schedule: what passes hand to each other, from the first to the last, and the most that
         one has in memory beside it.
         """
-        held: Any = self.of(())
-        names = dict.fromkeys(n for one in self.passes for n in (*one.inputs, *one.outputs))
+        walks = self.walked(schedule, at)
+        names = dict.fromkeys(n for walk in walks for n in (*walk.core.inputs, *walk.core.outputs))
         extra: Number = 0
-        for walk in self.walked(schedule, at):
+        for walk in walks:
             extra = maximum(extra, walk.extra_bytes)
-        return held.resident(names) + extra
+        return self.whole.resident(names) + extra
