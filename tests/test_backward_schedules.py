@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import msgspec
 import pytest
 from conftest import shared
 from hypothesis import given
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 from test_schedules import NESTS, TILES, grouped
 
 import attnmath as am
-from attnmath import layers, variants
+from attnmath import variants
 from attnmath.errors import InputError, NoClosedForm, NoSchedule
 from attnmath.readings import memory
 from attnmath.readings.count import core
 from attnmath.readings.gradient import gradient
-from attnmath.readings.schedules import BACKWARD, SCHEDULES, backward, named, parse
+from attnmath.readings.schedules import BACKWARD, SCHEDULES, backward, named, on_chip_backward, parse
 from attnmath.readings.traffic import Traffic
 from attnmath.readings.training import Training
+from attnmath.schemas import TrainingTileDocument
+from attnmath.training_tiles import training_tiling
 from attnmath.verifying.judge import number
 from attnmath.verifying.laws import walked_backward
 
@@ -53,11 +56,15 @@ FAULTS = {
         Traffic, "_along", lambda self, loop, name: not set(loop.index) & {self.key}
     ),
     "heads are no turns": lambda m: m.setattr(
-        Traffic, "_turned", lambda s, index, path, _t=Traffic._turned: _t(s, (*index, "r") if "t" not in index else index, path)
+        Traffic,
+        "_turned",
+        lambda s, index, path, _t=Traffic._turned: _t(s, (*index, "r") if "t" not in index else index, path),
     ),
     "a row's numbers are narrow": lambda m: m.setattr(memory, "state_bits", lambda dtype: 16),
     "the rows' sums cost nothing": lambda m: m.setattr(memory.Core, "step_bytes", lambda self, step: 0),
-    "nothing is kept of a row": lambda m: m.setattr(Traffic, "_results", lambda s, n, _r=Traffic._results: [] if n == "LSE" else _r(s, n)),
+    "nothing is kept of a row": lambda m: m.setattr(
+        Traffic, "_results", lambda s, n, _r=Traffic._results: [] if n == "LSE" else _r(s, n)
+    ),
 }
 
 
@@ -78,7 +85,10 @@ def test_wrong_training_traffic_is_caught(fault, monkeypatch):
 
 GPT2 = {"modifiers": ["scale:value=1", "additive-mask", "dropout"], "mask": "full", "dtype": "fp16", "phase": "train"}
 GPT2 |= {"seq": 1024, "batch": 64, "heads": 16, "head_dim": 64}
-PUBLISHED = {"standard": 40.3, "flash": 4.4}  # GB, Dao et al. 2022, arXiv:2205.14135v2, figure 2: GPT-2 medium on an A100
+PUBLISHED = {
+    "standard": 40.3,
+    "flash": 4.4,
+}  # GB, Dao et al. 2022, arXiv:2205.14135v2, figure 2: GPT-2 medium on an A100
 PASSES = {  # over one matrix of weights, by equation; half a pass is the mask of the dropout, a byte an element
     "S": 1,  # written; the scale is the product's own factor
     "L": 2,  # the mask is added
@@ -97,7 +107,9 @@ PASSES = {  # over one matrix of weights, by equation; half a pass is the mask o
 def test_standard_attention_moves_what_flash_attentions_paper_measured():
     c = am.cost("mha", schedule="unfused", **GPT2)
     matrix, small = 2 * 64 * 16 * 1024**2, 2 * 64 * 16 * 1024 * 64
-    found = {"; ".join(e.out.name for e in s.equations): c.readings[0].core.step_bytes(s) for s in c.readings[0].core.steps}
+    found = {
+        "; ".join(e.out.name for e in s.equations): c.readings[0].core.step_bytes(s) for s in c.readings[0].core.steps
+    }
     products = [n for n, passes in PASSES.items() if passes == 1]
     assert found == {n: passes * matrix + 2 * small * (n in products) for n, passes in PASSES.items()}
     assert sum(PASSES.values()) == 18
@@ -173,7 +185,11 @@ def test_no_schedule_of_training_moves_less_than_it_must(name, schedule, how):
         if c.hbm_bytes.fused is None:
             assert c.refused["hbm_bytes.fused"]
             continue
-        assert c.hbm_bytes.fused >= c.hbm_bytes.compulsory > am.cost(name, seq=192, heads=8, form=form, **window).hbm_bytes.compulsory
+        assert (
+            c.hbm_bytes.fused
+            >= c.hbm_bytes.compulsory
+            > am.cost(name, seq=192, heads=8, form=form, **window).hbm_bytes.compulsory
+        )
         assert c.hbm_bytes.unfused >= c.hbm_bytes.compulsory
         assert c.memory_bytes.fused > 0
         assert c.inputs["schedule"].startswith(schedule)
@@ -208,7 +224,13 @@ def test_row_by_row_operations_are_one():
 def test_formulas_of_training_are_the_numbers_and_hold_where_their_regime_does(mask, schedule, t):
     options = {"heads": 4, "head_dim": 8, "mask": mask, "schedule": schedule, "phase": "train"}
     c = am.cost("mqa", seq=t, **options)
-    for key in ("hbm_bytes.compulsory", "hbm_bytes.fused", "hbm_bytes.unfused", "memory_bytes.fused", "memory_bytes.unfused"):
+    for key in (
+        "hbm_bytes.compulsory",
+        "hbm_bytes.fused",
+        "hbm_bytes.unfused",
+        "memory_bytes.fused",
+        "memory_bytes.unfused",
+    ):
         if key not in c.formulas:
             assert c.regime[key][0].startswith("no formula")
             continue
@@ -305,3 +327,55 @@ def test_on_the_command_line(call):
     code, out, _ = call("roofline gqa --seq 1k --heads 8 --gpu h100-sxm --phase prefill,train")
     assert code == 0
     assert "train" in out
+
+
+# -- tiles
+
+
+def test_a_backward_block_holds_what_flash_attention_2_asks_for():
+    """kSmemSize1colblock of its kernel_traits.h; its launch template takes these tiles where a block has 144 KB."""
+    assert [on_chip_backward(*x).smem_bytes for x in ((64, 128, 128, 128), (128, 128, 64, 64))] == [144 * 1024] * 2
+    assert on_chip_backward(64, 64, 128, 128, stages=1).smem_bytes == 2 * (4 * 64 * 128 + 2 * 64 * 64)
+    assert on_chip_backward(64, 128, 128, 128).accumulator_bytes == 4 * (2 * 64 * 128 + 2 * 128 * 128)
+    with pytest.raises(InputError, match="rows: 0 is no size"):
+        on_chip_backward(0, 64, 128, 128)
+
+
+def test_tiles_of_both_passes():
+    """144 KB fit an A100 and not an A10, as the launch template has it; what each tile moves is what its loops move."""
+    small, large = (
+        training_tiling(am.cost("gqa", seq=4096, heads=32, phase="train", gpu=g)) for g in ("a10", "a100-sxm-80g")
+    )
+    (of_small,), (of_large,) = ([x for x in t.backward if x.usual] for t in (small, large))
+    assert (of_large.rows, of_large.keys, of_large.misfit) == (64, 128, "")
+    assert "shared memory: 147,456 bytes" in of_small.misfit
+    first, *_, last = am.cost("gqa", seq=4096, heads=32, phase="train").readings[0].walks
+    for tiles, walk in ((large.forward, first), (large.backward, last)):
+        assert [x.hbm_bytes for x in tiles if x.usual] == [walk.total]
+        assert [bool(x.misfit) for x in tiles] == sorted(bool(x.misfit) for x in tiles)
+    assert (
+        large.time_bound_s == am.cost("gqa", seq=4096, heads=32, phase="train", gpu="a100-sxm-80g").time_bound_s.fused
+    )
+
+
+def test_tiles_on_the_command_line(call):
+    line = "tile gqa --seq 4k --heads 32 --gpu a100-sxm-80g --phase train"
+    code, out, _ = call(line)
+    assert code == 0
+    assert "backward  64 x 128  144 KiB" in out
+    assert "no time is estimated" in out
+    found = json.loads(call(f"{line} --json")[1])
+    assert found["schema"] == "attnmath.tile-training/1"
+    msgspec.convert(found, TrainingTileDocument)
+    assert len(json.loads(call(f"{line.replace('4k', '1k,4k')} --json")[1])["rows"]) == 2
+    assert call(f"{line} --format csv")[1].count("backward") >= 25
+    assert call(f"{line} --format markdown")[1].startswith("| pass |")
+    for more, why in (
+        (f"{line} --schedule unfused", "no block holds a tile"),
+        (f"{line} --schedule split-kv", "split-kv has no backward pass here"),
+        ("tile kda --seq 1k --heads 8 --gpu h100-sxm --phase train", "reads its states"),
+        ("tile gqa --seq 1k --heads 8 --gpu h100-sxm --schedule flash-2", "only with --phase train"),
+    ):
+        code, out, err = call(more)
+        assert (code, out) == (2, "")
+        assert why in err

@@ -52,7 +52,9 @@ def ways_agree(page, sizes, inputs=None):
         if how.endswith("full"):
             assert set(g.kept) <= set(page.inputs)
         for n, x in found.items():
-            if not (np.isfinite(x).all() and np.abs(x - want[n]).max(initial=0) <= 1e-9 * max(1, np.abs(want[n]).max())):
+            if not (
+                np.isfinite(x).all() and np.abs(x - want[n]).max(initial=0) <= 1e-9 * max(1, np.abs(want[n]).max())
+            ):
                 return False
     return True
 
@@ -185,7 +187,7 @@ def test_names_are_the_forward_pages_and_each_is_there_once_in_both():
 
 
 def test_an_unknown_word_is_named():
-    with pytest.raises(Unknown, match="unknown recomputation 'selectiv'.*selective"):
+    with pytest.raises(Unknown, match="unknown recomputation 'selectiv'"):
         gradient(am.variant("mha").program, recompute="selectiv")
 
 
@@ -201,7 +203,10 @@ FAULTS = {
 
 
 def forgetful(e, x, sums, names: Names, _parts=again._in_parts):
-    return [Equation(a.out, (Op("+", (Num(0), a.alts[0].args[1])),)) if a.out == sums else a for a in _parts(e, x, sums, names)]
+    return [
+        Equation(a.out, (Op("+", (Num(0), a.alts[0].args[1])),)) if a.out == sums else a
+        for a in _parts(e, x, sums, names)
+    ]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

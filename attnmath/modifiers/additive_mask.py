@@ -21,6 +21,8 @@ def lines(page: Program) -> tuple[str, Sizes]:
     text = ""
     for s in softmaxes(page):
         if not s.over_tokens:
-            raise LanguageError(f"the keys {s.key} of {s.scores} are not tokens at places of their own: none comes later")
+            raise LanguageError(
+                f"the keys {s.key} of {s.scores} are not tokens at places of their own: none comes later"
+            )
         text += f"{s.scores.name}[..] <- {s.scores.name}[..] + only(lt(@{s.key}, @t + 1))\n"
     return text, {}

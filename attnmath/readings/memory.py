@@ -272,7 +272,9 @@ def _renames(e: Equation) -> str | None:
     """The tensor that an equation only gives another name, its indices in whatever order."""
     x = e.alts[0] if len(e.alts) == 1 else None
     plain = isinstance(x, Ref) and all(isinstance(i, str) and i != "last" for i in x.index)
-    return x.name if isinstance(x, Ref) and plain and sorted(map(str, e.out.index)) == sorted(map(str, x.index)) else None
+    return (
+        x.name if isinstance(x, Ref) and plain and sorted(map(str, e.out.index)) == sorted(map(str, x.index)) else None
+    )
 
 
 def _rows_together(equations: list[Equation], keys: set[str]) -> Iterator[list[Equation]]:

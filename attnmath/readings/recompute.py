@@ -168,7 +168,9 @@ def _carried(y: Ref, rows: Ref, over: tuple[str, ...], page: Program, found: Gra
         if y.name in found.seeds or len(readers) != 1 or not _linear(readers[0], y):
             return None
         out = readers[0].out
-        if not set(rows.index) <= set(out.index) or not all(isinstance(i, str) for i in out.index if str(i) not in over):
+        if not set(rows.index) <= set(out.index) or not all(
+            isinstance(i, str) for i in out.index if str(i) not in over
+        ):
             return None
         if not set(over) & set(map(str, out.index)):
             return out if set(letters(out)) > set(letters(rows)) else None
@@ -197,7 +199,9 @@ def _full(found: Gradient) -> Gradient:
     again = [renamed_in(e, read) for e in page.equations if e.alts and e.out.name in need]
     back = [e for e in found.backward.equations if e.alts]
     out = _rewritten(found, again, back, [new[n] for n in found.statistics if n in new], {v: k for k, v in new.items()})
-    first = prune(page, [n for n in page.defined if n not in found.statistics])  # nobody reads what the second run makes
+    first = prune(
+        page, [n for n in page.defined if n not in found.statistics]
+    )  # nobody reads what the second run makes
     return replace(out, forward=first, rerun=tuple(e.out.name for e in again))
 
 
@@ -237,7 +241,7 @@ def _rewritten(
     `names`: what the recomputed tensors are called on the forward page, where they are called otherwise.
     """
     page, old = found.forward, found.backward
-    made = tuple((*again, *back))
+    made = (*again, *back)
     dims = {n: d for n, d in page.dims.items() if n in {e.out.name for e in again}}
     dims |= {n: page.dims[o] for n, o in (names or {}).items() if o in page.dims}
     sees = {**page.sees, **old.sees}

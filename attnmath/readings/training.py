@@ -8,6 +8,7 @@ rows alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 from attnmath.errors import NoSchedule
 from attnmath.language.arith import Number, maximum
 from attnmath.language.syntax import Equation
@@ -40,10 +41,9 @@ class Training:
         made = {new[n] for n in found.backward.defined}
         rerun = {new[n] for n in found.rerun} if found.statistics else set()
         inside = core(self.page)
-        self.forward, self.again, self.backward = (
-            tuple(e for e in inside if which(e.out.name))
-            for which in (lambda n: n not in made, lambda n: n in rerun, lambda n: n in made - rerun)
-        )
+        self.forward = tuple(e for e in inside if e.out.name not in made)
+        self.again = tuple(e for e in inside if e.out.name in rerun)
+        self.backward = tuple(e for e in inside if e.out.name in made - rerun)
 
     def of(self, equations: tuple[Equation, ...] | None = None) -> Core:
         """The tensors of one pass; without one, of all, what is drawn at random among them."""
