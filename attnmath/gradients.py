@@ -58,13 +58,15 @@ def gradient(
     form: str | None = None,
     window: int | None = None,
     schedule: str | None = None,
+    recompute: str = "none",
     **options: Any,
 ) -> Gradients:
     """The gradient of the tensors named in `upstream`, each weighed by the array that it comes with, as one number.
 
     `upstream`: for one or several tensors that are computed ({"O": dO}), the gradient with respect to them, in their
     shape. `wrt`: the tensors, given or computed, whose gradients are wanted; without it, all that are given and that what
-    is computed depends on, but for tables. The other arguments are those of `evaluate`, which runs first. What only
+    is computed depends on, but for tables. `recompute`: none, selective or full, what the backward program computes again
+    instead of reading it, which changes no value. The other arguments are those of `evaluate`, which runs first. What only
     chooses (a selection's places) is a constant. Raises InputError for a tensor that nothing flows to, LanguageError for
     an operation without an adjoint.
 
@@ -77,11 +79,12 @@ def gradient(
     ends = _ends(p, upstream)
     if isinstance(wrt, str) or not (wrt is None or isinstance(wrt, Iterable)):
         raise InputError(f"wrt: a list of names is expected, not {wrt!r:.40}")
-    found = _derived(p, ends, None if wrt is None else tuple(wrt))
+    found = _derived(p, ends, None if wrt is None else tuple(wrt), recompute)
     past = {**p.past, **p.starts}
     values = run(found.forward, p.sizes, p.arrays, past, p.masks)
     seeds = {found.seeds[n]: _fits(n, x, values[n]) for n, x in ends.items()}
-    out = run(found.backward, {**p.sizes, **found.sizes}, {**values, **seeds}, past, p.masks)
+    kept = {n: values[n] for n in found.backward.inputs if n in values}
+    out = run(found.backward, {**p.sizes, **found.sizes}, {**kept, **seeds}, past, p.masks)
     made = {n: out[n] for n in (*seeds, *found.backward.defined)}
     of = {n: out[c] for n, c in found.cotangents.items()}
     return Gradients(of, {n: out[c] for n, c in found.past.items()}, made, found.backward)
@@ -112,9 +115,9 @@ def _fits(name: str, x: Array, value: Array) -> Array:
     return x
 
 
-def _derived(p: Prepared, ends: Iterable[str], wrt: tuple[str, ...] | None) -> Gradient:
+def _derived(p: Prepared, ends: Iterable[str], wrt: tuple[str, ...] | None, recompute: str) -> Gradient:
     """The gradient of what is computed; what is given are its inputs, whatever the page says of how they come about."""
     given = (Equation(Ref(n, p.page.tensors[n]), ()) for n in p.arrays)
     program = replace(p.program, equations=(*given, *p.program.equations))
     rows = {n: x.shape[cached_axis(p.page, n)] for n, x in p.past.items()}
-    return derived(program, ends, wrt or (), rows)
+    return derived(program, ends, wrt or (), rows, recompute)

@@ -15,6 +15,7 @@ from attnmath.plans.solving import Solution
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
 from attnmath.tiling import Tiling
+from attnmath.training_tiles import TrainingTiling
 from attnmath.verifying.results import Verification
 
 
@@ -48,6 +49,19 @@ class TileDocument(Tiling, frozen=True, kw_only=True):
     """`attnmath tile --json`: how a core is cut up, in tiles and bytes, and what it takes, in seconds."""
 
     schema: Literal["attnmath.tile/1"]
+
+
+class TrainingTileDocument(TrainingTiling, frozen=True, kw_only=True):
+    """`attnmath tile --phase train --json`: which tiles of both passes fit, in bytes."""
+
+    schema: Literal["attnmath.tile-training/1"]
+
+
+class TrainingTileRows(Struct):
+    """`attnmath tile --phase train --json` with several sizes: a row each."""
+
+    schema: Literal["attnmath.tile-training/1"]
+    rows: list[TrainingTiling]
 
 
 class TileRows(Struct):
@@ -451,7 +465,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "cost": (CostDocument, CostRows),
     "compare": (Compare,),
     "roofline": (RooflineDocument,),
-    "tile": (TileDocument, TileRows),
+    "tile": (TileDocument, TileRows, TrainingTileDocument, TrainingTileRows),
     "explain": (Explain,),
     "equations": (Equations,),
     "derive": (Derive,),

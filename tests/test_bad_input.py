@@ -130,7 +130,7 @@ LINES = [
     ([*GQA, "--dtype", "bf61"], "unknown dtype 'bf61': did you mean 'bf16'"),
     ([*GQA, "--dtype", "int4", "--gpu", "tpu-v5e"], "has no tensor_flop_per_s.int4"),
     ([*GQA, "--kv-dtype", "q4"], "unknown kv-dtype 'q4'"),
-    ([*GQA, "--phase", "train", "--gpu", "h100-sxm"], "--gpu: of no use with --phase train"),
+    ([*GQA, "--phase", "train", "--gpu", "h100-sxm", "--engine", "vllm"], "--engine: of no use with --phase train"),
     ([*GQA, "--phase", "train", "--kv-dtype", "fp8"], "--kv-dtype: of no use with --phase train"),
     ([*GQA, "--phase", "decoding"], "unknown phase 'decoding': did you mean 'decode'"),
     ([*GQA, "--mask", "casual"], "unknown mask 'casual': did you mean 'causal'"),

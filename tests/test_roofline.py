@@ -446,7 +446,7 @@ def test_names_of_users_are_text_in_the_picture(call, tmp_path):
         ("roofline gqa --seq 8k --heads 32", "give a --gpu; `attnmath gpus` lists them"),
         ("roofline gqa --seq 8k --heads 32 --gpu h100", "unknown GPU 'h100': did you mean 'h100-sxm'"),
         ("roofline gqaa --seq 8k --heads 32 --gpu h100-sxm", "did you mean 'gqa'"),
-        (f"{TABLE},train", "of no use with --phase train"),
+        (f"{TABLE},train --kv-dtype fp8", "of no use with --phase train"),
         (f"{TABLE},", "unknown phase ''"),
         (f"{TABLE} --dtype int4", "h100-sxm has no tensor_flop_per_s.int4"),
         (f"{TABLE} --form absorbed", "--form absorbed is a form of none of gqa"),

@@ -14,6 +14,7 @@ from attnmath.cli import options, several
 @click.option("--variant", "more", metavar="NAME", multiple=True, help="The same as an argument; repeatable.")
 @options.layer_options
 @options.schedule_option
+@options.recompute_option
 @options.size_options
 @options.dtype_options
 @options.format_option("csv", "markdown")

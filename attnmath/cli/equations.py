@@ -19,6 +19,11 @@ from attnmath.reporting.equations import data
 @click.option("--window", metavar="W", help="Intersect the mask with a sliding window of w keys.")
 @click.option("--form", metavar="NAME", help="One of the variant's forms only.")
 @click.option("--backward", is_flag=True, help="The equations of the gradients: dX of X, from that of the result.")
+@click.option(
+    "--recompute",
+    metavar="none|selective|full",
+    help="With --backward: what it computes again and does not read; selective is FlashAttention's.",
+)
 @options.format_option("markdown", "latex")
 def command(
     name: str | None,
@@ -28,6 +33,7 @@ def command(
     window: str | None,
     form: str | None,
     backward: bool,
+    recompute: str | None,
     format_: str,
     as_json: bool,
 ) -> None:
@@ -38,7 +44,7 @@ def command(
     \b
     attnmath equations gqa
     attnmath equations mla --form absorbed --with rope
-    attnmath equations gqa --backward
+    attnmath equations gqa --backward --recompute selective
     attnmath equations gqa --format latex
     """
     format_ = options.chosen(format_, as_json)
@@ -48,7 +54,9 @@ def command(
         options.sizes_from({"window": window})
     layer = layers.build(name or variant or "", with_, mask, window is not None)
     layer.form(form)
-    found = data(layer, form, backward)
+    if recompute is not None and not backward:
+        raise InputError("--recompute has a use only with --backward")
+    found = data(layer, form, backward, recompute or "none")
     if format_ == "json":
         render.as_json({"schema": "attnmath.equations/1", **found})
     elif format_ == "text":

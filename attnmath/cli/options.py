@@ -191,7 +191,7 @@ def dtype_options(f: F) -> F:
         metavar="prefill|decode|train",
         default="prefill",
         help="decode: one new token against a context of --seq; with --context, --seq new ones against that. "
-        "train (cost, compare): forward and backward.",
+        "train (cost, compare, roofline, tile): forward and backward.",
     )(f)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from attnmath.readings.gradient import Gradient
 
 RECOMPUTE = ("none", "selective", "full")
-LOWEST = Op("neg", (Num(1e300),))  # what the largest score is at the least
+LOWEST = Op("neg", (Op("^", (Num(10), Num(30))),))  # what the largest score is at the least, in any precision
 
 
 def recomputed(found: Gradient, cotangent: Mapping[str, str], how: str) -> Gradient:

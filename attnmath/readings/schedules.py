@@ -482,6 +482,25 @@ def on_chip(schedule: Schedule, rows: int, cols: int, d: int, dv: int, dtype: st
     return OnChip(-(-tiles * BITS[dtype] // 8), 4 * accumulators)
 
 
+def on_chip_backward(rows: int, cols: int, d: int, dv: int, dtype: str = "bf16", stages: int = 2) -> OnChip:
+    """The same of a backward pass that holds a block of keys: `stages` tiles of queries in flight.
+
+    Shared memory: tiles of Q (each stage), dO, K and V, and of P and dS, which pass through it to the next products.
+    Registers: S and dP, in whose place a tile of dQ is made after them, and dK and dV, in float32. FlashAttention-2's own
+    figure (kSmemSize1colblock in its kernel_traits.h; 144 KB in its flash_bwd_launch_template.h, of these two tiles) is this.
+
+    >>> [on_chip_backward(*tile).smem_bytes // 1024 for tile in ((64, 128, 128, 128), (128, 128, 64, 64))]
+    [144, 144]
+    """
+    sizes = {"rows": rows, "cols": cols, "d": d, "dv": dv, "stages": stages}
+    if wrong := [f"{k}: {v!r} is no size: at least 1" for k, v in sizes.items() if not isinstance(v, int) or v < 1]:
+        raise InputError(together(wrong))
+    if dtype not in BITS:
+        raise Unknown("dtype", dtype, BITS)
+    tiles = rows * (d * stages + dv) + cols * (d + dv) + 2 * rows * cols
+    return OnChip(-(-tiles * BITS[dtype] // 8), 4 * (max(2 * rows * cols, rows * d) + cols * (d + dv)))
+
+
 def held(
     schedule: Schedule, rows: Number, cols: Number, d: Number, dv: Number, stages: Number = 1
 ) -> tuple[Number, Number]:

@@ -288,9 +288,16 @@ class Traffic:
         return path, noted
 
     def _adding(self, name: str) -> list[Loop]:
-        """The loops between whose turns a result leaves the chip: those that go round it without stepping along it."""
+        """The loops between whose turns a result leaves the chip: those that go round it without stepping along it. What is
+        kept of a softmax's rows goes with its results.
+        """
+        if self._kept(name):
+            return []
         path, _ = self._around(name)
         return [x for x in path if self.key and not self._along(x, name) and self._moves(x)]
+
+    def _kept(self, name: str) -> bool:
+        return bool(self.region and self.region.softmax) and name in self.core.wide
 
     def _along(self, loop: Loop, name: str) -> bool:
         return self._steps(loop, self._index(name))
@@ -305,7 +312,7 @@ class Traffic:
     def _results(self, name: str) -> list[Part]:
         path, noted = self._around(name)
         once = in_bytes(self._elements(name) * self.core.bits[name])
-        if self.region and self.region.softmax and name in self.core.wide:  # which visits have read and written anyway
+        if self._kept(name):  # visits have read and written it anyway
             return [] if any(map(self._travels, self.core.outputs)) else [(f"{name}, written", once)]
         if self.key is None or not self._adding(name):
             return [(f"{name}, written", once + (noted if self.key else 0))]

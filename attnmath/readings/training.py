@@ -8,7 +8,6 @@ rows alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from attnmath.errors import NoSchedule
 from attnmath.language.arith import Number, maximum
@@ -42,10 +41,9 @@ class Training:
         made = {new[n] for n in found.backward.defined}
         rerun = {new[n] for n in found.rerun} if found.statistics else set()
         inside = core(self.page)
-        self.forward, self.again, self.backward = (
-            tuple(e for e in inside if which(e.out.name))
-            for which in (lambda n: n not in made, lambda n: n in rerun, lambda n: n in made - rerun)
-        )
+        self.forward = tuple(e for e in inside if e.out.name not in made)
+        self.again = tuple(e for e in inside if e.out.name in rerun)
+        self.backward = tuple(e for e in inside if e.out.name in made - rerun)
 
     def of(self, equations: tuple[Equation, ...] | None = None) -> Core:
         """The tensors of one pass; without one, of all, what is drawn at random among them."""
@@ -83,9 +81,9 @@ class Training:
         """Peak of live tensors under a schedule: what passes hand to each other, from the first to the last, and the most that
         one has in memory beside it.
         """
-        held: Any = self.of(())
-        names = dict.fromkeys(n for one in self.passes for n in (*one.inputs, *one.outputs))
+        walks = self.walked(schedule, at)
+        names = dict.fromkeys(n for walk in walks for n in (*walk.core.inputs, *walk.core.outputs))
         extra: Number = 0
-        for walk in self.walked(schedule, at):
+        for walk in walks:
             extra = maximum(extra, walk.extra_bytes)
-        return held.resident(names) + extra
+        return self.whole.resident(names) + extra

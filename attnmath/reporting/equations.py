@@ -12,15 +12,16 @@ from attnmath.layers import Layer
 from attnmath.readings.text import latex_lines, legend, lines, printed
 
 
-def data(layer: Layer, form: str | None = None, backward: bool = False) -> dict[str, Any]:
-    """Title, source, forms (each with its equations as text and as LaTeX) and legend; `backward`: of the gradients.
+def data(layer: Layer, form: str | None = None, backward: bool = False, recompute: str = "none") -> dict[str, Any]:
+    """Title, source, forms (each with its equations as text and as LaTeX) and legend; `backward`: of the gradients, which
+    compute again what `recompute` says.
 
     >>> from attnmath.layers import build
     >>> data(build("mqa"))["forms"][0]["text"][0]
     'Q[b t h d] = X[b t m] * WQ[m h d]'
     """
     names = [form] if form else list(layer.forms)
-    pages = {n: _backward(layer.form(n)) if backward else layer.form(n) for n in names}
+    pages = {n: _backward(layer.form(n), recompute) if backward else layer.form(n) for n in names}
     own = layer.variant.where
     rows = dict.fromkeys(
         (n, meaning, f"= {own[n]}" if n in own and set_by.startswith("=") else set_by)
@@ -61,19 +62,23 @@ def data(layer: Layer, form: str | None = None, backward: bool = False) -> dict[
     }
 
 
-def _backward(page: Program) -> Program:
-    """The page of its gradient, after what it reads of the forward pass under names that the page itself does not have."""
+def _backward(page: Program, recompute: str) -> Program:
+    """The page of its gradient, after what it reads of the forward pass under names that the page itself does not have; what
+    is kept of a softmax's rows stands as it is.
+    """
     from attnmath.readings.gradient import gradient
 
-    found = gradient(page)
-    read = {r.name for e in found.backward.equations for r in e.reads}
+    found = gradient(page, recompute=recompute)
+    read = set(found.backward.inputs)
     named: list[Equation] = []
     for e in reversed(found.forward.equations):
-        if e.alts and e.out.name in read and e.out.name not in page.tensors:
+        if e.alts and e.out.name in read and e.out.name not in {*page.tensors, *found.statistics}:
             named.insert(0, e)
             read |= {r.name for r in e.reads}
     own = {e.out.name for e in named}
+    kept = [e for e in found.backward.equations if not e.alts and e.out.name in found.statistics]
     inputs = [Equation(Ref(n, page.tensors[n]), ()) for n in page.tensors if n in read]
     seeds = [e for e in found.backward.equations if not e.alts and e.out.name not in {*own, *page.tensors}]
     made = [e for e in found.backward.equations if e.alts]
-    return replace(found.backward, equations=(*seeds, *inputs, *named, *made))
+    first = [e for e in seeds if e not in kept]
+    return replace(found.backward, equations=(*first, *inputs, *kept, *named, *made))

@@ -658,7 +658,7 @@ def unfused(
 def _another_name(left: str, right: str) -> bool:
     """Whether a line says the same numbers again."""
     read = re.fullmatch(r"[A-Za-z]\w*\[([^][]*)\]", right)
-    return bool(read) and sorted(read[1].split()) == sorted(left.partition("[")[2].rstrip("]").split())
+    return read is not None and sorted(read[1].split()) == sorted(left.partition("[")[2].rstrip("]").split())
 
 
 def _as_it_is(left: str, right: str, given: Mapping[str, list[str]]) -> bool:

@@ -28,8 +28,8 @@ from attnmath.language.tiles import Grid
 from attnmath.readings import evaluate as evaluating
 from attnmath.readings import streams
 from attnmath.readings.count import Flops, count, parameters, total
-from attnmath.readings.memory import Core, caches
 from attnmath.readings.gradient import gradient
+from attnmath.readings.memory import Core, caches
 from attnmath.readings.schedules import SCHEDULES, parse, region
 from attnmath.readings.text import latex_lines, lines
 from attnmath.readings.traffic import Traffic
@@ -567,7 +567,7 @@ def walked_backward(case: Case, text: str) -> Iterator[Compared]:
     others = {n: [str(i) for i in axes[n]] for n in first.core.outputs if n != name}
     asked = {n: [str(i) for i in axes[n]] for n in first.core.inputs}
     walk = LoopWalk(text, sizes, mask, asked, others)
-    kept = 0 if walk.moved["travel"] else 4 * math.prod(sizes[i] for i in axes[name])
+    kept = 0 if walk.moved["travel"] else 4 * math.prod(sizes[str(i)] for i in axes[name])
     yield same(f"bytes that the loops {text} move forward, with what is kept", first.total, walk.total + kept)
     for one in rows:
         lengths = {n: math.prod(sizes[str(i)] for i in axes[n]) for n in (*one.core.inputs, *one.core.outputs)}
