@@ -227,7 +227,9 @@ def test_a_wrong_gradient_is_tied_to_nothing(name, at):
 
 def test_a_wrong_adjoint_unties(monkeypatch):
     page, row = derivations.get("backward"), OPS["softmax"]
-    wrong = {n: getattr(row, n) for n in row.__struct_fields__} | {"adjoint": ("y * (g + sum_o(y * g))", row.adjoint[1])}
+    wrong = {n: getattr(row, n) for n in row.__struct_fields__} | {
+        "adjoint": ("y * (g + sum_o(y * g))", row.adjoint[1])
+    }
     monkeypatch.setitem(OPS, "softmax", type(row)(**wrong))
     assert not any(t.run(page).holds for t in page.ties if t.upstream)
     assert all(t.run(page).holds for t in page.ties if not t.upstream)
