@@ -124,7 +124,8 @@ def _tiles(
     if None in own:
         raise NoSchedule(f"{schedule.label}: its tiles have no side of queries or of keys")
     for rows, keys in dict.fromkeys((own, *product(SIDES, SIDES))):
-        assert rows and keys
+        assert rows is not None
+        assert keys is not None
         sides = {"t": rows, "n": keys}
         loops = tuple(replace(x, tile=sides.get(x.index[0], x.tile)) for x in schedule.loops)
         held = need(rows, keys)

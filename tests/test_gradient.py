@@ -1,4 +1,4 @@
-"""Gradients as programs: against implementations of others, against differences, element by element, and broken on purpose."""
+"""Gradients as programs: against implementations of others, what is known of them, and broken on purpose."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import inspect
 import itertools
 from contextlib import suppress
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import test_vectors
 from conftest import load_vector
-from hypothesis import given
-from layers import cases, small
-from msgspec.structs import replace
-from pushing import Pushing
+from layers import small
 
 import attnmath as am
-from attnmath import blocks, layers, modifiers, variants
+from attnmath import layers, variants
 from attnmath.errors import InputError, LanguageError
 from attnmath.language import ops
 from attnmath.language.letters import OPTIONS
@@ -27,8 +25,9 @@ from attnmath.language.syntax import Program
 from attnmath.readings import gradient as deriving
 from attnmath.readings.count import count, total
 from attnmath.readings.evaluate import run
-from attnmath.readings.gradient import gradient, lower
-from attnmath.verifying.cases import arrays, combinations, maskable, of_modifier, table
+from attnmath.readings.gradient import gradient
+from attnmath.verifying import cases, laws
+from attnmath.verifying.cases import arrays, combinations, maskable
 
 # -- vectors: each test of `test_vectors`, run again for the gradients of its inputs
 
@@ -251,7 +250,7 @@ def test_torch_counts_the_same_backward(test, args, monkeypatch):
     assert forward.matmul + forward.projections == counted["matmul_flops_forward"]
 
 
-# -- every page that there is, against differences and element by element
+# -- every page that there is; the laws `gradients` and `backward` are tried on them by tests/test_laws.py
 
 
 def everything():
@@ -263,112 +262,6 @@ def everything():
 
 
 EVERYTHING = list(everything())
-
-
-def fitting(page, layer):
-    """Small sizes: a prefill, and two tokens after three."""
-    return [small(layer, t, n) for t, n in ((4, 4), (2, 5)) if "c" not in page.names or t % 2 == 0]
-
-
-def differences_agree(page, sizes, seed=0, tolerance=1e-6):
-    """Whether the gradient's product with a random direction of all inputs is the difference quotient along it."""
-    inputs, past = arrays(page, sizes, seed)
-    past = {n: x for n, (_, x) in past.items()}
-    g = deriving.gradient(page)
-    values = run(g.forward, sizes, inputs, past)
-    rng = np.random.default_rng(seed + 1)
-    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
-    out = run(g.backward, sizes, {**values, **seeds}, past)
-    to = {n: rng.standard_normal(inputs[n].shape) for n in g.cotangents}
-    found = sum((out[c] * to[n]).sum() for n, c in g.cotangents.items())
-
-    def at(h):
-        moved = run(page, sizes, inputs | {n: inputs[n] + h * x for n, x in to.items()}, past)
-        return sum((moved[n] * seeds[c]).sum() for n, c in g.seeds.items())
-
-    h = 1e-4
-    want = (8 * (at(h) - at(-h)) - at(2 * h) + at(-2 * h)) / (12 * h)
-    return np.isfinite(found) and abs(found - want) <= tolerance * max(1, abs(want))
-
-
-@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
-def test_every_gradient_is_the_derivative(name, uses, form):
-    layer = layers.build(name, uses)
-    page = layer.form(form)
-    for sizes in fitting(page, layer):
-        assert differences_agree(page, sizes)
-
-
-@pytest.mark.parametrize("name", modifiers.names())
-def test_every_modifier_has_a_gradient_by_existing(name):
-    for turn in range(4):
-        case = of_modifier(Random(turn), name, turn)
-        assert any(differences_agree(case.page, case.sizes, seed) for seed in (0, 1)), "a kink may lie near one point"
-
-
-@given(cases())
-def test_gradients_of_random_layers(case):
-    layer, form, sizes = case
-    page = layer.form(form)
-    if sizes.get("n", 1) and sizes.get("t", 1):
-        assert any(differences_agree(page, sizes, seed) for seed in (0, 1)), (
-            "a kink may lie near one point, not near two"
-        )
-
-
-@pytest.mark.parametrize("name", blocks.names())
-def test_gradients_of_blocks(name):
-    layer = layers.build(blocks.get(name))
-    same = {k: v for k, v in layer.local.items() if v in layer.local}
-    words = {k: 2 + n for n, k in enumerate(layer.local)} | {"active": 2, "expert": 4, "one": 1} | same
-    given_ = {k: v for k, v in {"b": 2, "t": 3, "m": 3, "h": 2, "d": 2}.items() if k in layer.names or k == "h"}
-    sizes, _ = replace(layer, local={k: words[k] for k in layer.local}).sizes(given_)
-    assert differences_agree(layer.form(), sizes)
-    assert not walks_agree(layer.form(), sizes)
-
-
-def backward_walked(page, sizes, seed=0, g=None):
-    """(the gradient, its values as NumPy has them, the walk over the page and its gradient together)."""
-    inputs, past = arrays(page, sizes, seed)
-    g = g or deriving.gradient(page)
-    old = {n: x for n, (_, x) in past.items()}
-    values = run(g.forward, sizes, inputs, old)
-    rng = np.random.default_rng(seed + 1)
-    seeds = {c: rng.standard_normal(values[n].shape) for n, c in g.seeds.items()}
-    out = run(g.backward, sizes, {**values, **seeds}, old)
-    handed = {n: table(x) for n, x in (inputs | seeds).items()}
-    walk = Pushing(str(g.together), sizes, handed, {n: (a, x.shape[a], table(x)) for n, (a, x) in past.items()})
-    return g, out, walk
-
-
-def walks_agree(page, sizes):
-    """Whether the walk computes the same values by as many operations as are counted."""
-    return walks_agree_of(deriving.gradient(page), page, sizes)
-
-
-def walks_agree_of(g, page, sizes):
-    """The same of a gradient that there is: what is wrong, if anything."""
-    g, out, walk = backward_walked(page, sizes, g=g)
-    made = {g.renamed[n]: n for n in g.backward.defined}
-    for name in made:
-        for place in np.ndindex(out[made[name]].shape):
-            if abs(walk.value(name, place) - out[made[name]][place]) > 1e-9:
-                return f"{name}{place} is {out[made[name]][place]}, the walk says {walk.value(name, place)}"
-    for s in count(g.together, sizes):
-        if s.name in made:
-            walked = walk.cost[walk.alias[s.name]], walk.exps[walk.alias[s.name]]
-            if (s.flops.total, s.exps) != walked:
-                return f"`{s.equation}` is counted as {s.flops.total}, {s.exps}; it takes {walked}"
-    return ""
-
-
-@pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
-def test_backward_counts_are_the_walks(name, uses, form):
-    layer = layers.build(name, uses)
-    page = layer.form(form)
-    for sizes in fitting(page, layer):
-        assert not walks_agree(page, sizes)
-        assert total(count(page, sizes)) == total(count(lower(page), sizes)), "names cost nothing"
 
 
 @pytest.mark.parametrize(("name", "uses", "form"), EVERYTHING)
@@ -552,14 +445,14 @@ def lossy(m):
 
 
 def blind(m):
-    derive = deriving.gradient
+    derive = cases.gradient
 
-    def unmasked(page, *more):
-        g = derive(page, *more)
+    def unmasked(page, **more):
+        g = derive(page, **more)
         sees = {pair: MaskExpr("full") for pair in page.sees}
         return deriving.replace(g, backward=deriving.replace(g.backward, sees=sees))
 
-    m.setattr(deriving, "gradient", unmasked)
+    m.setattr(cases, "gradient", unmasked)
 
 
 def early(m):
@@ -595,6 +488,14 @@ FAULTS = {
         ),
     ),
 }
+
+
+def holds(law, page, sizes):
+    """Whether a law of gradients holds of a page, whatever it is of."""
+    case = SimpleNamespace(page=page, sizes=sizes, graded=cases.graded(page, sizes))
+    return all(c.holds for c in law(case, Random(0)))
+
+
 PAGES = [
     ("gqa", ["rope", "norm", "sink"], None),
     ("linear-attention", [], "quadratic"),
@@ -616,7 +517,7 @@ def pages():
 
 
 def test_without_a_fault_all_agree():
-    assert all(differences_agree(*x) and not walks_agree(*x) for x in pages())
+    assert all(holds(laws.gradients, *x) and holds(laws.backward, *x) for x in pages())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -625,7 +526,7 @@ def test_a_wrong_gradient_is_caught(fault, monkeypatch):
 
     def agrees(page, sizes):
         try:
-            return differences_agree(page, sizes)
+            return holds(laws.gradients, page, sizes)
         except LanguageError:  # it does not even run
             return False
 
@@ -654,7 +555,7 @@ def test_a_wrong_backward_count_is_caught(fault, monkeypatch):
     COUNT_FAULTS[fault](monkeypatch)
     after = [sum(s.flops.total for s in count(gradient(p).together, s_)) for p, s_ in pages()]
     assert before != after, "the fault is one"
-    assert not all(not walks_agree(*x) for x in pages())
+    assert not all(holds(laws.backward, *x) for x in pages())
 
 
 # -- in print

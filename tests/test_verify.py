@@ -76,6 +76,13 @@ FAULTS = {  # law -> (a name that shows it, the fault)
     "symbols": ("gqa", offset("free_symbols")),
     "forms": ("mla", one_form_doubles),
     "decoding": ("gqa", lambda m: m.setattr(evaluating._Machine, "offset", lambda self, q: 0)),
+    "gradients": (
+        "mqa",
+        lambda m: m.setitem(
+            ops.OPS, "softmax", changed(ops.OPS["softmax"], adjoint=("y * g", ops.OPS["softmax"].adjoint[1]))
+        ),
+    ),
+    "backward": ("mqa", lambda m: m.setitem(ops.OPS, "sum", changed(ops.OPS["sum"], cost=0))),
     "streams": ("gqa", lambda m: m.setattr(streams, "LOWEST", 0.0)),
     "traffic": ("gqa", lambda m: m.setattr(Traffic, "_statistics", lambda self, k: 0)),
     "pairs": (

@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 NAMES = {  # beside the sizes: what an option is called, and what it says
     "op": "attention, mla, gemm or all_reduce [attention].",
     "variant": "The attention variant [gqa].",
-    "phase": "prefill, decode, or encoder: prefill under the mask full [prefill].",
+    "phase": "prefill, decode, train (forward and backward), or encoder: prefill under the mask full [prefill].",
     "form": "Which of the variant's equivalent sets of equations [the one that a kernel would take].",
     "mask": "One of `attnmath masks`; no list.",
     "schedule": "In which order and tiles the core is walked: checked, no number here depends on it; no list.",

@@ -306,9 +306,9 @@ def _gathers(i: Index) -> bool:
 
 
 def _whole_blocks(i: Index) -> bool:
-    """Whether an index reads an axis block by block, which leaves out what does not fill one."""
+    """Whether an index reads an axis block by block, some of them: it leaves out what does not fill one, or lies elsewhere."""
     lead = i.parts[0] if isinstance(i, Group) else None
-    return (lead.base if isinstance(lead, Shift) else lead) in ("o", "o'", "f")
+    return isinstance(lead, Shift) or lead in ("o", "o'", "f")
 
 
 def core(program: Program) -> tuple[Equation, ...]:

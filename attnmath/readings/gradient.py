@@ -39,6 +39,7 @@ from attnmath.language.syntax import (
     Cat,
     Equation,
     Expr,
+    Group,
     Index,
     Num,
     Op,
@@ -553,6 +554,8 @@ def _sliced(x: Expr) -> Expr:
     """An expression that reads only so many rows of an axis: its index says so, where a plain one means all of them."""
 
     def index(i: Index) -> Index:
+        if isinstance(i, Group):
+            return Group(tuple(map(index, i.parts)))
         return Shift(i, ((1, 1), (-1, 1))) if isinstance(i, str) and i.startswith(ROWS) else i
 
     return swap_refs(x, lambda r: Ref(r.name, tuple(map(index, r.index))))

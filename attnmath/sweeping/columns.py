@@ -14,7 +14,7 @@ from attnmath.language.letters import LETTERS
 from attnmath.language.parse import UNITS, mask
 from attnmath.language.syntax import MAX_DIGITS
 from attnmath.readings.schedules import parse as schedule_of
-from attnmath.request import PHASES, check
+from attnmath.request import PHASES, TRAIN, check
 
 OPS = {
     "attention": "one attention layer, or what of one a kernel computes: a variant with its sizes",
@@ -51,10 +51,8 @@ def _one_of(kind: str, known: Iterable[str], plural: str = "") -> Callable[[str]
 
 
 def _phase(text: str) -> None:
-    if text == "train":
-        check({}, text, None, None, "cold")
-    if text not in (*PHASES, ENCODER):
-        raise Unknown("phase", text, (*PHASES, ENCODER))
+    if text not in (*PHASES, TRAIN, ENCODER):
+        raise Unknown("phase", text, (*PHASES, TRAIN, ENCODER))
 
 
 @lru_cache(4096)
@@ -71,7 +69,11 @@ NAMES: dict[str, Column] = {
     "op": Column(", ".join(OPS), "attention", _one_of("op", OPS)),
     "variant": Column("the attention variant", DEFAULT_VARIANT, variants.get),
     "with": Column("modifiers in the order in which they apply, spaces between them", "none", uses),
-    "phase": Column(f"{', '.join(PHASES)}, or {ENCODER}: prefill under the mask full", "prefill", _phase),
+    "phase": Column(
+        f"{', '.join(PHASES)}, {TRAIN} (forward and backward), or {ENCODER}: prefill under the mask full",
+        "prefill",
+        _phase,
+    ),
     "form": Column("which of the variant's equivalent sets of equations", "the one a kernel would take"),
     "mask": Column("which keys a query sees", "the variant's", mask),
     "schedule": Column("loops that the core is walked by; checked, no number here depends on it", "", schedule_of),
@@ -126,7 +128,7 @@ ADDED: dict[str, Added] = {
     "launch_time_s": Added("number", "s", "of the estimate, the launch"),
     "bound": Added("string", "", "the unit that binds the estimate; the bound, where there is no estimate"),
     "engine_kernel": Added("string", "", "the kernel that is estimated"),
-    "note": Added("string", "", "why there is no estimate"),
+    "note": Added("string", "", "why there is no estimate; of training, why no bytes"),
 }
 
 

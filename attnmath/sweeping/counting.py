@@ -17,7 +17,7 @@ from attnmath import layers
 from attnmath.errors import AttnmathError, InputError
 from attnmath.hardware.estimates import kernel_shape
 from attnmath.hardware.timing import Shape
-from attnmath.keys import Reading, fitting
+from attnmath.keys import KEYS, Reading, fitting
 from attnmath.language.arith import Number
 from attnmath.language.letters import OPTIONS
 from attnmath.layers import Layer
@@ -25,9 +25,10 @@ from attnmath.readings.memory import bits as bits_of
 from attnmath.readings.memory import blocks, caches_tokens, check_blocks, in_bytes
 from attnmath.readings.schedules import bound
 from attnmath.readings.schedules import parse as schedule_of
-from attnmath.request import by_letter, check_useful
+from attnmath.request import TRAIN, by_letter, check_trainable, check_useful
 from attnmath.sweeping.columns import ENCODER, uses
 
+UNTIMED = "no backward kernel is modelled: a training step has a bound on its time, and no estimate"
 ONE_BY_ONE = ("i", "tap", "layer", "layers")  # letters that say how a page is walked: a number each, no array
 
 
@@ -49,6 +50,11 @@ class Kind(Struct, frozen=True):
     def new(self) -> str:
         """The phase as `cost` knows it."""
         return "prefill" if self.phase == ENCODER else self.phase
+
+    @property
+    def train(self) -> bool:
+        """Whether a backward pass follows."""
+        return self.phase == TRAIN
 
 
 class Counts(Struct, frozen=True):
@@ -72,6 +78,8 @@ def layer_of(kind: Kind) -> Layer:
     >>> layer_of(Kind("attention", "gqa", None, "encoder", None, None, None, "bf16", None, ("seq", "heads")))
     <Layer gqa with nothing, full>
     """
+    if kind.train:
+        check_trainable(TRAIN, None, {"kv-dtype": kind.kv_dtype})
     mask = kind.mask if kind.mask is not None else "full" if kind.phase == ENCODER else None
     layer = layers.build(kind.variant, uses(kind.with_ or ""), mask, "window" in kind.given)
     check_useful(layer, dict.fromkeys(kind.given))
@@ -122,11 +130,11 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
         past: Any = sizes.get("past")
         if hasattr(past, "dtype") and not past.any():
             sizes["past"] = 0  # where nothing is past, other masks are simple
-        return Reading(page, sizes, kind.dtype, kv_dtype)
+        return Reading(page, sizes, kind.dtype, kv_dtype, train=kind.train)
 
     if form is not None or len(layer.forms) == 1:
         return [(None, form, _counts(reading(form)))]
-    found, errors = fitting(layer, by_letter(given, kind.new, layer.names), kind.dtype, kv_dtype)
+    found, errors = fitting(layer, by_letter(given, kind.new, layer.names), kind.dtype, kv_dtype, kind.train)
     if errors and any(hasattr(v, "dtype") for v in given.values()):
         raise next(iter(errors.values()))  # of some rows: they are told apart
     names = list(found)
@@ -170,17 +178,25 @@ def _fitting(r: Reading, number: Any) -> Any:
 def _counts(r: Reading) -> Counts:
     if blocks(r.kv_dtype):
         check_blocks(r.caches, r.kv_dtype)
-    try:
-        shape, why = kernel_shape(r), ""
-    except InputError as error:
-        shape, why = None, str(error)
-    timed = bool(r.core.equations)
+    shape, why = _shape(r)
+    moved = KEYS["hbm_bytes.compulsory"].read(r)
+    timed = bool(r.core.equations) and moved is not None
     sure = [s for s in r.steps if not s.at_most]  # the work that the data may spare is in no bound
     matmul: Number = 0
     for s in sure:
         matmul = matmul + s.flops.matmul
     exps = r.exps if len(sure) == len(r.steps) else 0
-    return Counts(_fitting(r, r.flops.core), r.core.compulsory, matmul if timed else None, exps, shape, why)
+    return Counts(_fitting(r, r.flops.core), moved, matmul if timed else None, exps, shape, why)
+
+
+def _shape(r: Reading) -> tuple[Shape | None, str]:
+    """(the sizes that a kernel sees, why there are none)."""
+    if r.train:
+        return None, UNTIMED
+    try:
+        return kernel_shape(r), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def gemm(kind: Kind, given: Mapping[str, Number]) -> Counts:

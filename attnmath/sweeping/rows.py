@@ -71,7 +71,7 @@ class _Work:
         self.exact: dict[str, dict[int, int]] = {"flops": {}, "hbm_bytes": {}}
         self.shape = {k: np.zeros(n) for k in SHAPE}
         self.causal, self.latent = np.zeros(n, bool), np.zeros(n, bool)
-        self.decodes = np.zeros(n, bool)
+        self.decodes, self.trains = np.zeros(n, bool), np.zeros(n, bool)
         self.kernels: list[str] = []
         self.notes: list[str] = []
         self.kernel, self.note = np.full(n, -1), np.full(n, -1)
@@ -121,7 +121,7 @@ def evaluate(block: Block, problems: Problems) -> Results:
             _bounds(work)
             _times(work)
     numbers = {k: work.numbers[k] for k in NUMBERS}
-    work.note[~work.timed] = -1
+    work.note[~(work.timed | work.trains)] = -1
     return Results(numbers, work.exact, work.bound, work.kernel, work.kernels, work.note, work.notes)
 
 
@@ -363,7 +363,7 @@ def _put(work: _Work, kind: Kind, rows: Any, c: Counts) -> None:
     for key, values in (("flops", c.flops), ("hbm_bytes", c.hbm_bytes), ("matmul", c.matmul), ("exps", c.exps)):
         if values is not None:
             work.numbers[key][rows] = _floats(values)
-    work.decodes[rows] = kind.phase == "decode"
+    work.decodes[rows], work.trains[rows] = kind.phase == "decode", kind.train
     if kind.op in OTHERS:
         work.op[rows] = kind.op
         return

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from attnmath import blocks, derivations, layers, modifiers, variants
 from attnmath.errors import AttnmathError
 from attnmath.language.masks import MASKS as NAMED_MASKS
-from attnmath.language.syntax import Program, Shift, refs
+from attnmath.language.syntax import Program, Shift, ops, refs
 from attnmath.layers import Layer
 from attnmath.readings import evaluate as evaluating
 from attnmath.readings.count import Space
+from attnmath.readings.gradient import Gradient, gradient
 from attnmath.verifying.judge import Cells, Walk
 
 Array = Any
@@ -145,6 +146,11 @@ class Case:
         return arrays(self.page, self.sizes, self.seed)
 
     @cached_property
+    def graded(self) -> Graded:
+        """The page's gradient on the same inputs."""
+        return graded(self.page, self.sizes, self.seed)
+
+    @cached_property
     def walked(self) -> tuple[Walk, dict[str, Array], dict[str, Cells]]:
         """The judge's walk over every element, what NumPy makes of the same inputs, and the judge's values."""
         return walked(self.page, self.sizes, self.seed)
@@ -155,6 +161,33 @@ class Case:
         form = f", form {self.form}" if len(self.layer.forms) > 1 else ""
         sizes = ", ".join(f"{k} = {v}" for k, v in sorted(self.sizes.items()) if k in self.page.names or k == "past")
         return f"{self.layer.variant.name}{with_}{mask}{form}; {sizes}; inputs {self.seed}"
+
+
+class Graded(Struct, frozen=True):
+    """A page's gradient on random inputs and a random past, computed by NumPy.
+
+    `values`: the tensors of both passes; `sizes`: those of both; `directions`: by (tensor, whether of its past rows), where it
+    was computed and what came out.
+    """
+
+    page: Program
+    gradient: Gradient
+    sizes: dict[str, Any]
+    inputs: dict[str, Array]
+    past: Past
+    values: dict[str, Array]
+
+    @property
+    def directions(self) -> dict[tuple[str, bool], tuple[Array, Array]]:
+        """What has a gradient: its name and whether it is of its past rows, with where it was computed, and the gradient."""
+        own = {(n, False): (self.inputs[n], self.values[c]) for n, c in self.gradient.cotangents.items()}
+        return own | {(n, True): (self.past[n][1], self.values[c]) for n, c in self.gradient.past.items()}
+
+    @property
+    def chosen(self) -> dict[str, Array]:
+        """The places that the data choose, which are constants to a gradient."""
+        made = self.page.defined.items()
+        return {n: self.values[n] for n, e in made if any(op.name == "topk" for a in e.alts for op in ops(a))}
 
 
 class MaskCase(Struct, frozen=True):
@@ -400,3 +433,20 @@ def walked(
         {n: (axis, x.shape[axis], table(x)) for n, (axis, x) in past.items()},
     )
     return walk, out, walk.run(only)
+
+
+def graded(page: Program, sizes: Mapping[str, Any], seed: int = 0) -> Graded:
+    """The gradient of a page's result, weighed at random, by all that has one: inputs and rows of the past.
+
+    >>> found = graded(variants.get("mqa").program, dict(b=1, t=1, n=3, past=2, h=1, d=2, e=2, m=2))
+    >>> [(name, past) for name, past in found.directions]
+    [('X', False), ('WQ', False), ('WK', False), ('WV', False), ('WO', False), ('k', True), ('v', True)]
+    """
+    inputs, past = arrays(page, sizes, seed)
+    found = gradient(page, past={n: x.shape[axis] for n, (axis, x) in past.items()})
+    old, both = {n: x for n, (_, x) in past.items()}, {**sizes, **found.sizes}
+    values = evaluating.run(found.forward, sizes, inputs, old)
+    rng = np.random.default_rng(seed + 1)
+    seeds = {c: rng.standard_normal(values[n].shape) for n, c in found.seeds.items()}
+    out = evaluating.run(found.backward, both, {**values, **seeds}, old)
+    return Graded(page, found, both, inputs, past, {**values, **seeds, **out})

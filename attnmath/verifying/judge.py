@@ -15,7 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 Place = tuple[int, ...]
@@ -183,6 +183,7 @@ def _closing(text: str, at: int) -> int:
     raise ValueError(text)
 
 
+@lru_cache(65536)
 def _items(text: str) -> list[str]:
     """Indices separated by blanks outside of brackets."""
     out, depth = [""], 0
@@ -195,6 +196,7 @@ def _items(text: str) -> list[str]:
     return [x for x in out if x]
 
 
+@lru_cache(65536)
 def _split(text: str, at: str) -> list[str]:
     out, depth = [""], 0
     for c in text:
@@ -204,6 +206,11 @@ def _split(text: str, at: str) -> list[str]:
         else:
             out[-1] += c
     return [x.strip() for x in out]
+
+
+@lru_cache(65536)
+def _steps(index: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+|[+-]", index)
 
 
 class Walk:
@@ -236,10 +243,12 @@ class Walk:
         self.spared = Counter[str]()  # elements of a softmax that the data leave no row to be part of
         self.memo: dict[Any, Any] = {}
         self.current: list[str] = []
+        self.length, self.names = cache(self._length), cache(self._names)
+        self.letters, self.joined = cache(self._letters), cache(self._joined)
 
     # -- lengths and index arithmetic
 
-    def length(self, index: str) -> int:
+    def _length(self, index: str) -> int:
         """How long an axis is, by its letters."""
         if len(_split(index, "|")) > 1:
             return sum(self.length(p) for p in _split(index, "|"))
@@ -291,14 +300,14 @@ class Walk:
         if "[" in index:
             name, inner = index[:-1].split("[", 1)
             return int(self.element(name, tuple(self.at(i, env) for i in _items(inner))))
-        base, *moves = re.findall(r"[a-z0-9']+|[+-]", index)
+        base, *moves = _steps(index)
         x = env[base]
         for sign, by in zip(moves[::2], moves[1::2]):
             step = int(by) if by.isdigit() else env[by] if by in env else self.sizes[by]
             x += step if sign == "+" else -step
         return x
 
-    def names(self, index: str) -> list[str]:
+    def _names(self, index: str) -> list[str]:
         """The letters of an index that are bound or summed over."""
         found = re.findall(r"[a-z][a-z0-9']*(?![\[A-Za-z0-9'])", re.sub(r"[A-Za-z][A-Za-z0-9']*\[", " ", index))
         return [d for d in found if d in self.sizes and d not in ("past", "kept", "done")]
@@ -401,7 +410,7 @@ class Walk:
 
     # -- expressions: each function once per tuple of its own letters
 
-    def letters(self, node: Node) -> list[str]:
+    def _letters(self, node: Node) -> list[str]:
         """The letters that an expression has when it is computed once for each of them."""
         if isinstance(node, ast.Call):
             kind = _kind(node)
@@ -420,7 +429,7 @@ class Walk:
             return found if first == "softmax" else [d for d in found if d not in over]
         return [d for child in ast.iter_child_nodes(node) for d in self.letters(child)]
 
-    def joined(self, node: Node) -> list[str]:
+    def _joined(self, node: Node) -> list[str]:
         """The letters of axes of two parts (`n|(k i)`) that element-wise work reads."""
         if isinstance(node, ast.Call):
             if _kind(node) == "R":
@@ -555,12 +564,14 @@ def _text(node: Node, k: int = 0) -> Any:
     return ast.literal_eval(node.args[k])
 
 
+@lru_cache(4096)
 def _named(factor: tuple[bool, Node]) -> set[str]:
     """Every letter that a factor mentions in any way, parts included."""
     texts = [n.value for n in ast.walk(factor[1]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return {d for text in texts for d in re.findall(r"[a-z][a-z0-9']*", text)}
 
 
+@lru_cache(4096)
 def _tensors(node: Node) -> list[str]:
     """The tensors that an expression reads, gathers' own included."""
     calls = [n for n in ast.walk(node) if _kind(n) == "R"]

@@ -35,8 +35,10 @@ from attnmath.readings.text import latex_lines, lines
 from attnmath.readings.traffic import Traffic
 from attnmath.readings.training import Training
 from attnmath.verifying import judge
-from attnmath.verifying.cases import Array, Case, MaskCase, PageCase, arrays, sliced, walked
+from attnmath.verifying.cases import Array, Case, Graded, MaskCase, PageCase, arrays, sliced, walked
+from attnmath.verifying.cases import table as judged
 from attnmath.verifying.loops import LoopWalk, allowed, cut
+from attnmath.verifying.pushing import Pushing
 
 NUMERIC = 1e-10  # of float64, for values of about 1; relative for larger ones
 
@@ -424,6 +426,76 @@ def _looks_back(case: Case) -> bool:
     )
 
 
+# -- gradients
+
+STEPS = (1e-5, 1e-6, 1e-7)  # of differences, the next where a kink or a steep place lies within one
+DIFFERENCES = 1e-6  # of a difference quotient of float64
+
+
+def gradients(case: Case, rng: Random) -> Iterator[Compared]:
+    """The gradient along a random direction of all that has one, against what the judge computes a little to either side;
+    what is chosen stays. Where they differ, tensor by tensor.
+
+    >>> from attnmath.verifying.cases import draw
+    >>> [c.holds for c in gradients(draw("variant", "gqa", 1), Random(1))]
+    [True]
+    """
+    g, draw = case.graded, np.random.default_rng(rng.randrange(2**32))
+    to = {key: draw.standard_normal(x.shape) for key, (x, _) in g.directions.items()}
+    together = _derivative("the gradient along a random direction of everything", g, to)
+    if not together.holds:
+        for (name, past), x in to.items():
+            what = f"the gradient of {name}{' before the new tokens' * past} along a random direction"
+            yield _derivative(what, g, {(name, past): x})
+    yield together
+
+
+def _derivative(what: str, g: Graded, to: Mapping[tuple[str, bool], Array]) -> Compared:
+    found = sum(float((g.directions[key][1] * x).sum()) for key, x in to.items())
+    for h in STEPS:
+        out = near(what, found, (_moved(g, to, h) - _moved(g, to, -h)) / (2 * h), DIFFERENCES)
+        if out.holds:
+            break
+    return out
+
+
+def _moved(g: Graded, to: Mapping[tuple[str, bool], Array], h: float) -> float:
+    """The judge's result, as it is weighed, with inputs and past moved so far along a direction."""
+
+    def at(name: str, past: bool, x: Array) -> Any:
+        return judged(x + h * to[name, past] if (name, past) in to else x)
+
+    inputs = {n: at(n, False, x) for n, x in g.inputs.items()} | {n: judged(x) for n, x in g.chosen.items()}
+    before = {n: (axis, x.shape[axis], at(n, True, x)) for n, (axis, x) in g.past.items()}
+    out = judge.Walk(str(g.page), g.sizes, inputs, before).run(set(g.gradient.seeds))
+    seeds = g.gradient.seeds.items()
+    return sum(float(g.values[c][place]) * x for n, c in seeds for place, x in out[n].items())
+
+
+def backward(case: Case, rng: Random) -> Iterator[Compared]:
+    """Every tensor of the gradient's page, element by element, and the operations that the judge takes for it.
+
+    >>> from attnmath.verifying.cases import draw
+    >>> all(c.holds for c in backward(draw("variant", "gqa", 1), Random(1)))
+    True
+    """
+    g = case.graded
+    page, made = g.gradient.together, g.gradient.backward.defined
+    handed = {n: judged(x) for n, x in g.values.items() if n in page.inputs}
+    before = {n: (axis, x.shape[axis], judged(x)) for n, (axis, x) in g.past.items()}
+    walk = Pushing(str(page), g.sizes, handed, before)
+    for n, e in made.items():
+        cells = walk.values_of(n, np.ndindex(g.values[n].shape))
+        yield near(str(e), g.values[n], np.array(list(cells.values())).reshape(g.values[n].shape))
+    for step in count(page, g.sizes):
+        if step.name in made:
+            flops, exps = walk.cost_of(step.name)
+            yield same(f"FLOPs of {step.equation}", step.flops.total, flops)
+            yield same(f"exponentials of {step.equation}", step.exps, exps)
+    named, plain_ = (total(count(p, case.sizes)) for p in (g.gradient.forward, case.page))
+    yield same("FLOPs of the page when every function has a name", named, plain_)
+
+
 # -- schedules
 
 SIDES = (1, 2, 3, 4, 5)
@@ -752,6 +824,8 @@ LAWS: dict[str, Law] = {
     "symbols": Law("a SymPy expression is the number", symbols, PAGES, every=4),
     "forms": Law("the forms of a page compute the same", forms),
     "decoding": Law("decoding with the cache equals prefill", decoding),
+    "gradients": Law("a gradient is the difference of what the judge computes nearby", gradients, PAGES),
+    "backward": Law("a gradient's page computes, and costs, what the judge computes and tallies", backward, PAGES),
     "streams": Law("a schedule computes the same, block of keys by block", streamed),
     "traffic": Law("loops move what a walk over their tiles moves, and no less than they must", traffic),
     "pairs": Law("a mask allows the pairs that its predicate allows", pairs, ("mask",)),
