@@ -479,8 +479,21 @@ def backward(case: Case, rng: Random) -> Iterator[Compared]:
     >>> all(c.holds for c in backward(draw("variant", "gqa", 1), Random(1)))
     True
     """
-    g = case.graded
-    page, made = g.gradient.together, g.gradient.backward.defined
+    yield from walked_gradient(case.graded)
+    named, plain_ = (total(count(p, case.sizes)) for p in (case.graded.gradient.forward, case.page))
+    yield same("FLOPs of the page when every function has a name", named, plain_)
+
+
+def walked_gradient(g: Graded) -> Iterator[Compared]:
+    """The same of one gradient, which may compute again what is not kept.
+
+    >>> from attnmath.verifying.cases import draw, graded
+    >>> case = draw("variant", "mqa", 1)
+    >>> all(c.holds for c in walked_gradient(graded(case.page, case.sizes, recompute="selective")))
+    True
+    """
+    page = g.gradient.together
+    made = {new: page.defined[new] for new in g.gradient.renamed.values()}
     handed = {n: judged(x) for n, x in g.values.items() if n in page.inputs}
     before = {n: (axis, x.shape[axis], judged(x)) for n, (axis, x) in g.past.items()}
     walk = Pushing(str(page), g.sizes, handed, before)
@@ -492,8 +505,6 @@ def backward(case: Case, rng: Random) -> Iterator[Compared]:
             flops, exps = walk.cost_of(step.name)
             yield same(f"FLOPs of {step.equation}", step.flops.total, flops)
             yield same(f"exponentials of {step.equation}", step.exps, exps)
-    named, plain_ = (total(count(p, case.sizes)) for p in (g.gradient.forward, case.page))
-    yield same("FLOPs of the page when every function has a name", named, plain_)
 
 
 # -- schedules
