@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from attnmath import layers
 from attnmath import modifiers as mods
 from attnmath.errors import InputError, NoClosedForm, NoSchedule
-from attnmath.keys import KEYS, Reading, usual_form
+from attnmath.keys import KEYS, UNTIMED, Reading, usual_form
 from attnmath.language.formula import Formula, Point
 from attnmath.language.letters import LETTERS
 from attnmath.readings.count import recursive
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from attnmath.hardware import Gpu
 
 SCHEDULED = ("hbm_bytes.fused", "memory_bytes.fused")  # what a mask's tiles have to be counted for
-NO_MODEL = "backward kernels have no model here; the bound is of both passes"
 ROUNDED = "each tensor's bytes are rounded up to whole ones"
 
 
@@ -292,7 +291,7 @@ def _timed(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, An
 def _estimated(out: Cost, parts: list[LayerRun], gpu: Gpu, settings: Mapping[str, Any]) -> Cost:
     """The estimate of the time model, or why there is none."""
     if out.phase == TRAIN:
-        return replace(out, time_note=NO_MODEL)
+        return replace(out, time_note=UNTIMED)
     from attnmath.hardware.constants import of_gpu
     from attnmath.hardware.estimates import DEFAULT_ENGINE, estimate, summed
 
@@ -383,6 +382,8 @@ def _model_cost(
     traffic, flops = each(Traffic, "hbm_bytes"), each(FlopCounts, "flops")
     own = ("batch", "seq", "context", "dtype", "kv_dtype")
     walks = list(dict.fromkeys(r.cost.inputs["schedule"] for r in runs))
+    again = list(dict.fromkeys(r.cost.inputs.get("recompute") for r in runs))
+    shared = {"recompute": again[0] if len(again) == 1 else None} if first.phase == TRAIN else {}
     together_ = Cost(
         variant=" + ".join(dict.fromkeys(r.cost.variant for r in runs)),
         with_=list(dict.fromkeys(u for r in runs for u in r.cost.with_)),
@@ -391,9 +392,12 @@ def _model_cost(
             "layers": sum(r.count for r in runs),
             **{k: first.inputs[k] for k in own},
             "schedule": walks[0] if len(walks) == 1 else None,
+            **shared,
         },
         assumed={
-            k: v for k, v in first.assumed.items() if k in own or k == "form" or (k == "schedule" and len(walks) == 1)
+            k: v
+            for k, v in first.assumed.items()
+            if k in (*own, "form") or (k == "schedule" and len(walks) == 1) or (k == "recompute" and shared.get(k))
         }
         | dict(described.assumed),
         steps=[],

@@ -295,6 +295,7 @@ class Key(Struct, frozen=True):
     sums: tuple[str, ...] = ()  # the keys it is the sum of
 
 
+UNTIMED = "backward kernels have no model here; the bound is of both passes"
 MAC = "a multiply-add is 2 FLOP"
 FA2 = "Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4.1"
 KEYS: dict[str, Key] = {

@@ -13,7 +13,7 @@ from attnmath.layers import Layer, options_of
 from attnmath.readings.memory import BITS, BLOCKS, blocks
 
 PHASES, TRAIN = ("prefill", "decode"), "train"
-NOT_TRAINED = "--phase train is not built yet here: the backward pass has operations (`cost`), but no schedule so far"
+NOT_TRAINED = "--phase train is not built yet here; `cost`, `compare`, `roofline` and `tile` have it"
 
 
 def plain(v: Any) -> Any:

@@ -120,12 +120,10 @@ def _tiles(
     core: Core, schedule: Schedule, need: Callable[[int, int], OnChip], smem: int, registers: int
 ) -> Iterator[PassTile]:
     """Each tile there is a side of, and the schedule's own."""
-    own = schedule.tile("t"), schedule.tile("n")
-    if None in own:
+    own = schedule.tile("t") or 0, schedule.tile("n") or 0
+    if 0 in own:
         raise NoSchedule(f"{schedule.label}: its tiles have no side of queries or of keys")
     for rows, keys in dict.fromkeys((own, *product(SIDES, SIDES))):
-        assert rows is not None
-        assert keys is not None
         sides = {"t": rows, "n": keys}
         loops = tuple(replace(x, tile=sides.get(x.index[0], x.tile)) for x in schedule.loops)
         held = need(rows, keys)

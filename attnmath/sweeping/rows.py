@@ -121,7 +121,7 @@ def evaluate(block: Block, problems: Problems) -> Results:
             _bounds(work)
             _times(work)
     numbers = {k: work.numbers[k] for k in NUMBERS}
-    work.note[~(work.timed | work.trains)] = -1
+    work.note[~(work.timed | (work.trains & np.isnan(numbers["hbm_bytes"])))] = -1
     return Results(numbers, work.exact, work.bound, work.kernel, work.kernels, work.note, work.notes)
 
 
