@@ -79,7 +79,10 @@ def gradient(
     ends = _ends(p, upstream)
     if isinstance(wrt, str) or not (wrt is None or isinstance(wrt, Iterable)):
         raise InputError(f"wrt: a list of names is expected, not {wrt!r:.40}")
-    found = _derived(p, ends, None if wrt is None else tuple(wrt), recompute)
+    asked = None if wrt is None else tuple(wrt)
+    if asked == ():
+        raise InputError("wrt: at least one name is expected; without it, all that are given")
+    found = _derived(p, ends, asked, recompute)
     past = {**p.past, **p.starts}
     values = run(found.forward, p.sizes, p.arrays, past, p.masks)
     seeds = {found.seeds[n]: _fits(n, x, values[n]) for n, x in ends.items()}

@@ -21,7 +21,7 @@ from attnmath.language import ops
 from attnmath.language.letters import OPTIONS
 from attnmath.language.masks import MaskExpr
 from attnmath.language.parse import lines, program
-from attnmath.language.syntax import Program
+from attnmath.language.syntax import Equation, Op, Program, Ref
 from attnmath.readings import gradient as deriving
 from attnmath.readings.count import count, total
 from attnmath.readings.evaluate import run
@@ -368,6 +368,7 @@ BAD = [
     ({"O": QKV["Q"][:, :2]}, {}, r"O has shape \(1, 4, 2, 4\), its gradient \(1, 2, 2, 4\)"),
     ({"O": QKV["Q"]}, {"wrt": "Q"}, "a list of names"),
     ({"O": QKV["Q"]}, {"wrt": 3}, "a list of names"),
+    ({"O": QKV["Q"]}, {"wrt": []}, "at least one name"),
     ({"O": QKV["Q"]}, {"wrt": ["WQ"]}, "unknown tensor 'WQ'|does not depend on it"),
     ({"A": np.ones((1, 2, 4, 4))}, {"wrt": ["V"]}, "V: A does not depend on it"),
 ]
@@ -392,6 +393,100 @@ def test_an_operation_without_an_adjoint_is_named(monkeypatch):
         gradient(page)
     other = gradient(program("Y[t] = 2 * X[t] + tanh(@t)")).backward
     assert "dX[t] = 2 * dY[t]" in str(other), "nothing flows through it"
+
+
+def test_a_new_operation_needs_an_adjoint_for_each_argument(monkeypatch):
+    """A row of somebody's own: without a rule, or with too few, it is named; it never passes zeros on."""
+    row = ops.Row("h", lambda np, a, b: np.hypot(a, b), arity=(2, 2))
+    page = Program((equation("Y[t]", "hypot", "A[t]", "B[t]"),))
+    monkeypatch.setitem(ops.OPS, "hypot", row)
+    with pytest.raises(LanguageError, match="hypot has no adjoint in the table of operations"):
+        gradient(page)
+    monkeypatch.setitem(ops.OPS, "hypot", replaced(row, adjoint=("g * a / y",)))
+    with pytest.raises(LanguageError, match="hypot has no adjoint for each of its 2 arguments"):
+        gradient(page, wrt=["A"])
+    monkeypatch.setitem(ops.OPS, "hypot", replaced(row, adjoint=("g * a / y", "g * b / y")))
+    assert str(gradient(page).backward).endswith("dA[t] = dY[t] * A[t] / Y[t]\ndB[t] = dY[t] * B[t] / Y[t]")
+
+
+def equation(left, op, *args):
+    out, *read = (Ref(x[0], ("t",)) for x in (left, *args))
+    return Equation(out, (Op(op, tuple(read)),))
+
+
+def test_every_operation_has_an_adjoint_for_each_argument_or_is_constant():
+    for name, row in ops.OPS.items():
+        assert row.adjoint == () or (row.adjoint and len(row.adjoint) == row.arity[1]), name
+
+
+@pytest.mark.parametrize(
+    "verb", ["cost --variant mine.attn --seq 8 --heads 2 --phase train", "equations mine.attn --backward"]
+)
+def test_commands_name_it_too(verb, call, monkeypatch, tmp_path):
+    page = str(am.variant("mha").program).replace("softmax_n(L[b h t n])", "softmax_n(tanh(L[b h t n]))")
+    (tmp_path / "mine.attn").write_text(f"title: Mine\nsource: me\nabout: a test\n\n{page}\n")
+    assert call(verb)[0] == 0
+    monkeypatch.setitem(ops.OPS, "tanh", replaced(ops.OPS["tanh"], adjoint=None))
+    code, out, err = call(verb)
+    assert (code, out) == (2, "")
+    assert "tanh has no adjoint in the table of operations" in err
+
+
+CHOOSING = [
+    ("Y[t] = floor(X[t])", []),
+    ("Y[t] = lt(X[t], 0) + eq(X[t], 1) + pow2(X[t])", []),
+    ("Y[t] = only(X[t])", []),
+    ("Y[t k] = topk_n_k I[t n]", []),
+    ("Y[t] = 2 * @t + cos(@t)", []),
+    ("Y[t] = KEEP[t]", []),
+    ("Y[t] = WE[ID[t]]", ["WE"]),
+    ("Y[t] = A[t] * floor(X[t]) + only(X[t])", ["A"]),
+    ("Y[t] = A[t] * KEEP[t] * cos(@t * FREQ[t])", ["A"]),
+    ("T[t k] = topk_n_k I[t n]\nY[t] = A[T[t k]] * I[t T[t k]]", ["I", "A"]),
+]
+
+
+@pytest.mark.parametrize(("text", "reached"), CHOOSING)
+def test_what_is_constant_by_pieces_is_reached_by_no_gradient(text, reached):
+    """Without names, what has a gradient; by its name, what has none is refused; a page of nothing else, too."""
+    page = program(text)
+    if not reached:
+        with pytest.raises(InputError, match="Y depends on nothing that has a gradient"):
+            gradient(page)
+    else:
+        assert sorted(gradient(page).cotangents) == sorted(reached)
+    for name in set(page.inputs) - set(reached) - {"KEEP", "FREQ"}:
+        with pytest.raises(InputError, match=f"{name}: Y does not depend on it but through what only chooses"):
+            gradient(page, wrt=[name])
+    for name in {"KEEP", "FREQ"} & set(page.inputs):  # drawn or tabled: only on request
+        assert list(gradient(page, wrt=[name]).cotangents) == [name]
+
+
+@pytest.mark.parametrize(
+    ("text", "slope"),
+    [
+        ("Y[t] = max2(X[t], X[t])", 1),
+        ("Y[t] = min2(X[t], 2 * X[t] - X[t])", 1),
+        ("Y[t] = max2(X[t], 1)", 0.5),
+        ("Y[t] = exp(min2(X[t] - 1, 0)) + max2(X[t] - 1, 0)", 1),
+        ("Y[t] = max_n(A[t n] * X[t])", 1),
+    ],
+)
+def test_ties_share_one_gradient(text, slope):
+    """Two arguments that are equal pass on no more than there is: of any that agree everywhere, together one."""
+    page = program(text)
+    g, sizes, ones = gradient(page, wrt=["X"]), {"t": 2, "n": 3, "past": 0}, {"X": np.ones(2), "A": np.ones((2, 3))}
+    values = run(g.forward, sizes, {n: ones[n] for n in page.inputs})
+    np.testing.assert_allclose(run(g.backward, sizes, values | {"dY": np.ones(2)})["dX"], slope)
+
+
+@pytest.mark.parametrize("op", ["max", "mean"])
+def test_of_no_keys_there_is_no_gradient(op):
+    """A query that sees none divides by none; ties share one gradient, as a mean does."""
+    g = gradient(program(f"A[t n]\nY[t] = {op}_n(A[t n])\nt sees n: before"))
+    sizes, a = {"t": 3, "n": 3, "past": 0}, np.array([[1.0, 2, 3], [1, 2, 3], [2, 2, 9]])
+    out = run(g.backward, sizes, run(g.forward, sizes, {"A": a}) | {"dY": np.ones(3)})
+    np.testing.assert_allclose(out["dA"], [[0, 0, 0], [1, 0, 0], [0.5, 0.5, 0]])
 
 
 @pytest.mark.parametrize(

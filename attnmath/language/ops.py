@@ -83,6 +83,7 @@ def _erf(np: Any, a: Any) -> Any:
 
 
 _TWO = (2, 2)
+_MORE, _LESS = "g * (lt(b, a) + eq(a, b) / 2)", "g * (lt(a, b) + eq(a, b) / 2)"
 OPS: dict[str, Row] = {
     # arithmetic
     "+": Row("{0} + {1}", lambda np, a, b: a + b, ("g", "g"), arity=_TWO),
@@ -148,8 +149,9 @@ OPS: dict[str, Row] = {
     "floor": Row(r"\left\lfloor {0} \right\rfloor", lambda np, a: np.floor(a), ()),
     "pow2": Row(r"2^{{\lfloor \log_2 {0} \rfloor}}", lambda np, a: 2.0 ** np.floor(np.log2(a)), ()),
     "relu": Row(r"\max(0, {0})", lambda np, a: np.maximum(a, 0), ("g * lt(0, y)",)),
-    "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
-    "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), ("g * eq(a, y)", "g * eq(b, y)"), arity=_TWO),
+    # what ties shares its gradient, as in PyTorch: exp(min(x, 0)) + max(x, 0) has the slope 1 at 0, too
+    "max2": Row(r"\max({0}, {1})", lambda np, a, b: np.maximum(a, b), (_MORE, _LESS), arity=_TWO),
+    "min2": Row(r"\min({0}, {1})", lambda np, a, b: np.minimum(a, b), (_LESS, _MORE), arity=_TWO),
     "lt": Row("[{0} < {1}]", lambda np, a, b: (a < b) * 1.0, (), arity=_TWO),
     "eq": Row("[{0} = {1}]", lambda np, a, b: (a == b) * 1.0, (), arity=_TWO),
     "only": Row(
@@ -167,7 +169,7 @@ OPS: dict[str, Row] = {
         along="drop",
         why="one addition fewer than elements, and a division",
     ),
-    "max": Row(r"\max_{{{o}}} {0}", _max, ("g * eq(a, y)",), along="drop"),
+    "max": Row(r"\max_{{{o}}} {0}", _max, ("g * eq(a, y) / sum_o(eq(a, y))",), along="drop"),
     "softmax": Row(
         r"\operatorname{{softmax}}_{{{o}}} {0}",
         _softmax,

@@ -253,14 +253,13 @@ class _Machine:
 
     def term(self, num: tuple[Expr, ...], den: tuple[Expr, ...], left: tuple[str, ...], keep: tuple[str, ...]) -> Array:
         found = tuple(dict.fromkeys([*(d for f in (*num, *den) for d in letters(f)), *left]))
-        parts = [self.node(f) for f in num]
+        parts, w = [self.node(f) for f in num], self.weight(found)
         with np.errstate(divide="ignore", invalid="ignore"):
-            parts += [(o, 1.0 / v) for o, v in map(self.node, den)]
+            parts += [(o, _within(w, o, 1.0 / v)) for o, v in map(self.node, den)]
         scale = 1.0
         for o, v in parts:
             scale = scale if o else scale * float(v)
         parts = [p for p in parts if p[0]]
-        w = self.weight(found)
         if w is not None:  # what does not exist is 0
             parts = [
                 (o, np.where(_align(*w, o), v, np.zeros((), v.dtype)) if set(w[0]) <= set(o) else v) for o, v in parts
@@ -325,6 +324,15 @@ def _and(found: Sequence[Named]) -> Named:
     for o, w in found:
         out = out & _align(o, w, order)
     return order, out
+
+
+def _within(w: Named | None, order: tuple[str, ...], x: Array) -> Array:
+    """A reciprocal by some letters of a mask, 0 where it belongs to no pair that exists: of nothing it may be infinite."""
+    if w is None or not 0 < len(set(w[0]) & set(order)) < len(w[0]):
+        return x
+    rest = tuple(axis for axis, d in enumerate(w[0]) if d not in order)
+    some = _align(tuple(d for d in w[0] if d in order), w[1].any(rest), order)
+    return np.where(some, x, np.zeros((), x.dtype))
 
 
 def _align(order: tuple[str, ...], x: Any, want: Sequence[str]) -> Array:

@@ -152,6 +152,10 @@ def gradient(
         raise InputError(
             f"{', '.join(lost)}: {', '.join(ends)} does not depend on it but through what only chooses, or not at all"
         )
+    if not reverse.active:
+        raise InputError(
+            f"{', '.join(ends)} depends on nothing that has a gradient: what it reads only chooses, or is a table"
+        )
     made = reverse.run()
     of = {n: reverse.cotangent[n] for n in wanted if n in reverse.active}
     cached = {n: c for n, c in reverse.past.items() if c in made.defined}
@@ -343,8 +347,9 @@ class _Reverse:
 
     def function(self, x: Op, g: Expr, y: Ref | None, space: tuple[str, ...], host: str) -> None:
         adjoint = OPS[x.name].adjoint
-        if adjoint is None:
-            raise LanguageError(f"{x.name} has no adjoint in the table of operations: `{x}` has no gradient")
+        if adjoint is None or len(adjoint) < len(x.args):
+            which = f" for each of its {len(x.args)} arguments" if adjoint else ""
+            raise LanguageError(f"{x.name} has no adjoint{which} in the table of operations: `{x}` has no gradient")
         if not isinstance(g, Ref):
             g = self.named(g, letters(x), space, host + ARITHMETIC.get(x.name, x.name))
             space = letters(g)
