@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 
 from attnmath import layers
-from attnmath.errors import AttnmathError, InputError
+from attnmath.errors import AttnmathError, InputError, NoSchedule
 from attnmath.hardware.estimates import kernel_shape
 from attnmath.hardware.timing import Shape
 from attnmath.keys import KEYS, Reading, fitting
@@ -179,8 +179,10 @@ def _counts(r: Reading) -> Counts:
     if blocks(r.kv_dtype):
         check_blocks(r.caches, r.kv_dtype)
     shape, why = _shape(r)
-    moved = KEYS["hbm_bytes.compulsory"].read(r)
-    timed = bool(r.core.equations) and moved is not None
+    try:
+        moved, timed = KEYS["hbm_bytes.compulsory"].read(r), bool(r.core.equations)
+    except NoSchedule as error:  # of a backward pass that no schedule walks
+        moved, timed, why = None, False, str(error)
     sure = [s for s in r.steps if not s.at_most]  # the work that the data may spare is in no bound
     matmul: Number = 0
     for s in sure:

@@ -435,15 +435,16 @@ def walked(
     return walk, out, walk.run(only)
 
 
-def graded(page: Program, sizes: Mapping[str, Any], seed: int = 0) -> Graded:
-    """The gradient of a page's result, weighed at random, by all that has one: inputs and rows of the past.
+def graded(page: Program, sizes: Mapping[str, Any], seed: int = 0, recompute: str = "none") -> Graded:
+    """The gradient of a page's result, weighed at random, by all that has one: inputs and rows of the past; `recompute`: what
+    of the forward pass is computed again.
 
     >>> found = graded(variants.get("mqa").program, dict(b=1, t=1, n=3, past=2, h=1, d=2, e=2, m=2))
     >>> [(name, past) for name, past in found.directions]
     [('X', False), ('WQ', False), ('WK', False), ('WV', False), ('WO', False), ('k', True), ('v', True)]
     """
     inputs, past = arrays(page, sizes, seed)
-    found = gradient(page, past={n: x.shape[axis] for n, (axis, x) in past.items()})
+    found = gradient(page, past={n: x.shape[axis] for n, (axis, x) in past.items()}, recompute=recompute)
     old, both = {n: x for n, (_, x) in past.items()}, {**sizes, **found.sizes}
     values = evaluating.run(found.forward, sizes, inputs, old)
     rng = np.random.default_rng(seed + 1)
