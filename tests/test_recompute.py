@@ -20,7 +20,7 @@ from attnmath.readings.count import core, count, tables, total
 from attnmath.readings.evaluate import run
 from attnmath.readings.gradient import gradient
 from attnmath.verifying.cases import arrays, graded
-from attnmath.verifying.laws import walked_gradient
+from attnmath.verifying.laws import tallied
 
 TWICE = """
 S[b t n] = Q[b t d] * K[b n d]
@@ -102,8 +102,8 @@ def test_counts_of_what_is_computed_again_are_the_walks(name, uses, form, how):
     layer = layers.build(name, uses)
     page = layer.form(form)
     if gradient(page, recompute=how).again:
-        found = walked_gradient(graded(page, fitting(page, layer)[0], recompute=how))
-        assert not [str(c) for c in found if not c.holds]
+        wrong = [c for c in tallied(graded(page, fitting(page, layer)[0], recompute=how)) if not c.holds]
+        assert not wrong, wrong[0]
 
 
 # -- what it is

@@ -436,8 +436,8 @@ def walked(
 
 
 def graded(page: Program, sizes: Mapping[str, Any], seed: int = 0, recompute: str = "none") -> Graded:
-    """The gradient of a page's result, weighed at random, by all that has one: inputs and rows of the past. What is computed
-    again stands under the name that it has where both passes are one page.
+    """The gradient of a page's result, weighed at random, by all that has one: inputs and rows of the past; `recompute`: what
+    of the forward pass is computed again.
 
     >>> found = graded(variants.get("mqa").program, dict(b=1, t=1, n=3, past=2, h=1, d=2, e=2, m=2))
     >>> [(name, past) for name, past in found.directions]
@@ -449,7 +449,5 @@ def graded(page: Program, sizes: Mapping[str, Any], seed: int = 0, recompute: st
     values = evaluating.run(found.forward, sizes, inputs, old)
     rng = np.random.default_rng(seed + 1)
     seeds = {c: rng.standard_normal(values[n].shape) for n, c in found.seeds.items()}
-    kept = {n: x for n, x in values.items() if n not in found.backward.defined}
-    out = evaluating.run(found.backward, both, {**kept, **seeds}, old)
-    made = {new: out[n] for n, new in found.renamed.items()}
-    return Graded(page, found, both, inputs, past, {**values, **seeds, **out, **values, **made})
+    out = evaluating.run(found.backward, both, {**values, **seeds}, old)
+    return Graded(page, found, both, inputs, past, {**values, **seeds, **out})

@@ -35,7 +35,7 @@ from attnmath.readings.text import latex_lines, lines
 from attnmath.readings.traffic import Traffic
 from attnmath.readings.training import Training
 from attnmath.verifying import judge
-from attnmath.verifying.cases import Array, Case, Graded, MaskCase, PageCase, arrays, sliced, walked
+from attnmath.verifying.cases import Array, Case, Graded, MaskCase, PageCase, arrays, graded, sliced, walked
 from attnmath.verifying.cases import table as judged
 from attnmath.verifying.loops import LoopWalk, allowed, cut
 from attnmath.verifying.pushing import Pushing
@@ -430,6 +430,7 @@ def _looks_back(case: Case) -> bool:
 
 STEPS = (1e-5, 1e-6, 1e-7)  # of differences, the next where a kink or a steep place lies within one
 DIFFERENCES = 1e-6  # of a difference quotient of float64
+WAYS = ("none", "selective", "full", "selective+full")  # what the backward pass computes again
 
 
 def gradients(case: Case, rng: Random) -> Iterator[Compared]:
@@ -473,35 +474,37 @@ def _moved(g: Graded, to: Mapping[tuple[str, bool], Array], h: float) -> float:
 
 
 def backward(case: Case, rng: Random) -> Iterator[Compared]:
-    """Every tensor of the gradient's page, element by element, and the operations that the judge takes for it.
+    """A gradient's page in one of the ways to keep less of the forward pass; and that names of functions cost nothing.
 
     >>> from attnmath.verifying.cases import draw
     >>> all(c.holds for c in backward(draw("variant", "gqa", 1), Random(1)))
     True
     """
-    yield from walked_gradient(case.graded)
+    how = rng.choice(WAYS)
+    g = case.graded if how == WAYS[0] else graded(case.page, case.sizes, case.seed, how)
+    yield from tallied(g)
     named, plain_ = (total(count(p, case.sizes)) for p in (case.graded.gradient.forward, case.page))
     yield same("FLOPs of the page when every function has a name", named, plain_)
 
 
-def walked_gradient(g: Graded) -> Iterator[Compared]:
-    """The same of one gradient, which may compute again what is not kept.
+def tallied(g: Graded) -> Iterator[Compared]:
+    """Every tensor of the gradient's page, element by element, and the operations that the judge takes for it.
 
-    >>> from attnmath.verifying.cases import draw, graded
-    >>> case = draw("variant", "mqa", 1)
-    >>> all(c.holds for c in walked_gradient(graded(case.page, case.sizes, recompute="selective")))
+    >>> from attnmath.verifying.cases import draw
+    >>> all(c.holds for c in tallied(draw("variant", "mqa", 1).graded))
     True
     """
-    page = g.gradient.together
-    made = {new: page.defined[new] for new in g.gradient.renamed.values()}
+    page, made = g.gradient.together, g.gradient.backward.defined
+    names = {g.gradient.renamed[n]: n for n in made}  # of what is computed twice, the second time
     handed = {n: judged(x) for n, x in g.values.items() if n in page.inputs}
-    before = {n: (axis, x.shape[axis], judged(x)) for n, (axis, x) in g.past.items()}
+    past = {n: (axis, x.shape[axis], judged(x)) for n, (axis, x) in g.past.items()}
+    before = past | {name: past[n] for name, n in names.items() if n in past}
     walk = Pushing(str(page), g.sizes, handed, before)
-    for n, e in made.items():
-        cells = walk.values_of(n, np.ndindex(g.values[n].shape))
-        yield near(str(e), g.values[n], np.array(list(cells.values())).reshape(g.values[n].shape))
+    for name, n in names.items():
+        cells = walk.values_of(name, np.ndindex(g.values[n].shape))
+        yield near(str(made[n]), g.values[n], np.array(list(cells.values())).reshape(g.values[n].shape))
     for step in count(page, g.sizes):
-        if step.name in made:
+        if step.name in names:
             flops, exps = walk.cost_of(step.name)
             yield same(f"FLOPs of {step.equation}", step.flops.total, flops)
             yield same(f"exponentials of {step.equation}", step.exps, exps)
