@@ -47,10 +47,15 @@ GAINS = {  # families whose layers keep exactly this in transformers, found by i
 }
 TRAINED = {  # what has a gradient of its own, and in which parts; elsewhere gradients pass through
     "all": "every tensor",
+    "nothing": "no tensor: gradients pass through",
     "attention": "the projections of attention: what adapters beside them read",
     "projections": "the projections of attention and feed-forward layers",
 }
-ADAPTED = {"attention": ("attention",), "projections": ("attention", "mlp", "shared_experts")}
+ADAPTED: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "attention": ("attention",),
+    "projections": ("attention", "mlp", "shared_experts"),
+}
 DROPOUTS = {  # fields, and what they drop: attention's weights, what a block adds, what an activation gives
     "weights": ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob"),
     "output": ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "residual_dropout", "resid_dropout", "dropout"),
@@ -265,13 +270,17 @@ def _kept(
             raise InputError(
                 f"--computed-by transformers: how it computes {m.family} is not known here; known: {known}"
             )
-    dropped = _dropping(p, rates)
+    dropped = in_training(p, rates)
     found = _saved(_Key(dropped, tuple(sorted(tokens.items())), dtype, training.recompute, gain, training.trained))
     return [_tensor(p, s, lengths, training) for s, lengths in found if not (again and s.tensor == "X")]
 
 
-def _dropping(p: Piece, rates: Mapping[str, float]) -> Piece:
-    """A block as it is in training, with its dropouts."""
+def in_training(p: Piece, rates: Mapping[str, float]) -> Piece:
+    """A block as it is in training, with its dropouts.
+
+    >>> in_training(Piece("mlp", "mlp", (), {"d-model": 8}, None, (), "tokens"), {"output": 0.5}).uses
+    ('dropout:rate=0.5,on=Y',)
+    """
     places = {"attention": {"weights": "", "output": "Y"}, "mlp": {"inner": "H", "output": "Y"}}.get(p.part, {})
     uses = []
     for place, on in places.items():
@@ -312,7 +321,7 @@ def differentiated(p: Piece, page: Program, trained: str) -> tuple[str, ...] | N
     >>> from attnmath import blocks
     >>> mlp = Piece("mlp", "mlp", (), {"d-model": 8}, None, (), "tokens")
     >>> [differentiated(mlp, blocks.get("mlp").program, x) for x in TRAINED]
-    [None, ('X',), ('X', 'WU', 'WD')]
+    [None, ('X',), ('X',), ('X', 'WU', 'WD')]
     """
     if trained == "all":
         return None

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnmath.language.arith import Number, minimum, prod
+from attnmath.language.arith import Number, prod
 from attnmath.language.syntax import Equation, Expr, Program, Ref, letters, refs, settled, terms
 from attnmath.readings.count import Space, learned, tables
 from attnmath.readings.memory import DRAWN
@@ -24,7 +24,9 @@ NOBODY: Mapping[str, int] = {}
 
 
 class Product(Struct, frozen=True):
-    """`copies` products of (m by k) with (k by n) that make the tensors `of`; `partial`: the sum runs over a shared axis."""
+    """`copies` products of (m by k) with (k by n) that make the tensors `of`; `partial`: the sum runs over a shared axis;
+    `rows_each`: rows for each token, one for each expert that it has chosen.
+    """
 
     of: tuple[str, ...]
     m: Number
@@ -32,6 +34,7 @@ class Product(Struct, frozen=True):
     k: Number
     copies: Number
     partial: bool
+    rows_each: Number = 1
 
     @property
     def flops(self) -> Number:
@@ -72,9 +75,11 @@ def launches(
     element_bytes: float,
     of: Iterable[str] | None = None,
     shared: Mapping[str, int] = NOBODY,
+    by_tokens: int = 1,
 ) -> Launches:
     """What the equations `of` a page run (all, if none are named), at these sizes, those of one rank; `shared`: the axes that
-    ranks share, and how many do. What another equation of the page reads is written, and so is the page's result.
+    ranks share, and how many do; `by_tokens`: how many share by their tokens what has none of these axes. What another
+    equation of the page reads is written, and so is the page's result.
 
     >>> from attnmath import blocks
     >>> page = blocks.get("mlp").program
@@ -100,9 +105,10 @@ def launches(
         for key, p in found:
             products[key] = _joined(products[key], p) if key in products else p
         if any(p.partial for _, p in found):
-            most = space.elements(page.tensors[page.output])  # parts may be added up later, where they are fewer
-            summed = summed + minimum(space.elements(page.tensors[e.out.name]), most) * element_bytes
-    passes = tuple(_pass(run, page, space, views, element_bytes) for run in runs if run)
+            rows = max(p.rows_each for _, p in found)  # those of a token are added up first
+            summed = summed + space.elements(page.tensors[e.out.name]) * element_bytes / rows
+    own = frozenset(d for d, ways in shared.items() if ways > 1)
+    passes = tuple(_pass(run, page, space, views, element_bytes, own, by_tokens) for run in runs if run)
     return Launches(tuple(products.values()), passes, summed)
 
 
@@ -148,7 +154,9 @@ def _products(
         more = prod(space.sizes[d] for d in dict.fromkeys(rest))  # rows for each expert that is chosen
         m, n, k, copies = (prod(space.sizes[d] for d in found) for found in (rows, columns, over, alike))
         m, k = (m, k * more) if scattered else (m * more, k)
-        p = Product((out.name,), m, n, k, copies, any(shared.get(d, 1) > 1 for d in over))
+        partial = any(shared.get(d, 1) > 1 for d in over)
+        each = {d for i in (*f.index, *g.index) if isinstance(i, Ref) for d in letters(i.index[-1])} & set(left)
+        p = Product((out.name,), m, n, k, copies, partial, prod(space.sizes[d] for d in each))
         teaches, weighs = out.name.startswith("dW"), learned(Ref(g.name, ()))
         given = views.get(f.name, f.name)
         if weighs and out.name.startswith("d"):
@@ -174,14 +182,22 @@ def _axes(f: Ref) -> tuple[str, ...]:
     return letters(f)
 
 
-def _pass(run: list[Equation], page: Program, space: Space, views: Mapping[str, str], element_bytes: float) -> Pass:
+def _pass(
+    run: list[Equation],
+    page: Program,
+    space: Space,
+    views: Mapping[str, str],
+    element_bytes: float,
+    shared: frozenset[str],
+    by_tokens: int,
+) -> Pass:
     """What equations that run as one read of others, and write for others; of rows that are gathered, as many as there are."""
 
     def size(r: Ref) -> Number:
         width = 1.0 if r.name.startswith(DRAWN) else element_bytes
         gathered = any(refs(i) for i in r.index)
         count = prod(space.sizes[d] for d in letters(r)) if gathered else space.elements(page.tensors[r.name])
-        return count * width
+        return count * width / (1 if shared & set(letters(r)) else by_tokens)
 
     own = {e.out.name: e.out for e in run}
     read = {views.get(r.name, r.name): r for e in run for r in e.reads if r.name not in own}
