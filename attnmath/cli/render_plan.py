@@ -79,18 +79,24 @@ def check_lines(r: Result) -> list[str]:
         for x in r.checks
     ]
     failed = [x for x in r.checks if not x.passed]
-    step = getattr(r, "step", None)
     return [
         strong(f"{_path(r.file)}: {r.model} {verdict}"),
         "",
         strong("memory of the fullest GPU"),
         *columns(rows, (1, 2, 3)),
         "",
-        *([strong("a step"), *_step(step)] if step else [strong("capacity"), *_capacity(r)]),
+        *_middle(r),
         "",
         *columns([("  checks", "", "value", "limit", "margin"), *checks], (2, 3, 4)),
         *[line for x in failed for line in ("", strong(f"{x.id} {x.name}"), f"  why: {x.why}", f"  fix: {x.fix}")],
     ]
+
+
+def _middle(r: Result) -> list[str]:
+    """What a server's cache holds, or what a step of training takes."""
+    if hasattr(r, "step"):
+        return [strong("a step"), *_step(r.step)]
+    return [strong("capacity"), *_capacity(r)]
 
 
 def _path(file: str) -> str:

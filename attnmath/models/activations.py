@@ -146,8 +146,8 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
     found = placed(m, tokens_of, dtype, training)
     rows: dict[tuple[Any, ...], tuple[Tensor, int]] = {}
     runs: list[tuple[int, int]] = []
-    for tensors in (found.before, found.after, *found.layers):
-        for x in tensors:
+    for group in (found.before, found.after, *found.layers):
+        for x in group:
             key = (x.part, x.page, x.tensor, x.index, x.bits, x.bytes)
             rows[key] = x, x.count + rows.get(key, (x, 0))[1]
     for layer in found.layers:

@@ -24,14 +24,15 @@ OFFLOAD = {  # ZeRO-Offload: Ren et al. 2021, arXiv:2101.06840; ZeRO-Infinity: R
 
 
 class Loss(Struct, frozen=True):
-    """Bytes that a loss keeps for each logit beside the head's input: `wide` of single precision, `narrow` tensors as wide as
-    activations; `chunks`: parts of the tokens that single precision comes in.
+    """What a loss keeps for each logit beside the head's input: `wide` bytes of single precision, and `narrow` tensors as wide as
+    activations, of which `passing` are there for one of so many `chunks` of the tokens at a time, as single precision is.
     """
 
     meaning: str
     wide: float
     narrow: float = 0
     chunks: int = 1
+    passing: float = 0
     source: str = ""
 
     def bytes(self, logits: int, element_bytes: float) -> int:
@@ -40,7 +41,7 @@ class Loss(Struct, frozen=True):
         >>> LOSSES["logits"].bytes(1000, 2), LOSSES["eager"].bytes(1000, 2), LOSSES["chunked"].bytes(1000, 2)
         (4000, 12000, 5000)
         """
-        return int(logits * (self.wide / self.chunks + self.narrow * element_bytes))
+        return int(logits * ((self.wide + self.passing * element_bytes) / self.chunks + self.narrow * element_bytes))
 
 
 LOSSES: dict[str, Loss] = {
@@ -58,21 +59,31 @@ LOSSES: dict[str, Loss] = {
         8,
         2,
         8,
-        "torchtune 0.3, CEWithChunkedOutputLoss: eight chunks",
+        source="torchtune 0.3, CEWithChunkedOutputLoss: eight chunks",
+    ),
+    "compiled": Loss(
+        "the logits, and their gradient for an eighth of the tokens at a time; single precision stays in registers",
+        0,
+        1,
+        8,
+        1,
+        "the same under torch.compile, which fuses the casts and sums of each chunk",
     ),
     "fused": Loss("none: Hsu et al. 2024, arXiv:2410.10989, section 3.2", 0, source="Liger Kernel"),
 }
 
 
 class Gathered(Struct, frozen=True):
-    """What ZeRO's third stage has whole on a rank: so many times the weights, and the gradients, of its largest unit; `layers`:
-    units are whole layers, and what stands outside of them is one that stays.
+    """What ZeRO's third stage has whole on a rank: so many times the weights, as they are stored, and the gradients of its
+    largest unit; `layers`: units are whole layers, else single tensors; `root`: what stands outside of the layers is gathered
+    all the time.
     """
 
     meaning: str
     weights: int
     gradients: int
     layers: bool
+    root: bool
     source: str
 
 
@@ -82,12 +93,22 @@ GATHERED: dict[str, Gathered] = {
         2,
         1,
         True,
+        True,
         "PyTorch FSDP, BackwardPrefetch.BACKWARD_PRE; the root's parameters are not freed after its forward pass",
+    ),
+    "unit": Gathered(
+        "a layer, or what is outside of them, the next one, and the first one's gradients",
+        2,
+        1,
+        True,
+        False,
+        "the same, embedding and head in units of their own: torchtune, custom_sharded_layers",
     ),
     "module": Gathered(
         "the weights and gradients of one matrix",
         1,
         1,
+        False,
         False,
         "DeepSpeed, docs/code-docs/source/memory.rst: largest_layer_memory = 4 * largest_layer_params",
     ),

@@ -48,8 +48,8 @@ class TrainingMemory(Struct, frozen=True):
 
 class Learned(Struct, frozen=True):
     """What one rank of a stage has learned, by how many data ranks hold the same: `weights` and `states` in bytes, `trained`
-    numbers; `largest`: numbers of its largest layer or matrix, and how many of these are trained; `matrix`: of the largest
-    that is trained; `outside`: numbers of what stands outside of the layers; `adapters`: how many matrices have one.
+    numbers; `largest`: bytes of its largest layer or tensor, and how many numbers of it are trained; `matrix`: numbers of the
+    largest that is trained; `outside`: bytes of what stands outside of the layers; `adapters`: how many matrices have one.
     """
 
     weights: Mapping[int, int]
@@ -158,8 +158,8 @@ class _Own(Struct, frozen=True):
     adapters: list[Weight]
 
     @property
-    def numbers(self) -> int:
-        return sum(s.numbers for s in self.shards)
+    def bytes(self) -> int:
+        return sum(s.bytes for s in self.shards)
 
     @property
     def learns(self) -> int:
@@ -193,16 +193,14 @@ def _learned(
             states[copies] = states.get(copies, 0) + state_bytes(optimizer, w, width) * p.count
     if lora:
         weights[rank.data] += trained[rank.data] * int(bits(dtype)) // 8
-    sizes = {repr(layer): [own(p).numbers * p.count for p in layer] for layer in layers}
-    outside = sum(own(p).numbers * p.count for p in pieces) - sum(sum(sizes[repr(layer)]) for layer in layers)
+    alike = {repr(layer): layer for layer in layers}
+    sizes = {key: sum(own(p).bytes * p.count for p in layer) for key, layer in alike.items()}
+    learns = {key: sum(own(p).learns * p.count for p in layer) for key, layer in alike.items()}
+    outside = sum(own(p).bytes * p.count for p in pieces) - sum(sizes[repr(layer)] for layer in layers)
     if GATHERED[plan["training.gathered"]].layers and layers:
-        alike = {repr(layer): layer for layer in layers}.values()
-        largest = max(
-            (sum(own(p).numbers * p.count for p in x), sum(own(p).learns * p.count for p in x)) for x in alike
-        )
+        largest = max((sizes[key], learns[key]) for key in alike)
     else:
-        one = max((s.numbers for x in known.values() for s in x.shards), default=0)
-        largest = one, 0 if lora else one
+        largest = max(((s.bytes, 0 if lora else s.numbers) for x in known.values() for s in x.shards), default=(0, 0))
     matrix = max((w.numbers for x in known.values() for _, w in x.trained), default=0)
     adapted = sum(len(own(p).adapters) // 2 * p.count for p in pieces)
     return Learned(weights, states, trained, largest, matrix, outside, adapted)
@@ -212,7 +210,7 @@ def _stored_as(plan: Plan, model: Model, dtype: str) -> str | None:
     """How weights are stored: as asked for, or as quantised adapters' bases come; else as what is computed with them."""
     asked = plan["dtype.weights"]
     if asked or (plan["training.lora_rank"] and model.config.get("quantization_config")):
-        return asked
+        return None if asked is None else str(asked)
     return dtype
 
 
@@ -279,7 +277,7 @@ def _trainer(
         host, gradients = host + gradients, 0
     if offload == "parameters":
         host, weights = host + weights, 0
-    gathered = _gathered(plan, learned, element, gradient)
+    gathered = _gathered(plan, learned, gradient)
     alive = SCHEDULES[plan["training.schedule"]].alive(
         stage, rank.pipeline, plan["training.accumulation"], plan["training.virtual_stages"]
     )
@@ -315,19 +313,20 @@ def has_master(plan: Plan, model: Model, dtype: str) -> bool:
     return bool(said) if said is not None else (plan["dtype.weights"] or dtype) != "fp32"
 
 
-def _gathered(plan: Plan, learned: Learned, element: int, gradient: int) -> int:
+def _gathered(plan: Plan, learned: Learned, gradient: int) -> int:
     """What the third stage has whole for a while; the same where weights come from the host."""
     if plan["training.zero_stage"] < 3 or plan["parallel.data"] == 1 and plan["training.offload"] != "parameters":
         return 0
     row, (whole, trained) = GATHERED[plan["training.gathered"]], learned.largest
-    outside = learned.outside if row.layers else 0
-    return ((row.weights * whole + outside) * element + row.gradients * trained * gradient) // 8
+    if row.layers and not row.root:
+        whole = max(whole, learned.outside)
+    return row.weights * whole + row.root * learned.outside + row.gradients * trained * gradient // 8
 
 
 def _logits(plan: Plan, model: Model, rank: Rank) -> int:
     """How many logits a rank has of a micro-batch: ranks share the vocabulary."""
     vocab = next((p.sizes["vocab"] for p in model.pieces if p.page == "head"), 0)
-    return plan["training.micro_batch"] * plan["training.seq"] * -(-vocab // rank.tensor)
+    return int(plan["training.micro_batch"] * plan["training.seq"]) * -(-vocab // rank.tensor)
 
 
 def _activations(

@@ -195,7 +195,7 @@ def _optimizer(plan: Plan, t: Trainer, how: How) -> float:
         return sum(n / (copies if plan["training.zero_stage"] else 1) for copies, n in table.items())
 
     master = 8 if has_master(plan, t.model, t.dtype) else 0  # read and written
-    each = bits(plan["training.gradients"] or t.dtype) / 8 + bits(t.dtype) / 8 + master
+    each: float = bits(plan["training.gradients"] or t.dtype) / 8 + bits(t.dtype) / 8 + master
     return (share(t.learned.trained) * each + 2 * share(t.learned.states)) / how.hbm
 
 

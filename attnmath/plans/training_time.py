@@ -59,7 +59,7 @@ class Seconds(Struct, frozen=True):
     @property
     def time_s(self) -> float:
         """All of it, one after the other."""
-        return sum(getattr(self, f) for f in self.__struct_fields__)
+        return self.products_s + self.attention_s + self.passes_s + self.collectives_s
 
 
 class How(Struct, frozen=True, eq=False):  # a key by its identity
@@ -200,9 +200,10 @@ def _block(key: _Key) -> BlockTime:
     new = set(found.renamed.values()) if found else set()
     inside = {e.out.name for e in core(page)} if how.fused and p.part == "attention" else set()
     by_tokens = how.rank.tensor if how.by_tokens else 1
+    outside = [n for n in page.defined if n not in inside]
     run = [
-        launches(page, sizes, element, [n for n in page.defined if n not in inside and wanted(n)], ways, by_tokens)
-        for wanted in (lambda n: n not in new, lambda n: n in new)
+        launches(page, sizes, element, [n for n in outside if (n in new) is after], ways, by_tokens)
+        for after in (False, True)
     ]
     kernel_s = _attention(how, key.plain, dict(tokens), ways) if inside else 0.0
     beside = _adapters(how, key.plain, dict(tokens)) if how.lora and how.trained != "all" else ((), ())
