@@ -12,6 +12,7 @@ from attnmath.models.costs import ModelCost
 from attnmath.plans.checking import PlanResult
 from attnmath.plans.logs import Explanation
 from attnmath.plans.solving import Solution
+from attnmath.plans.training_checks import TrainingResult
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
 from attnmath.tiling import Tiling
@@ -102,6 +103,12 @@ class Presets(Struct):
 
 class PlanCheck(PlanResult, frozen=True, kw_only=True):
     """`attnmath plan check --json`: the verdict, every check, and bytes of the fullest GPU by what takes them."""
+
+    schema: Literal["attnmath.plan/1"]
+
+
+class TrainingCheck(TrainingResult, frozen=True, kw_only=True):
+    """The same of a plan of training: bytes of the fullest GPU by what takes them, and the step's time."""
 
     schema: Literal["attnmath.plan/1"]
 
@@ -477,7 +484,7 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "model": (ModelDocument, ModelRows),
     "models": (Presets,),
     "plan": (),
-    "plan-check": (PlanCheck, PlanChecks),
+    "plan-check": (PlanCheck, TrainingCheck, PlanChecks),
     "plan-solve": (PlanSolve,),
     "plan-explain": (PlanExplain,),
     "sweep": (),
@@ -505,6 +512,9 @@ def json_schema(name: str) -> dict[str, Any]:
     for own in defs.values():
         for hidden in ("readings", "gpu_file"):
             own.get("properties", {}).pop(hidden, None)
+    if name == "plan-check":
+        rows = {"anyOf": [{"$ref": "#/$defs/PlanCheck"}, {"$ref": "#/$defs/TrainingCheck"}]}
+        defs["PlanChecks"]["properties"]["rows"]["items"] = rows
     if name == "gpu-file":  # any name for a table of figures, but for the sources
         own = {
             "sources": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -540,6 +550,8 @@ KINDS: dict[str, dict[str, Any]] = {  # of a plan's keys
     "text": {"type": "string", "minLength": 1},
     "name": {"type": "string"},
     "size": {"type": "integer", "minimum": 1},
+    "count": {"type": "integer", "minimum": 0},
+    "flag": {"type": "boolean"},
     "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "margin": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "number": {"type": "number", "exclusiveMinimum": 0},

@@ -18,7 +18,7 @@ from attnmath.errors import InputError
 from attnmath.models import presets
 from attnmath.plans.checking import check
 from attnmath.plans.engines import ENGINES
-from attnmath.plans.fields import SECTIONS, commented
+from attnmath.plans.fields import commented, keys_of
 from attnmath.plans.logs import concurrency_of, explain, scan
 from attnmath.plans.ranks import Rank, held
 from attnmath.plans.reading import parse
@@ -138,7 +138,7 @@ def test_a_commented_plan_is_a_plan_and_its_schema_agrees(tmp_path, capsys):
     for text, good in (("[gpu]\ncount = 0", False), ('[engine]\nname = "vlm"', False), ("[gpu]\ncount = 2", True)):
         document = tomllib.loads(f'model = "gpt2"\n{text}')
         assert list(jsonschema.Draft202012Validator(schema).iter_errors(document)) is not good
-    for section, keys in SECTIONS.items():
+    for section, keys in keys_of(False).items():
         for name in keys:
             assert name in commented(), (section, name)
 

@@ -12,7 +12,8 @@ from attnmath.errors import AttnmathError, InputError
 
 @click.group("plan", short_help="Does this deployment fit, and what to change if not.")
 def command() -> None:
-    """A deployment written down in a TOML file: whether it fits in memory, by what margin, what takes it, what would help.
+    """A server or a training run written down in a TOML file: whether it fits in memory, by what margin, what takes it, what
+    would help; of training, how long a step takes.
 
     \b
     attnmath plan init -o plan.toml
@@ -33,22 +34,23 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 def check(files: tuple[str, ...], format_: str, as_json: bool) -> int:
-    """Every constraint with value, limit, margin, reason and fix. Exit 0: all fit; 1: one does not; 2: no verdict on one.
+    """Every constraint with value, limit, margin, reason and fix; of a [training] plan, its step's time, MFU, days and money.
+    Exit 0: all fit; 1: one does not; 2: no verdict on one.
 
     \b
     attnmath plan check plan.toml
     attnmath plan check plans/*.toml --format github
     """
     from attnmath.cli import render_plan
-    from attnmath.plans.checking import PlanResult
-    from attnmath.plans.checking import check as check_plan
+    from attnmath.plans.checking import PlanResult, verdict
     from attnmath.plans.reading import read
+    from attnmath.plans.training_checks import TrainingResult
 
-    found: list[PlanResult] = []
+    found: list[PlanResult | TrainingResult] = []
     errors: list[tuple[str, str]] = []
     for path in files:
         try:
-            found.append(check_plan(read(path)))
+            found.append(verdict(read(path)))
         except AttnmathError as error:
             errors.append((path, str(error)))
     render_plan.checked(found, errors, options.chosen(format_, as_json))
@@ -62,7 +64,8 @@ def check(files: tuple[str, ...], format_: str, as_json: bool) -> int:
     "goal",
     required=True,
     metavar="GOAL",
-    help="max-context: the longest requests; max-concurrency: the most at once; min-gpus: the fewest GPUs.",
+    help="max-context: the longest requests, or sequences; max-concurrency: the most at once; max-batch: of training, the "
+    "largest micro-batch; min-gpus: the fewest GPUs.",
 )
 @options.format_option()
 def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
@@ -109,21 +112,22 @@ def explain(file: str, log: str, format_: str, as_json: bool) -> None:
 @command.command("init", short_help="A commented example file.")
 @click.option("-o", "--output", metavar="FILE", help="Where to write it [stdout].")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def init(output: str | None, force: bool) -> None:
+@click.option("--training", is_flag=True, help="A plan of training, instead of a server's.")
+def init(output: str | None, force: bool, training: bool) -> None:
     """A plan file with every key, its meaning and its default.
 
     \b
     attnmath plan init
-    attnmath plan init -o plan.toml
+    attnmath plan init --training -o plan.toml
     """
     from attnmath.plans.fields import commented
 
     if output is None:
-        render.page(commented().rstrip("\n").split("\n"))
+        render.page(commented(training).rstrip("\n").split("\n"))
         return
     if os.path.exists(output) and not force:
         raise InputError(f"{output} exists; --force overwrites it")
-    _write(output, commented())
+    _write(output, commented(training))
     render.note(f"wrote {output}; check it with: attnmath plan check {output}")
 
 

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from attnmath.plans.constraints import Check
     from attnmath.plans.logs import Explanation
     from attnmath.plans.solving import Solution
+    from attnmath.plans.training_checks import TrainingResult
+    from attnmath.plans.training_time import StepTime
+
+    Result = PlanResult | TrainingResult
 
 
-def checked(found: list[PlanResult], errors: list[tuple[str, str]], format_: str) -> None:
+def checked(found: list[Result], errors: list[tuple[str, str]], format_: str) -> None:
     """All plans that could be checked, and what is wrong with the others."""
     if format_ == "json":
         from attnmath.plans.checking import SCHEMA
@@ -45,14 +49,14 @@ def checked(found: list[PlanResult], errors: list[tuple[str, str]], format_: str
             note(f"attnmath: {error}")
 
 
-def check_lines(r: PlanResult) -> list[str]:
+def check_lines(r: Result) -> list[str]:
     """The verdict, what takes the memory, and every check."""
     verdict = _verdict(r)
     m = r.memory_bytes
     rows: list[Row] = []
     for name in m.__struct_fields__[:-2]:
         v = getattr(m, name)
-        if v or name in ("weights", "kv_cache"):
+        if v or name in ("weights", "kv_cache", "activations"):
             rows.append(
                 (
                     f"  {name.replace('_', ' ')}",
@@ -81,12 +85,18 @@ def check_lines(r: PlanResult) -> list[str]:
         strong("memory of the fullest GPU"),
         *columns(rows, (1, 2, 3)),
         "",
-        strong("capacity"),
-        *_capacity(r),
+        *_middle(r),
         "",
         *columns([("  checks", "", "value", "limit", "margin"), *checks], (2, 3, 4)),
         *[line for x in failed for line in ("", strong(f"{x.id} {x.name}"), f"  why: {x.why}", f"  fix: {x.fix}")],
     ]
+
+
+def _middle(r: Result) -> list[str]:
+    """What a server's cache holds, or what a step of training takes."""
+    if hasattr(r, "step"):
+        return [strong("a step"), *_step(r.step)]
+    return [strong("capacity"), *_capacity(r)]
 
 
 def _path(file: str) -> str:
@@ -94,7 +104,7 @@ def _path(file: str) -> str:
     return f"{'./' if file.startswith(':') else ''}{printable(file)}"
 
 
-def _verdict(r: PlanResult) -> str:
+def _verdict(r: Result) -> str:
     failed = [x for x in r.checks if not x.passed]
     unchecked = f" (not checked: {', '.join(r.unchecked)})" if r.unchecked else ""
     if r.verdict == "unsure":
@@ -114,6 +124,28 @@ def _capacity(r: PlanResult) -> list[str]:
     ]
 
 
+def _step(s: StepTime) -> list[str]:
+    """How long a step takes and what of it, its shares of the peak, and what a budget of tokens comes to."""
+    rows: list[Row] = [("  tokens", exact(s.tokens), "")]
+    rows += [("  bound", scaled(s.bound_s, "s"), "FLOPs that are run, over the peak of all GPUs")] if s.bound_s else []
+    if s.time_s is None:
+        return columns([*rows, ("  estimate", "none", s.why_none)], (1,))
+    of = f"; stage {s.slowest} is the slowest" if s.slowest and s.slowest > 1 else ""
+    rows.append(("  estimate", scaled(s.time_s, "s"), f"{exact(round(s.tokens_per_s or 0.0, 1))} tokens/s{of}"))
+    rows += [
+        (f"    {k.removesuffix('_s').replace('_', ' ')}", scaled(v, "s"), f"{v / s.time_s:6.1%}")
+        for k, v in s.parts.items()
+        if v
+    ]
+    shown = ", ".join(f"{k} {v:.1%}" for k, v in s.mfu.items() if k != "palm")
+    rows += [("  MFU", f"{s.mfu['palm']:.1%}", f"of FLOPs as PaLM counts them; {shown}")] if shown else []
+    rows += [("  HFU", f"{s.hfu:.1%}", "of FLOPs that are run, over the pairs that exist")] if s.hfu else []
+    rows += [("  days", exact(round(s.days, 2)), "for the tokens that are asked for")] if s.days else []
+    rows += [("  GPU-hours", exact(round(s.gpu_hours, 1)), "")] if s.gpu_hours else []
+    rows += [("  USD", exact(round(s.usd, 2)), "at price.gpu_hour_usd")] if s.usd else []
+    return columns(rows, (1,))
+
+
 def _told(v: Any, unit: str) -> str:
     if v is None:
         return "-"
@@ -127,16 +159,16 @@ def _margin(x: Check) -> str:
     return f"{sign}{scaled(abs(x.margin), 'bytes') if x.unit == 'bytes' else exact(abs(x.margin))}"
 
 
-def _notes(r: PlanResult) -> None:
+def _notes(r: Result) -> None:
     shown = {k: v for k, v in r.assumed.items() if not k.startswith(("targets.", "workload.trace"))}
     note(f"{_path(r.file)}: assumed: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
-    for text in r.notes:
+    for text in [*r.notes, *(f"assumed of time: {x}" for x in getattr(getattr(r, "step", None), "assumed", ()))]:
         note(f"{_path(r.file)}: note: {text}")
     for key in r.unchecked:
         note(f"{_path(r.file)}: not checked: {key}: there is no time model yet")
 
 
-def _annotations(r: PlanResult) -> list[str]:
+def _annotations(r: Result) -> list[str]:
     failed = [x for x in r.checks if not x.passed]
     if not failed:
         return [_annotation("notice", r.file, None, "plan", f"{r.model} {_verdict(r)}")]
@@ -172,7 +204,7 @@ def _attribute(text: str) -> str:
     return _escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def sarif(found: list[PlanResult], errors: list[tuple[str, str]]) -> dict[str, Any]:
+def sarif(found: list[Result], errors: list[tuple[str, str]]) -> dict[str, Any]:
     """The failed checks as a SARIF 2.1.0 log."""
     from attnmath import __version__
 
@@ -206,7 +238,7 @@ def _result(rule: str, text: str, path: str, line: int | None) -> dict[str, Any]
     return {"ruleId": rule, "level": "error", "message": {"text": text}, "locations": [{"physicalLocation": place}]}
 
 
-def junit(found: list[PlanResult], errors: list[tuple[str, str]]) -> str:
+def junit(found: list[Result], errors: list[tuple[str, str]]) -> str:
     """A test suite for each plan, a test case for each check."""
 
     def case(x: Check) -> Case:

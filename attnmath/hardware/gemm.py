@@ -18,8 +18,8 @@ STEP = 64  # of the inner dimension that one turn of the loop takes
 
 
 class Product(Struct, frozen=True):
-    """(m by k) times (k by n), floats or arrays; bytes are per element, of the second operand `weight_bytes` if it is stored
-    otherwise.
+    """`copies` of (m by k) times (k by n), floats or arrays; bytes are per element, of the second operand `weight_bytes` if it
+    is stored otherwise.
     """
 
     m: Any
@@ -27,17 +27,18 @@ class Product(Struct, frozen=True):
     k: Any
     bytes: float = 2.0
     weight_bytes: float | None = None
+    copies: Any = 1.0
 
     @property
     def flops(self) -> Number:
         """Operations, 2 per multiply-add."""
-        return 2 * self.m * self.n * self.k
+        return 2 * self.m * self.n * self.k * self.copies
 
     @property
     def hbm_bytes(self) -> Number:
         """Both operands and the result once."""
         stored = self.bytes if self.weight_bytes is None else self.weight_bytes
-        return (self.m * self.k + self.m * self.n) * self.bytes + self.k * self.n * stored
+        return ((self.m * self.k + self.m * self.n) * self.bytes + self.k * self.n * stored) * self.copies
 
 
 def gemm(p: Product, m: Machine, k: Mapping[str, float], warm: bool) -> Times:
@@ -64,7 +65,7 @@ def gemm(p: Product, m: Machine, k: Mapping[str, float], warm: bool) -> Times:
 
 
 def _cut(p: Product, m: Machine, k: Mapping[str, float], rows: int, columns: int, parts: int) -> Times:
-    blocks = ceil_div(p.m, rows) * ceil_div(p.n, columns) * parts
+    blocks = ceil_div(p.m, rows) * ceil_div(p.n, columns) * parts * p.copies
     turns = ceil_div(p.k, float(STEP * parts))
     tensor = 2.0 * rows * columns * STEP / m.flop_per_clock / m.sustained
     loads = (rows + columns) * STEP * p.bytes / k["stage_bytes_per_clock"]

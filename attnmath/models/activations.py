@@ -16,11 +16,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnmath.errors import InputError, Unknown, together
-from attnmath.language.syntax import letters
+from attnmath.language.syntax import Program, Ref, letters
 from attnmath.models import Model, Piece
 from attnmath.models.caching import reading
 from attnmath.models.counting import SPLIT, shards
-from attnmath.readings.count import count
+from attnmath.models.quantization import projections
+from attnmath.readings.count import count, learned
 from attnmath.readings.count import total as total_of
 from attnmath.readings.eager import eager
 from attnmath.readings.gradient import gradient
@@ -44,6 +45,17 @@ GAINS = {  # families whose layers keep exactly this in transformers, found by i
     ),
     "inside": ("gemma", "gemma2", "gemma3_text"),
 }
+TRAINED = {  # what has a gradient of its own, and in which parts; elsewhere gradients pass through
+    "all": "every tensor",
+    "nothing": "no tensor: gradients pass through",
+    "attention": "the projections of attention: what adapters beside them read",
+    "projections": "the projections of attention and feed-forward layers",
+}
+ADAPTED: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "attention": ("attention",),
+    "projections": ("attention", "mlp", "shared_experts"),
+}
 DROPOUTS = {  # fields, and what they drop: attention's weights, what a block adds, what an activation gives
     "weights": ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob"),
     "output": ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "residual_dropout", "resid_dropout", "dropout"),
@@ -54,7 +66,8 @@ EVERYWHERE = ("dropout_rate",)  # T5's: all three
 
 class Training(Struct, frozen=True):
     """How a model is trained: `recompute` and `computed_by` by the tables above; `dropout`: a rate for all three places, None:
-    what the config says; `tensor` ranks share each layer, `sequence_parallel` what is between their matrix products, too.
+    what the config says; `tensor` ranks share each layer, `sequence_parallel` what is between their matrix products, too;
+    `trained`: a row of TRAINED.
     """
 
     recompute: str = "selective"
@@ -62,6 +75,7 @@ class Training(Struct, frozen=True):
     dropout: float | None = None
     tensor: int = 1
     sequence_parallel: bool = False
+    trained: str = "all"
 
     def checked(self) -> Training:
         """Itself; InputError with every complaint."""
@@ -129,29 +143,15 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
     selective [(32, 201352)]
     full [(32, 8192)]
     """
-    training = training.checked()
-    rates = dropouts(m, training.dropout)
-    keeping = replace(training, recompute="none" if training.recompute == "none" else "selective")
+    found = placed(m, tokens_of, dtype, training)
     rows: dict[tuple[Any, ...], tuple[Tensor, int]] = {}
     runs: list[tuple[int, int]] = []
-
-    def add(found: list[Tensor]) -> None:
-        for x in found:
+    for group in (found.before, found.after, *found.layers):
+        for x in group:
             key = (x.part, x.page, x.tensor, x.index, x.bits, x.bytes)
             rows[key] = x, x.count + rows.get(key, (x, 0))[1]
-
-    outside, inner = _outside(m), m.inner
-    for p in outside:
-        add([replace(x, count=p.count) for x in _kept(m, p, tokens_of, dtype, keeping, rates, False)])
-    most = 0
-    for layer in inner:
-        found = [x for p, again in _read_again(layer) for x in _kept(m, p, tokens_of, dtype, keeping, rates, again)]
-        size = sum(x.bytes for x in found)
-        most = max(most, size)
-        if training.recompute == "full":
-            found = [_input(layer, tokens_of, dtype, training)]
-            size = found[0].bytes
-        add(found)
+    for layer in found.layers:
+        size = sum(x.bytes for x in layer)
         runs = [*runs[:-1], (runs[-1][0] + 1, size)] if runs and runs[-1][1] == size else [*runs, (1, size)]
     tensors = [replace(x, count=1 if x.kind == "table" else n) for x, n in rows.values()]
     parts: dict[str, int] = {}
@@ -160,15 +160,53 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
     return Activations(
         training.recompute,
         training.computed_by,
-        rates,
+        dropouts(m, training.dropout),
         training.tensor,
         training.sequence_parallel,
         sum(parts.values()),
         parts,
-        most if training.recompute == "full" else 0,
+        found.again_bytes,
         runs,
         tensors,
     )
+
+
+class Placed(Struct, frozen=True):
+    """What is kept, by where: before the layers, in each of them, after them; `again_bytes`: the most that one layer has
+    while it runs again.
+    """
+
+    before: tuple[Tensor, ...]
+    layers: tuple[tuple[Tensor, ...], ...]
+    after: tuple[Tensor, ...]
+    again_bytes: int
+
+
+def placed(m: Model, tokens_of: Any, dtype: str, training: Training) -> Placed:
+    """What a model keeps on one rank, layer by layer; raises as `activations` does.
+
+    >>> from attnmath.models import read
+    >>> llama, tokens = read("llama-3.1-8b"), {"b": 1, "t": 1024, "n": 1024}
+    >>> found = placed(llama, lambda p: tokens, "bf16", Training("full"))
+    >>> len(found.layers), sum(x.bytes for x in found.layers[0]), [x.tensor for x in found.after]
+    (32, 8388608, ['X', 'Ysqrt', 'X'])
+    """
+    training = training.checked()
+    rates = dropouts(m, training.dropout)
+    keeping = replace(training, recompute="none" if training.recompute == "none" else "selective")
+    first, last = _outside(m)
+    before, after = (
+        tuple(replace(x, count=p.count) for p in pieces for x in _kept(m, p, tokens_of, dtype, keeping, rates, False))
+        for pieces in (first, last)
+    )
+    layers, most = [], 0
+    for layer in m.inner:
+        found = [x for p, again in _read_again(layer) for x in _kept(m, p, tokens_of, dtype, keeping, rates, again)]
+        if training.recompute == "full":
+            most = max(most, sum(x.bytes for x in found))
+            found = [_input(layer, tokens_of, dtype, training)]
+        layers.append(tuple(found))
+    return Placed(before, tuple(layers), after, most)
 
 
 def dropouts(m: Model, rate: float | None) -> dict[str, float]:
@@ -191,13 +229,13 @@ def dropouts(m: Model, rate: float | None) -> dict[str, float]:
     return out
 
 
-def _outside(m: Model) -> list[Piece]:
-    """The blocks before and after the layers of the last stack; all of them, where there are no layers."""
+def _outside(m: Model) -> tuple[list[Piece], list[Piece]]:
+    """The blocks before and after the layers of the last stack; all of them before, where there are no layers."""
     if not m.inner:
-        return list(m.pieces)
+        return list(m.pieces), []
     before, after = m.edges
     last = m.sequence[-1]
-    return [*m.sequence[0][:before], *(last[len(last) - after :] if after else ())]
+    return [*m.sequence[0][:before]], [*(last[len(last) - after :] if after else ())]
 
 
 def _read_again(layer: tuple[Piece, ...]) -> Iterator[tuple[Piece, bool]]:
@@ -232,13 +270,17 @@ def _kept(
             raise InputError(
                 f"--computed-by transformers: how it computes {m.family} is not known here; known: {known}"
             )
-    dropped = _dropping(p, rates)
-    found = _saved(_Key(dropped, tuple(sorted(tokens.items())), dtype, training.recompute, gain))
+    dropped = in_training(p, rates)
+    found = _saved(_Key(dropped, tuple(sorted(tokens.items())), dtype, training.recompute, gain, training.trained))
     return [_tensor(p, s, lengths, training) for s, lengths in found if not (again and s.tensor == "X")]
 
 
-def _dropping(p: Piece, rates: Mapping[str, float]) -> Piece:
-    """A block as it is in training, with its dropouts."""
+def in_training(p: Piece, rates: Mapping[str, float]) -> Piece:
+    """A block as it is in training, with its dropouts.
+
+    >>> in_training(Piece("mlp", "mlp", (), {"d-model": 8}, None, (), "tokens"), {"output": 0.5}).uses
+    ('dropout:rate=0.5,on=Y',)
+    """
     places = {"attention": {"weights": "", "output": "Y"}, "mlp": {"inner": "H", "output": "Y"}}.get(p.part, {})
     uses = []
     for place, on in places.items():
@@ -253,6 +295,7 @@ class _Key(Struct, frozen=True, eq=False):
     dtype: str
     recompute: str
     gain: str
+    trained: str = "all"
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -265,7 +308,25 @@ class _Key(Struct, frozen=True, eq=False):
 def _saved(key: _Key) -> tuple[tuple[Saved, dict[str, Any]], ...]:
     x = reading(key.piece, dict(key.tokens), key.dtype, key.dtype)
     page = eager(x.page, key.gain, key.recompute == "none") if key.gain else x.page
-    return tuple((s, dict(x.sizes)) for s in saved(gradient(page, recompute=key.recompute), x.sizes, key.dtype))
+    wanted = differentiated(key.piece, page, key.trained)
+    if wanted == ():
+        return ()
+    found = gradient(page, wrt=wanted or (), recompute=key.recompute)
+    return tuple((s, dict(x.sizes)) for s in saved(found, x.sizes, key.dtype))
+
+
+def differentiated(p: Piece, page: Program, trained: str) -> tuple[str, ...] | None:
+    """The inputs of a block's page that have a gradient where a row of TRAINED is trained; None: all that can have one.
+
+    >>> from attnmath import blocks
+    >>> mlp = Piece("mlp", "mlp", (), {"d-model": 8}, None, (), "tokens")
+    >>> [differentiated(mlp, blocks.get("mlp").program, x) for x in TRAINED]
+    [None, ('X',), ('X',), ('X', 'WU', 'WD')]
+    """
+    if trained == "all":
+        return None
+    own = projections(p) if p.part in ADAPTED[trained] else {}
+    return tuple(n for n in gradient(page).cotangents if not learned(Ref(n, ())) or n in own)
 
 
 def _tensor(p: Piece, s: Saved, lengths: Mapping[str, Any], training: Training) -> Tensor:

@@ -296,7 +296,7 @@ def model(
     settings = _dtypes(described, dtype, kv_dtype, weight_dtype)
     kept = _caches(described, r, settings, index_dtype, kv_alloc == "engine")
     counted = None if "parameters" in described.refused else parameters(described)
-    flops, ungraded = _flops(described, r, counted)
+    flops, ungraded = model_flops(described, r, counted)
     if training and flops.backward is not None:
         flops = replace(flops, recompute=recompute_flops(described, lambda p: tokens_of(p, r), training))
     held = None
@@ -505,14 +505,19 @@ def _told(count: int, f: Any, at: Point) -> str:
     return ", ".join([f"{count} x {body}" if count > 1 else body, *(f"{n} {at.values[n]:,}" for n in used)])
 
 
-def _flops(m: Model, r: Request, counted: Parameters | None) -> tuple[ModelFlops, dict[str, str]]:
-    """(FLOPs of the step, why there are none of its backward pass); none where the model's attention is no variant here."""
+def model_flops(m: Model, r: Request, counted: Parameters | None) -> tuple[ModelFlops, dict[str, str]]:
+    """(FLOPs of the step, why there are none of its backward pass); none where the model's attention is no variant here.
+
+    >>> llama = read("llama-3.1-8b")
+    >>> model_flops(llama, Request(1, 1024, 1024, 0, False, train=True), parameters(llama))[0].total // 10**9
+    47089
+    """
     if "flops" in m.refused or counted is None:
         return ModelFlops(), {}
     try:
         found = [(p, passes(p, r)) for p in m.pieces]
     except LanguageError as error:
-        known, _ = _flops(m, replace(r, train=False), counted)
+        known, _ = model_flops(m, replace(r, train=False), counted)
         why = f"{error}; the model has no gradient"
         return ModelFlops(known.forward, known.forward_per_token), {"flops.backward": why}
     forward = sum((w * p.count for p, (w, _) in found), Work())

@@ -136,10 +136,11 @@ def stored_bits(f: Format, copies: int, outputs: int, inputs: int) -> tuple[int,
 
 
 class Stored(Struct, frozen=True):
-    """One learned tensor as it is stored: `axes` and their lengths, for whoever shares it among ranks."""
+    """One learned tensor of so many `numbers` as it is stored: `axes` and their lengths, for whoever shares it among ranks."""
 
     name: str
     part: str
+    numbers: int
     bits: int
     scale_bits: int
     axes: tuple[str, ...]
@@ -164,7 +165,7 @@ def stored(p: Piece, recipe: Recipe) -> list[Stored]:
         bits, scales = whole * PLAIN[recipe.plain], 0
         if name in narrow and part in recipe.formats:
             bits, scales = stored_bits(recipe.formats[part], *narrow[name])
-        out.append(Stored(name, part, bits, scales, tuple(map(str, page.inputs[name].index)), lengths))
+        out.append(Stored(name, part, whole, bits, scales, tuple(map(str, page.inputs[name].index)), lengths))
     return out
 
 

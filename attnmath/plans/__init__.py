@@ -1,4 +1,4 @@
-"""Capacity plans: a deployment written down, and whether it fits."""
+"""Plans of servers and of training: a deployment written down, and whether it fits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attnmath.plans.checking import PlanResult
+    from attnmath.plans.training_checks import TrainingResult
 
 
-def check_plan(path: str) -> PlanResult:
-    """Whether a plan fits: every constraint with value, limit, margin, reason and fix.
+def check_plan(path: str) -> PlanResult | TrainingResult:
+    """Whether a plan of a server, or of training, fits: every constraint with value, limit, margin, reason and fix.
 
     Raises InputError, naming file, line and key, for a plan that cannot be read.
 
@@ -19,7 +20,7 @@ def check_plan(path: str) -> PlanResult:
     >>> check_plan(str(file)).verdict
     'pass'
     """
-    from attnmath.plans.checking import check
+    from attnmath.plans.checking import verdict
     from attnmath.plans.reading import read
 
-    return check(read(path))
+    return verdict(read(path))

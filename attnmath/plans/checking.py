@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from attnmath.models import Model
 from attnmath.plans.constraints import Check, divisions, memory_checks, shape_checks
 from attnmath.plans.engines import ENGINES
+from attnmath.plans.fields import keys_of
 from attnmath.plans.reading import Plan
 from attnmath.plans.servers import (
     Server,
@@ -23,6 +24,9 @@ from attnmath.plans.servers import (
     servers,
     tightest,
 )
+
+if TYPE_CHECKING:
+    from attnmath.plans.training_checks import TrainingResult
 
 SCHEMA = "attnmath.plan/1"
 
@@ -85,8 +89,22 @@ class PlanResult(Struct, frozen=True):
         return {"schema": SCHEMA, **document(self)}
 
 
+def verdict(plan: Plan, model: Model | None = None) -> PlanResult | TrainingResult:
+    """What `plan check` answers, of a server's plan or of one of training.
+
+    >>> from attnmath.plans.reading import parse
+    >>> verdict(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"\\n[training]\\nseq = 64', "plan.toml")).verdict
+    'pass'
+    """
+    if plan.trains:
+        from attnmath.plans.training_checks import check_training
+
+        return check_training(plan, model)
+    return check(plan, model)
+
+
 def check(plan: Plan, model: Model | None = None) -> PlanResult:
-    """Every constraint of a plan, with its value, limit, margin, reason and fix.
+    """Every constraint of a server's plan, with its value, limit, margin, reason and fix.
 
     >>> from attnmath.plans.reading import parse
     >>> r = check(parse('model = "llama-3.1-8b"\\n[gpu]\\nmemory = "80GB"', "plan.toml"))
@@ -98,7 +116,9 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
     failed = {k: sum(not c.passed for c in checks) for k, checks in found.items()}
     s = tightest([s for s in stages if failed[s.stage] == max(failed.values())])
     checks = sorted([*found[s.stage], *shape_checks(s)], key=lambda c: c.id)
+    own = keys_of(False)
     assumed = {k: v for k, v in plan.values.items() if k not in plan.given and v is not None and _used(plan, k)}
+    assumed = {k: v for k, v in assumed.items() if k.rpartition(".")[0] in own}
     assumed |= {"dtype.kv": s.kv_dtype} if "dtype.kv" not in plan.given else {}
     return PlanResult(
         plan.path,
@@ -107,7 +127,7 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
         _memory_of(s),
         _made_of(s),
         _capacity(s, stages),
-        dict(plan.values),
+        {k: v for k, v in plan.values.items() if k.rpartition(".")[0] in own},
         assumed,
         _notes(s),
         plan.unchecked,

@@ -26,7 +26,12 @@ class Check(Struct, frozen=True):
     line: int | None = None
 
 
-def _bytes(id_: str, name: str, value: int, limit: int, line: int | None, why: str, fix: str) -> Check:
+def fitting(id_: str, name: str, value: int, limit: int, line: int | None, why: str, fix: str) -> Check:
+    """A check of bytes against a limit.
+
+    >>> fitting("AM004", "all of it fits the GPU", 3, 2, None, "", "").margin
+    -1
+    """
     return Check(id_, name, value <= limit, value, limit, "bytes", limit - value, why, fix, line)
 
 
@@ -44,7 +49,7 @@ def memory_checks(s: Server) -> Iterator[Check]:
     told = f"{setting} = {plan[setting]:g}: {engine.meaning}" if setting else engine.meaning
     pool, longest = max(s.pool, 0), plan["engine.max_model_len"] or s.request
     gpu = plan.at(setting, "gpu.memory", "gpu.name")
-    yield _bytes(
+    yield fitting(
         "AM001",
         "what comes before the cache fits",
         at.taken,
@@ -54,7 +59,7 @@ def memory_checks(s: Server) -> Iterator[Check]:
         "more tensor or pipeline ranks, narrower weights (dtype.weights), or a smaller engine.max_num_batched_tokens",
     )
     one = needed(s, 1, longest)
-    yield _bytes(
+    yield fitting(
         "AM002",
         "the longest request fits",
         one,
@@ -64,7 +69,7 @@ def memory_checks(s: Server) -> Iterator[Check]:
         "a shorter engine.max_model_len, a narrower cache (dtype.kv), or more ranks",
     )
     need = needed(s, s.running, s.request)
-    yield _bytes(
+    yield fitting(
         "AM003",
         "the requests fit at once",
         need,
@@ -82,7 +87,7 @@ def _whole(s: Server, need: int, pool: int, told: str, gpu: int | None) -> Itera
     margin = plan["targets.memory_margin"]
     limit = int(s.memory * (1 - margin))
     less = f", less the margin of {margin:.0%}" if margin else ""
-    yield _bytes(
+    yield fitting(
         "AM004",
         "all of it fits the GPU",
         s.used.total + need,
@@ -92,7 +97,7 @@ def _whole(s: Server, need: int, pool: int, told: str, gpu: int | None) -> Itera
         "a GPU with more memory, more ranks, narrower weights or cache, or a smaller margin",
     )
     if setting:
-        yield _bytes(
+        yield fitting(
             "AM005",
             "what the engine takes fits the GPU",
             s.used.total + pool,

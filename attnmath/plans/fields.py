@@ -10,14 +10,19 @@ from typing import Any
 
 from msgspec import Struct
 
+from attnmath.models.activations import COMPUTED_BY, RECOMPUTE
 from attnmath.plans.engines import ENGINES
+from attnmath.plans.optimizers import OPTIMIZERS
+from attnmath.plans.recipes import ATTENTION, GATHERED, LORA_TARGETS, LOSSES, OFFLOAD, SCHEDULES
 
 REQUIRED = "required"
+WIDE = ("fp32", "bf16", "fp16")
 
 
 class Key(Struct, frozen=True):
-    """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `share` (0 < x <= 1), `margin` (0 <= x < 1),
-    `number` (more than 0), `bytes` ("79.6GiB" or "80GB"). `example` stands in the commented file where there is no default.
+    """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `count` (whole, at least 0), `share` (0 < x <= 1),
+    `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the commented file
+    where there is no default.
     """
 
     kind: str
@@ -87,7 +92,47 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "tpot_s": Key("number", None, "time of each further token (not checked yet)", example=0.05),
         "tokens_per_s": Key("number", None, "tokens a second over all replicas (not checked yet)", example=1000),
     },
-    "price": {"gpu_hour_usd": Key("number", None, "price of one GPU for an hour (not used yet)", example=2.5)},
+    "training": {
+        "optimizer": Key("name", "adamw", "which optimizer keeps what of each weight", tuple(OPTIMIZERS)),
+        "optimizer_dtype": Key("name", "fp32", "how its states are stored, where its paper leaves that open", WIDE),
+        "master_weights": Key("flag", None, "a copy of the weights in fp32 [if they are narrower]", example=True),
+        "gradients": Key("name", None, "how gradients are stored [as activations]", WIDE, example="bf16"),
+        "optimizer_in_backward": Key(
+            "flag", False, "whether each weight's step runs as soon as it has its gradient, which frees that"
+        ),
+        "zero_stage": Key(
+            "count", 0, "what data ranks share: 1 optimizer states, 2 gradients too, 3 weights too (FSDP)", example=3
+        ),
+        "gathered": Key("name", "layer", "what stage 3 gathers at once", tuple(GATHERED)),
+        "offload": Key("name", "none", "what lies in the host's memory", tuple(OFFLOAD)),
+        "lora_rank": Key("count", 0, "rank of the adapters that alone are trained (0: all weights are)"),
+        "lora_targets": Key("name", "attention", "which projections have adapters", tuple(LORA_TARGETS)),
+        "recompute": Key("name", "selective", "what the backward pass computes again", tuple(RECOMPUTE)),
+        "attention": Key(
+            "name", None, "its kernels [fused, but unfused where nothing is computed again]", tuple(ATTENTION), "fused"
+        ),
+        "computed_by": Key("name", "page", "whose code says what is kept", tuple(COMPUTED_BY)),
+        "dropout": Key("margin", None, "a rate in place of the config's", example=0.1),
+        "loss": Key("name", "logits", "what the loss keeps of the logits", tuple(LOSSES)),
+        "micro_batch": Key("size", 1, "sequences that a replica runs at once"),
+        "accumulation": Key("size", 1, "micro-batches of a replica in a step"),
+        "seq": Key("size", 4096, "tokens of a sequence"),
+        "sequence_parallel": Key(
+            "flag", False, "whether tensor ranks share what is between matrix products by its tokens"
+        ),
+        "schedule": Key("name", "1f1b", "how pipeline stages take turns", tuple(SCHEDULES)),
+        "virtual_stages": Key("size", 1, "parts that each stage's layers are cut into (interleaved)"),
+        "buckets": Key("bytes", None, "buffers of gradients on their way, if known [not counted]", example="1GB"),
+        "reserved": Key("bytes", None, "context and NCCL together, if measured [estimated]", example="1.5GiB"),
+        "node_gpus": Key("size", 8, "GPUs that their own links join"),
+        "network_bytes_per_s": Key("number", 25e9, "what a GPU sends to another node"),
+        "overlap": Key("margin", 0.8, "the share of the data ranks' exchange that hides behind the passes"),
+        "mfu": Key("share", None, "model FLOPs utilisation to assume, instead of the estimate of time", example=0.4),
+        "tokens": Key("number", None, "tokens to train on, for days and money", example=1e12),
+    },
+    "price": {
+        "gpu_hour_usd": Key("number", None, "price of one GPU for an hour (of training alone, yet)", example=2.5)
+    },
 }
 LATER = (
     "rate_per_s",
@@ -96,6 +141,7 @@ LATER = (
     "tpot_s",
     "tokens_per_s",
 )  # understood, and not checked before there is a time model
+OF_SERVERS = ("dtype.kv", "parallel.context", "targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s")
 TITLES: Mapping[str, str] = {
     "gpu": "the accelerators",
     "parallel": "how the model is spread",
@@ -103,22 +149,49 @@ TITLES: Mapping[str, str] = {
     "engine": "the server and its settings",
     "workload": "what it has to carry",
     "targets": "what it has to keep",
+    "training": "how it is trained",
     "price": "what it costs",
 }
 
 
-def commented() -> str:
-    """A plan file with every key, its meaning and its default.
+def keys_of(trains: bool) -> dict[str, dict[str, Key]]:
+    """The keys that have a use in a plan of training, or of a server, by section.
 
-    >>> commented().splitlines()[2][:23]
-    'model = "llama-3.1-70b"'
+    >>> [s for s in keys_of(True) if s not in keys_of(False)], "kv" in keys_of(True)["dtype"]
+    (['training'], False)
     """
-    lines = ["# A capacity plan: `attnmath plan check FILE` says whether it fits, and what to change if not.", ""]
-    for section, keys in SECTIONS.items():
+    others = ("engine", "workload") if trains else ("training",)
+    unused = OF_SERVERS if trains else ()
+    return {
+        section: {k: key for k, key in keys.items() if f"{section}.{k}" not in unused}
+        for section, keys in SECTIONS.items()
+        if section not in others
+    }
+
+
+def commented(trains: bool = False) -> str:
+    """A plan file with every key, its meaning and its default; of training, or of a server.
+
+    >>> commented().splitlines()[2][:23], commented(trains=True).splitlines()[0]
+    ('model = "llama-3.1-70b"', '# A training plan: `attnmath plan check FILE` says whether it fits and how long it takes.')
+    """
+    what = (
+        "# A training plan: `attnmath plan check FILE` says whether it fits and how long it takes."
+        if trains
+        else "# A capacity plan: `attnmath plan check FILE` says whether it fits, and what to change if not."
+    )
+    lines = [what, ""]
+    for section, keys in keys_of(trains).items():
         lines += ["", f"[{section}]  # {TITLES[section]}"] if section else []
         width = max(len(_line(k, key)) for k, key in keys.items()) if section else 0
-        lines += [f"{_line(k, key):<{width}}  # {key.meaning}" for k, key in keys.items()]
+        lines += [f"{_line(k, key):<{width}}  # {_told(key)}" for k, key in keys.items()]
     return "\n".join(lines) + "\n"
+
+
+def _told(key: Key) -> str:
+    """What a key means, and the names that it takes where that is not a list of engines."""
+    few = key.among and key.among[0] not in ENGINES and not key.meaning.startswith(("what a windowed",))
+    return f"{key.meaning}: {', '.join(key.among)}" if few else key.meaning
 
 
 STARTED = {"gpu.name", "gpu.count", "parallel.tensor", "workload.concurrency"}
@@ -127,13 +200,15 @@ START = {
     "workload.concurrency": 32,
     "workload.prompt_tokens": 4096,
     "workload.output_tokens": 512,
+    "training.zero_stage": 1,
+    "training.micro_batch": 1,
 }
 
 
 def _line(name: str, key: Key) -> str:
     where = next(s for s, keys in SECTIONS.items() if keys.get(name) is key)
     value = START.get(f"{where}.{name}", key.default if key.default not in (None, REQUIRED) else key.example)
-    written = f'"{value}"' if isinstance(value, str) else str(value)
+    written = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     foreign = name in {e.setting for k, e in ENGINES.items() if k != SECTIONS["engine"]["name"].default}
     given = (key.default is not None and not foreign) or f"{where}.{name}" in STARTED
     return f"{'' if given else '# '}{name} = {written}"

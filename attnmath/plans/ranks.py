@@ -15,7 +15,7 @@ from msgspec import Struct
 from attnmath.models import Model, Piece
 from attnmath.models.caching import kept
 from attnmath.models.counting import chosen, layer_of, shards
-from attnmath.models.quantization import Recipe, recipe_of, stored
+from attnmath.models.quantization import Recipe, Stored, recipe_of, stored
 from attnmath.models.schema import TEXT
 from attnmath.readings.memory import bits
 
@@ -128,18 +128,43 @@ def _stage(pieces: list[tuple[Piece, int]], rank: Rank, recipe: Recipe, dtype: s
     return Held(weights, tuple(rows), tuple(states))
 
 
-def _weights(p: Piece, rank: Rank, recipe: Recipe) -> list[tuple[str, int]]:
-    """(part, bytes on one rank) of each tensor of one copy of a piece."""
+class Shard(Struct, frozen=True):
+    """A learned tensor's share of one rank: how many `numbers`, and `bytes` as they are stored; `ways`: into how many parts
+    tensor ranks cut it; `copies`: how many data ranks hold the same part, which ZeRO shares among them.
+    """
+
+    tensor: Stored
+    numbers: int
+    bytes: int
+    ways: int
+    copies: int
+
+
+def sharded(p: Piece, rank: Rank, recipe: Recipe) -> list[Shard]:
+    """The share of each tensor of one copy of a piece.
+
+    >>> from attnmath.models import read
+    >>> head = read("llama-3.1-8b").sequence[-1][-1]
+    >>> [(s.numbers, s.bytes, s.copies) for s in sharded(head, Rank(4, data=2), recipe_of(read("llama-3.1-8b"), None))]
+    [(131334144, 262668288, 2)]
+    """
     some = chosen(layer_of(p).form())
     out = []
     for t in stored(p, recipe):
-        total, ways = t.bits + t.scale_bits, shards(t.axes, t.lengths, rank.tensor)
+        bits, numbers, ways = t.bits + t.scale_bits, t.numbers, shards(t.axes, t.lengths, rank.tensor)
+        copies = rank.data
         if t.name in some and rank.expert > 1:
             experts = t.lengths[some[t.name][0]]
-            total = total // experts * -(-experts // rank.expert)
+            bits, numbers = (x // experts * -(-experts // rank.expert) for x in (bits, numbers))
             ways = max(1, rank.tensor // rank.expert) if "ffn" in t.axes else 1
-        out.append((t.part, -(-total // (8 * ways))))
+            copies = max(1, rank.tensor * rank.data // (rank.expert * ways))
+        out.append(Shard(t, -(-numbers // ways), -(-bits // (8 * ways)), ways, copies))
     return out
+
+
+def _weights(p: Piece, rank: Rank, recipe: Recipe) -> list[tuple[str, int]]:
+    """(part, bytes on one rank) of each tensor of one copy of a piece."""
+    return [(s.tensor.part, s.bytes) for s in sharded(p, rank, recipe)]
 
 
 def _kept(p: Piece, rank: Rank, dtype: str, kv_dtype: str, count: int) -> tuple[list[Row], int]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from attnmath.errors import InputError, Unknown, printable, together
 from attnmath.files import MAX_TOML_BYTES, parse_toml, read_text
 from attnmath.language.syntax import MAX_DIGITS
-from attnmath.plans.fields import LATER, REQUIRED, SECTIONS, Key
+from attnmath.plans.fields import LATER, REQUIRED, SECTIONS, Key, keys_of
 
 UNITS = {
     "B": 1,
@@ -27,12 +27,15 @@ UNITS = {
 
 
 class Plan(Struct, frozen=True):
-    """A plan: every key under `section.key`, defaults filled in; `given`: those that stand in the file; `lines`: where."""
+    """A plan: every key under `section.key`, defaults filled in; `given`: those that stand in the file; `lines`: where;
+    `trains`: whether it is one of training.
+    """
 
     path: str
     values: Mapping[str, Any]
     given: frozenset[str]
     lines: Mapping[str, int] = {}
+    trains: bool = False
 
     def __getitem__(self, key: str) -> Any:
         """A value: `plan["engine.block_size"]`, `plan["model"]`."""
@@ -79,11 +82,13 @@ def parse(text: str, path: str) -> Plan:
         line = lines.get(name)
         errors.append(f"{f'line {line}: ' if line else ''}{printable(name[:80])}{message}")
 
-    if "training" in raw:
-        wrong("training", ": training plans are not checked yet; a plan of a server has a [workload]")
+    trains = isinstance(raw.get("training"), Mapping)
+    used = keys_of(trains)
     flat = _flat(raw, wrong)
     for name in flat:
         section, _, key = name.rpartition(".")
+        if key in SECTIONS.get(section, ()) and key not in used.get(section, ()):
+            wrong(name, " has no use in a plan of training" if trains else " has no use in a plan of a server")
         if section not in SECTIONS or key not in SECTIONS[section]:
             known = list(SECTIONS[section]) if section in SECTIONS else list(SECTIONS)
             wrong(name, f": {Unknown('key', key, known, f'keys of [{section}]' if section else 'keys')}")
@@ -101,18 +106,16 @@ def parse(text: str, path: str) -> Plan:
             else:
                 values[name] = parse_bytes(v) if row.kind == "bytes" else v
     if not errors:
-        _contradictions(values, frozenset(flat), wrong)
+        (_of_training if trains else _contradictions)(values, frozenset(flat), wrong)
     if errors:
         raise InputError(together(errors, f"{printable(path)}: {len(errors)} error{'s' * (len(errors) > 1)}"))
-    return Plan(path, values, frozenset(flat), lines)
+    return Plan(path, values, frozenset(flat), lines, trains)
 
 
 def _flat(raw: Mapping[str, Any], wrong: Any) -> dict[str, Any]:
     """`section.key` -> value; tables where none belong are complained of."""
     out: dict[str, Any] = {}
     for name, value in raw.items():
-        if name == "training":
-            continue
         if isinstance(value, Mapping):
             if name not in SECTIONS:
                 wrong(name, f": {Unknown('section', name, [s for s in SECTIONS if s], 'sections')}")
@@ -167,6 +170,8 @@ def _complaint(row: Key, v: Any) -> str:
     number = (whole or isinstance(v, float)) and v == v
     fits = {
         "size": whole and 1 <= v < 10**15,
+        "count": whole and 0 <= v < 10**15,
+        "flag": isinstance(v, bool),
         "name": isinstance(v, str),
         "bytes": isinstance(v, str) and _is_size(v),
         "text": isinstance(v, str) and v.strip() and v.isprintable() and len(v) < 1000,
@@ -176,6 +181,8 @@ def _complaint(row: Key, v: Any) -> str:
     }[row.kind]
     expected = {
         "size": "a whole number of at least 1, less than 10^15",
+        "count": "a whole number of at least 0, less than 10^15",
+        "flag": "true or false",
         "name": f"one of {', '.join(row.among)}",
         "bytes": "a text like 79.6GiB or 80GB",
         "text": "a text",
@@ -200,10 +207,53 @@ def _shown(v: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> None:
-    """What single keys cannot show."""
+def _has_a_gpu(v: Mapping[str, Any], wrong: Any) -> None:
     if v["gpu.name"] is None and v["gpu.memory"] is None:
         wrong("gpu.name", " is missing: name an accelerator, or say how much memory one has (gpu.memory)")
+
+
+def _of_training(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> None:
+    """What single keys of a training plan cannot show."""
+    _has_a_gpu(v, wrong)
+    stage, schedule = v["training.zero_stage"], v["training.schedule"]
+    if stage > 3:
+        wrong("training.zero_stage", f" is {stage}; the stages are 0, 1, 2 and 3")
+    if v["training.offload"] == "parameters" and stage != 3:
+        wrong("training.offload", f" is 'parameters', which needs zero_stage 3, not {stage}")
+    if v["training.recompute"] == "none" and v["training.attention"] == "fused":
+        wrong(
+            "training.attention",
+            " is 'fused', and recompute 'none': a fused kernel keeps no scores and computes them again, which is 'selective'",
+        )
+    if (schedule == "interleaved") != (v["training.virtual_stages"] > 1):
+        wrong(
+            "training.virtual_stages",
+            f" is {v['training.virtual_stages']}, and schedule {schedule!r}: both say it, or none",
+        )
+    if schedule != "1f1b" and v["parallel.pipeline"] == 1:
+        wrong("training.schedule", f" is {schedule!r}, which needs more than one stage (parallel.pipeline)")
+    if v["training.sequence_parallel"] and v["parallel.tensor"] == 1:
+        wrong(
+            "training.sequence_parallel", " shares what tensor ranks do not: it needs more than one (parallel.tensor)"
+        )
+    if v["training.optimizer_in_backward"] and v["training.accumulation"] > 1:
+        wrong("training.optimizer_in_backward", " steps after each micro-batch: it needs accumulation 1")
+    _experts_divide(v, wrong)
+
+
+def _experts_divide(v: Mapping[str, Any], wrong: Any) -> None:
+    tensor, experts = v["parallel.tensor"], v["parallel.expert"]
+    ranks = tensor * v["parallel.data"]
+    if experts > 1 and (ranks % experts or (tensor % experts and experts % tensor)):
+        wrong(
+            "parallel.expert",
+            f" is {experts}; it has to divide tensor x data = {ranks}, and tensor, or be a multiple of it",
+        )
+
+
+def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> None:
+    """What single keys cannot show."""
+    _has_a_gpu(v, wrong)
     from attnmath.plans.engines import ENGINES
 
     own = ENGINES[v["engine.name"]].setting
@@ -214,18 +264,15 @@ def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> 
         wrong("workload.rate_per_s", " and workload.concurrency: one of them says the load")
     if v["parallel.context"] > 1:
         wrong("parallel.context", f" is {v['parallel.context']}: context parallelism is not checked yet")
-    tensor, experts, engine = v["parallel.tensor"], v["parallel.expert"], v["engine.name"]
-    ranks = tensor * v["parallel.data"]
+    experts, engine = v["parallel.expert"], v["engine.name"]
+    ranks = v["parallel.tensor"] * v["parallel.data"]
     if experts > 1 and engine == "vllm" and experts != ranks:
         wrong(
             "parallel.expert",
             f" is {experts}; vllm spreads experts over all tensor x data = {ranks} ranks, or (1) none",
         )
-    elif experts > 1 and (ranks % experts or (tensor % experts and experts % tensor)):
-        wrong(
-            "parallel.expert",
-            f" is {experts}; it has to divide tensor x data = {ranks}, and tensor, or be a multiple of it",
-        )
+    else:
+        _experts_divide(v, wrong)
     longest = v["engine.max_model_len"]
     asked = v["workload.prompt_tokens"] + v["workload.output_tokens"]
     if longest and longest < asked:

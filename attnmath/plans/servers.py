@@ -162,7 +162,7 @@ def named(plan: Plan, known: Model | None = None) -> tuple[Model, int, str, str]
             raise InputError(f"unknown dtype {name[:40]!r}: the dtypes are {', '.join(among)}{more}")
         return name
 
-    model = known or found("model", lambda: read_model(_beside(plan, "model")))
+    model = known or found("model", lambda: read_model(beside(plan, "model")))
     memory = found("gpu.name", lambda: _memory(plan))
     plain = plain_dtype(model.config) if model else "bf16"
     dtype = found(
@@ -179,8 +179,13 @@ def named(plan: Plan, known: Model | None = None) -> tuple[Model, int, str, str]
     return model, memory, dtype, kv_dtype
 
 
-def _beside(plan: Plan, key: str) -> str:
-    """A file that the plan names, as seen from the plan's own folder, where there is one; else the name as it stands."""
+def beside(plan: Plan, key: str) -> str:
+    """A file that the plan names, as seen from the plan's own folder, where there is one; else the name as it stands.
+
+    >>> from attnmath.plans.reading import parse
+    >>> beside(parse('model = "gpt2"\\n[gpu]\\nname = "h100-sxm"', "plans/plan.toml"), "gpu.name")
+    'h100-sxm'
+    """
     here = os.path.join(os.path.dirname(plan.path), plan[key])
     return here if os.path.exists(here) and plan[key] not in presets.names() else str(plan[key])
 
@@ -190,7 +195,7 @@ def _memory(plan: Plan) -> int:
         return int(plan["gpu.memory"])
     from attnmath.hardware import get
 
-    return int(get(_beside(plan, "gpu.name")).figure("hbm_bytes"))
+    return int(get(beside(plan, "gpu.name")).figure("hbm_bytes"))
 
 
 def sequence_bytes(s: Server, tokens: int, chunk: int = 1, paged: bool = True) -> tuple[int, int]:
