@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("sympy", "numpy", "jinja2", "matplotlib", "pyarrow")
+HEAVY = ("sympy", "numpy", "jinja2", "matplotlib", "pyarrow", "simpy")
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 4096,
