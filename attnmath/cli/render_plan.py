@@ -13,6 +13,7 @@ from attnmath.errors import printable
 if TYPE_CHECKING:
     from attnmath.plans.checking import PlanResult
     from attnmath.plans.constraints import Check
+    from attnmath.plans.latency import Range
     from attnmath.plans.logs import Explanation
     from attnmath.plans.solving import Solution
     from attnmath.plans.training_checks import TrainingResult
@@ -70,7 +71,7 @@ def check_lines(r: Result) -> list[str]:
     rows.append(("  of one GPU's", exact(m.available), scaled(m.available, "bytes"), "", ""))
     checks: list[Row] = [
         (
-            f"  {'ok  ' if x.passed else 'FAIL'}  {x.id}",
+            f"  {'ok    ' if x.passed else 'unsure' if x.unsure else 'FAIL  '}  {x.id}",
             x.name,
             _told(x.value, x.unit),
             _told(x.limit, x.unit),
@@ -96,7 +97,50 @@ def _middle(r: Result) -> list[str]:
     """What a server's cache holds, or what a step of training takes."""
     if hasattr(r, "step"):
         return [strong("a step"), *_step(r.step)]
-    return [strong("capacity"), *_capacity(r)]
+    return [strong("capacity"), *_capacity(r), *(["", strong("in time"), *_in_time(r)] if r.latency else [])]
+
+
+def _in_time(r: PlanResult) -> list[str]:
+    """Latency, throughput, the load at which the server stops keeping up, and money."""
+    lat, put = r.latency, r.throughput
+    assert lat
+    assert put
+    rows: list[Row] = [("", "bound", "estimate", "pessimistic", "")]
+
+    def line(name: str, x: Range | None, unit: str, told: str = "") -> None:
+        if x is not None:
+            shown = (("-" if v is None else scaled(v, unit)) for v in (x.bound, x.estimate, x.pessimistic))
+            rows.append((f"  {name}", *shown, told))
+
+    waits = f"of it {scaled(lat.wait_s, 's')} waiting" if lat.wait_s else ""
+    line("time to the first token", lat.ttft_s, "s", waits)
+    line("time of each further token", lat.tpot_s, "s")
+    line("time of a request", lat.e2e_s, "s")
+    line("output tokens a second", put.output_tokens_per_s, "", f"{put.output_tokens_per_s_per_gpu:,.1f} a GPU")
+    held = "" if put.in_flight is None else f"; {put.in_flight:,.4g} in flight"
+    line(
+        "requests a second, at most", put.saturation_per_s, "", f"busy {put.utilisation:.0%}{held}; {put.saturates_by}"
+    )
+    if put.usd_per_million_output_tokens is not None:
+        rows.append(("  USD a million output tokens", "", f"{put.usd_per_million_output_tokens:,.4g}", "", ""))
+    if put.joules_per_output_token is not None:
+        rows.append(
+            ("  joules an output token", "", f"{put.joules_per_output_token:,.4g}", "", "at its power, all the time")
+        )
+    total = sum(lat.step_s.values())
+    parts = ", ".join(
+        f"{k} {v / total:.0%}" for k, v in sorted(lat.step_s.items(), key=lambda i: -i[1]) if v > total / 200
+    )
+    took = f"  a step of tokens takes {scaled(total, 's')}: {parts}; its bound is {lat.limit}"
+    return [*columns(rows, (1, 2, 3)), took, *_accuracy(r)]
+
+
+def _accuracy(r: PlanResult) -> list[str]:
+    of = r.accuracy.get("output_tokens_per_s")
+    if of is None:
+        return []
+    far = f"{of.median:.0%} in the median, {of.p90:.0%} in nine of ten"
+    return [f"  of {of.figures} published figures, estimates of tokens a second were off by {far}"]
 
 
 def _path(file: str) -> str:
@@ -106,11 +150,13 @@ def _path(file: str) -> str:
 
 def _verdict(r: Result) -> str:
     failed = [x for x in r.checks if not x.passed]
-    unchecked = f" (not checked: {', '.join(r.unchecked)})" if r.unchecked else ""
+    unchecked = f" (not checked: {', '.join(x.partition(':')[0] for x in r.unchecked)})" if r.unchecked else ""
     if r.verdict == "unsure":
-        return f"may not fit{unchecked}"
+        unsure = ", ".join(x.id for x in failed)
+        return f"fits; unsure: {unsure}{unchecked}" if unsure else f"fits{unchecked}"
     if not failed:
         return f"fits{unchecked}"
+    failed = [x for x in failed if not x.unsure]
     return "does not fit" if any(x.unit == "bytes" for x in failed) else f"fails {', '.join(x.id for x in failed)}"
 
 
@@ -164,8 +210,8 @@ def _notes(r: Result) -> None:
     note(f"{_path(r.file)}: assumed: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
     for text in [*r.notes, *(f"assumed of time: {x}" for x in getattr(getattr(r, "step", None), "assumed", ()))]:
         note(f"{_path(r.file)}: note: {text}")
-    for key in r.unchecked:
-        note(f"{_path(r.file)}: not checked: {key}: there is no time model yet")
+    for text in r.unchecked:
+        note(f"{_path(r.file)}: not checked: {text}")
 
 
 def _annotations(r: Result) -> list[str]:

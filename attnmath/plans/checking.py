@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from attnmath.errors import InputError
 from attnmath.models import Model
 from attnmath.plans.constraints import Check, divisions, memory_checks, shape_checks
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.fields import keys_of
+from attnmath.plans.latency import Accuracy, Latency, Throughput, Timed, timed
 from attnmath.plans.reading import Plan
 from attnmath.plans.servers import (
     Server,
@@ -24,6 +27,7 @@ from attnmath.plans.servers import (
     servers,
     tightest,
 )
+from attnmath.plans.targets import target_checks
 
 if TYPE_CHECKING:
     from attnmath.plans.training_checks import TrainingResult
@@ -61,7 +65,9 @@ class Capacity(Struct, frozen=True):
 
 
 class PlanResult(Struct, frozen=True):
-    """What `plan check` answers."""
+    """What `plan check` answers; `latency` and `throughput` None where nothing is known of time, which `unchecked` explains
+    for whatever was asked.
+    """
 
     file: str
     verdict: str
@@ -73,9 +79,11 @@ class PlanResult(Struct, frozen=True):
     assumed: dict[str, Any]
     notes: list[str]
     unchecked: list[str]
-    throughput: None = None
-    latency: None = None
+    throughput: Throughput | None = None
+    latency: Latency | None = None
     model: str = ""
+    formula: str = ""
+    accuracy: dict[str, Accuracy] = {}
 
     @property
     def passed(self) -> bool:
@@ -112,32 +120,61 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
     ('pass', 16060522496)
     """
     stages = servers(plan, model)
+    time, why = _timed(plan, stages)
+    if time and plan["workload.rate_per_s"] is not None and time.throughput.in_flight:
+        stages = servers(plan.changed(workload__concurrency=math.ceil(time.throughput.in_flight)), stages[0].model)
     found = {s.stage: list(memory_checks(s)) for s in stages}
     failed = {k: sum(not c.passed for c in checks) for k, checks in found.items()}
     s = tightest([s for s in stages if failed[s.stage] == max(failed.values())])
     checks = sorted([*found[s.stage], *shape_checks(s)], key=lambda c: c.id)
+    if time:
+        checks = sorted([*checks, *target_checks(plan, time)], key=lambda c: c.id)
     own = keys_of(False)
     assumed = {k: v for k, v in plan.values.items() if k not in plan.given and v is not None and _used(plan, k)}
     assumed = {k: v for k, v in assumed.items() if k.rpartition(".")[0] in own}
     assumed |= {"dtype.kv": s.kv_dtype} if "dtype.kv" not in plan.given else {}
     return PlanResult(
         plan.path,
-        _verdict(checks),
+        _verdict(checks, bool(why and _asked(plan))),
         checks,
         _memory_of(s),
         _made_of(s),
         _capacity(s, stages),
         {k: v for k, v in plan.values.items() if k.rpartition(".")[0] in own},
         assumed,
-        _notes(s),
-        plan.unchecked,
-        model=s.model.name,
+        [*_notes(s), *(time.notes if time else ()), *(f"time: assumed: {x}" for x in (time.assumed if time else ()))],
+        [f"{k}: {why}" for k in _asked(plan)] if why else [],
+        time.throughput if time else None,
+        time.latency if time else None,
+        s.model.name,
+        time.formula if time else "",
+        time.accuracy if time else {},
     )
 
 
-def _verdict(checks: list[Check]) -> str:
-    failed = {c.id for c in checks if not c.passed}
-    return "pass" if not failed else "unsure" if failed == {"AM016"} else "fail"
+IN_TIME = ("workload.rate_per_s", "workload.trace", "targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s")
+
+
+def _asked(plan: Plan) -> list[str]:
+    """What the plan asks for that only time can answer."""
+    return [k for k in IN_TIME if plan[k] is not None]
+
+
+def _timed(plan: Plan, stages: list[Server]) -> tuple[Timed | None, str]:
+    """(latency and throughput, why there are none)."""
+    if plan["workload.trace"] is not None:
+        return None, "a trace is played through the replicas by `attnmath plan replay`"
+    try:
+        return timed(stages), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _verdict(checks: list[Check], unanswered: bool) -> str:
+    failed = [c for c in checks if not c.passed]
+    if any(not c.unsure for c in failed):
+        return "fail"
+    return "unsure" if failed or unanswered else "pass"
 
 
 def fits(plan: Plan, model: Model | None = None) -> bool:

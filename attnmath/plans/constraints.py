@@ -12,7 +12,9 @@ from attnmath.plans.servers import Server, Spread, needed
 
 
 class Check(Struct, frozen=True):
-    """One constraint: `margin` is limit - value where both are numbers, in `unit`; `fix` says what would help."""
+    """One constraint: `margin` is limit - value where both are numbers, in `unit`; `fix` says what would help; `unsure`: it
+    may pass, but an estimate's error does not let it.
+    """
 
     id: str
     name: str
@@ -24,6 +26,7 @@ class Check(Struct, frozen=True):
     why: str
     fix: str
     line: int | None = None
+    unsure: bool = False
 
 
 def fitting(id_: str, name: str, value: int, limit: int, line: int | None, why: str, fix: str) -> Check:
@@ -119,7 +122,6 @@ def shape_checks(s: Spread) -> Iterator[Check]:
     """
     yield from divisions(s)
     yield from _lengths(s)
-    yield from _load(s)
 
 
 def divisions(s: Spread) -> Iterator[Check]:
@@ -319,21 +321,3 @@ def _lengths(s: Spread) -> Iterator[Check]:
         f"engine.max_num_seqs = {share}, or more replicas",
         plan.at("engine.max_num_seqs", "workload.concurrency"),
     )
-
-
-def _load(s: Spread) -> Iterator[Check]:
-    """A rate or a trace says how many requests come, not how many are there at once."""
-    asked = [k for k in ("workload.rate_per_s", "workload.trace") if s.plan[k] is not None]
-    if asked and "workload.concurrency" not in s.plan.given:
-        yield Check(
-            "AM016",
-            "the load is stated as requests at once",
-            False,
-            None,
-            None,
-            "",
-            None,
-            f"{asked[0]} says how many requests come; how many are there at once needs the time model, which is not built yet",
-            "workload.concurrency instead",
-            s.plan.at(asked[0]),
-        )

@@ -20,8 +20,8 @@ WIDE = ("fp32", "bf16", "fp16")
 
 
 class Key(Struct, frozen=True):
-    """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `count` (whole, at least 0), `share` (0 < x <= 1),
-    `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the commented file
+    """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `count` (whole, at least 0), `share`
+    (0 < x <= 1), `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the commented file
     where there is no default.
     """
 
@@ -55,6 +55,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "expert": Key("size", 1, "ranks that share the routed experts, among those of tensor and data"),
         "context": Key("size", 1, "ranks that share a sequence's cache"),
         "imbalance": Key("number", 1.0, "the busiest expert rank's tokens, over the mean"),
+        "prefill": Key("size", None, "of the replicas, those that only compute prompts, for the others", example=2),
+        "network_bytes_per_s": Key("number", 25e9, "what a replica sends to another, or a stage to the next node"),
     },
     "dtype": {
         "weights": Key("text", None, "bf16, fp8, int8, int4/128, mxfp4, nvfp4 [as the config says]", example="fp8"),
@@ -78,19 +80,28 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "max_model_len": Key("size", None, "tokens of the longest request [prompt and output]", example=131072),
         "reserved": Key("bytes", None, "context, NCCL and graphs together, if measured [estimated]", example="1.5GiB"),
+        "draft_tokens": Key("size", None, "tokens that are drafted and verified in a step, if any", example=4),
+        "acceptance": Key("share", 0.7, "the chance that a drafted token is accepted"),
+        "draft_share": Key("share", 0.1, "time of a step of the draft model, over one of the model"),
     },
     "workload": {
         "concurrency": Key("size", 1, "requests in flight, over all replicas"),
         "prompt_tokens": Key("size", 1024, "tokens of a prompt"),
         "output_tokens": Key("size", 256, "tokens that are made"),
-        "rate_per_s": Key("number", None, "requests a second, instead of concurrency (not checked yet)", example=2.5),
-        "trace": Key("text", None, "a CSV of requests (not checked yet)", example="requests.csv"),
+        "prefix_hit_rate": Key("margin", 0.0, "the share of each prompt that the cache has already"),
+        "rate_per_s": Key("number", None, "requests a second, at random times, instead of concurrency", example=2.5),
+        "trace": Key(
+            "text",
+            None,
+            "a file of requests, played through the replicas (attnmath plan replay)",
+            example="requests.csv",
+        ),
     },
     "targets": {
         "memory_margin": Key("margin", 0.0, "the share of the memory that has to stay free"),
-        "ttft_s": Key("number", None, "time to the first token (not checked yet)", example=2.0),
-        "tpot_s": Key("number", None, "time of each further token (not checked yet)", example=0.05),
-        "tokens_per_s": Key("number", None, "tokens a second over all replicas (not checked yet)", example=1000),
+        "ttft_s": Key("number", None, "mean time to the first token, at most", example=2.0),
+        "tpot_s": Key("number", None, "mean time of each further token, at most", example=0.05),
+        "tokens_per_s": Key("number", None, "output tokens a second over all replicas, at least", example=1000),
     },
     "training": {
         "optimizer": Key("name", "adamw", "which optimizer keeps what of each weight", tuple(OPTIMIZERS)),
@@ -131,17 +142,14 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "tokens": Key("number", None, "tokens to train on, for days and money", example=1e12),
     },
     "price": {
-        "gpu_hour_usd": Key("number", None, "price of one GPU for an hour (of training alone, yet)", example=2.5)
+        "gpu_hour_usd": Key("number", None, "price of one GPU for an hour", example=2.5),
+        "gpu_power_w": Key("number", None, "power of one GPU under load [its thermal design power]", example=600),
     },
 }
-LATER = (
-    "rate_per_s",
-    "trace",
-    "ttft_s",
-    "tpot_s",
-    "tokens_per_s",
-)  # understood, and not checked before there is a time model
-OF_SERVERS = ("dtype.kv", "parallel.context", "targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s")
+OF_SERVERS = (
+    *("dtype.kv", "parallel.context", "parallel.prefill", "parallel.network_bytes_per_s", "price.gpu_power_w"),
+    *("targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s"),
+)
 TITLES: Mapping[str, str] = {
     "gpu": "the accelerators",
     "parallel": "how the model is spread",

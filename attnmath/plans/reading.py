@@ -11,7 +11,7 @@ from msgspec import Struct
 from attnmath.errors import InputError, Unknown, printable, together
 from attnmath.files import MAX_TOML_BYTES, parse_toml, read_text
 from attnmath.language.syntax import MAX_DIGITS
-from attnmath.plans.fields import LATER, REQUIRED, SECTIONS, Key, keys_of
+from attnmath.plans.fields import REQUIRED, SECTIONS, Key, keys_of
 
 UNITS = {
     "B": 1,
@@ -50,11 +50,6 @@ class Plan(Struct, frozen=True):
         from msgspec.structs import replace
 
         return replace(self, values={**self.values, **{k.replace("__", "."): v for k, v in values.items()}})
-
-    @property
-    def unchecked(self) -> list[str]:
-        """What is asked for and cannot be checked before there is a time model."""
-        return [k for k, v in self.values.items() if k.rpartition(".")[2] in LATER and v is not None]
 
 
 def read(path: str) -> Plan:
@@ -262,6 +257,15 @@ def _contradictions(v: Mapping[str, Any], given: frozenset[str], wrong: Any) -> 
             wrong(f"engine.{other}", f" has no use for {v['engine.name']}{f', whose setting is {own}' if own else ''}")
     if "workload.rate_per_s" in given and "workload.concurrency" in given:
         wrong("workload.rate_per_s", " and workload.concurrency: one of them says the load")
+    if v["workload.trace"] is not None and {"workload.rate_per_s", "workload.concurrency"} & given:
+        wrong("workload.trace", " says when requests come: neither a rate nor a concurrency stands beside it")
+    if v["engine.draft_tokens"] is None and (idle := {"engine.acceptance", "engine.draft_share"} & given):
+        wrong(min(idle), " has a use with engine.draft_tokens alone")
+    if v["parallel.prefill"] is not None and v["parallel.prefill"] >= v["parallel.data"]:
+        wrong(
+            "parallel.prefill",
+            f" is {v['parallel.prefill']}; of parallel.data = {v['parallel.data']} some have to decode",
+        )
     if v["parallel.context"] > 1:
         wrong("parallel.context", f" is {v['parallel.context']}: context parallelism is not checked yet")
     experts, engine = v["parallel.expert"], v["engine.name"]

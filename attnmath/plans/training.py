@@ -8,17 +8,16 @@ the weights beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from attnmath.language.syntax import letters
 from attnmath.models import Model, Piece
 from attnmath.models.activations import ADAPTED, Placed, Tensor, Training, placed
 from attnmath.models.costs import Request, tokens_of
 from attnmath.models.counting import SPLIT, layer_of
 from attnmath.models.quantization import NARROWED, projections, recipe_of
-from attnmath.language.syntax import Ref, letters, refs
 from attnmath.plans.engines import CONTEXT, nccl_bytes
 from attnmath.plans.optimizers import Weight, state_bytes
 from attnmath.plans.ranks import Rank, Shard, cut, sharded, stages
@@ -315,7 +314,7 @@ def has_master(plan: Plan, model: Model, dtype: str) -> bool:
 
 def _gathered(plan: Plan, learned: Learned, gradient: int) -> int:
     """What the third stage has whole for a while; the same where weights come from the host."""
-    if plan["training.zero_stage"] < 3 or plan["parallel.data"] == 1 and plan["training.offload"] != "parameters":
+    if plan["training.zero_stage"] < 3 or (plan["parallel.data"] == 1 and plan["training.offload"] != "parameters"):
         return 0
     row, (whole, trained) = GATHERED[plan["training.gathered"]], learned.largest
     if row.layers and not row.root:

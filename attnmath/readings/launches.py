@@ -19,7 +19,6 @@ from attnmath.language.syntax import Equation, Expr, Program, Ref, letters, refs
 from attnmath.readings.count import Space, learned, tables
 from attnmath.readings.memory import DRAWN
 
-
 NOBODY: Mapping[str, int] = {}
 
 
