@@ -54,7 +54,8 @@ def ways_agree(page, sizes, inputs=None):
             assert set(g.kept) <= set(page.inputs)
         for n, x in found.items():
             if not (
-                np.isfinite(x).all() and np.abs(x - want[n]).max(initial=0) <= 1e-9 * max(1, np.abs(want[n]).max(initial=0))
+                np.isfinite(x).all()
+                and np.abs(x - want[n]).max(initial=0) <= 1e-9 * max(1, np.abs(want[n]).max(initial=0))
             ):
                 return False
     return True

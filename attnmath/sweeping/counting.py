@@ -17,18 +17,17 @@ from attnmath import layers
 from attnmath.errors import AttnmathError, InputError, NoSchedule
 from attnmath.hardware.estimates import kernel_shape
 from attnmath.hardware.timing import Shape
-from attnmath.keys import KEYS, Reading, fitting
+from attnmath.keys import KEYS, UNTIMED, Reading, fitting
 from attnmath.language.arith import Number
 from attnmath.language.letters import OPTIONS
 from attnmath.layers import Layer
 from attnmath.readings.memory import bits as bits_of
 from attnmath.readings.memory import blocks, caches_tokens, check_blocks, in_bytes
-from attnmath.readings.schedules import bound
+from attnmath.readings.schedules import backward, bound
 from attnmath.readings.schedules import parse as schedule_of
 from attnmath.request import TRAIN, by_letter, check_trainable, check_useful
 from attnmath.sweeping.columns import ENCODER, uses
 
-UNTIMED = "no backward kernel is modelled: a training step has a bound on its time, and no estimate"
 ONE_BY_ONE = ("i", "tap", "layer", "layers")  # letters that say how a page is walked: a number each, no array
 
 
@@ -123,14 +122,17 @@ def count(kind: Kind, given: Mapping[str, Number], form: str | None = None) -> l
     def reading(page_of: str | None, which: Any = None) -> Reading:
         some = {k: v[which] if which is not None and hasattr(v, "dtype") else v for k, v in given.items()}
         page = layer.form(page_of)
-        if kind.schedule is not None:  # no number here depends on it, but it has to fit
-            bound(schedule_of(kind.schedule), page)
+        walk = schedule_of(kind.schedule) if kind.schedule is not None else None
+        if walk is not None:  # only of training do numbers here depend on it, but it has to fit
+            bound(walk, page)
+            if kind.train and walk.loops:
+                backward(walk)
         sizes, _ = layer.sizes(by_letter(some, kind.new, layer.names), page=page)
         layers.check_documents(layer.mask, sizes)
         past: Any = sizes.get("past")
         if hasattr(past, "dtype") and not past.any():
             sizes["past"] = 0  # where nothing is past, other masks are simple
-        return Reading(page, sizes, kind.dtype, kv_dtype, train=kind.train)
+        return Reading(page, sizes, kind.dtype, kv_dtype, walk, train=kind.train)
 
     if form is not None or len(layer.forms) == 1:
         return [(None, form, _counts(reading(form)))]
