@@ -303,19 +303,24 @@ def test_latent_attention_as_its_kernels_see_it(tmp_path):
 
 
 def test_training_is_counted_and_says_what_it_has_not(tmp_path):
-    """Both passes, in operations, bytes and a bound, as in `cost`; no estimate, and of a recursion no bytes, and why."""
-    rows_ = [{"seq": 1024, "heads": 8, "phase": x, "gpu": g} for x in ("prefill", "train") for g in ("h100-sxm", None)]
-    *_, timed, plain = swept(rows_, tmp_path)
-    want = am.cost("gqa", seq=1024, heads=8, phase="train", gpu="h100-sxm")
-    assert timed["flops"] == plain["flops"] == want.flops.core > 3 * am.cost("gqa", seq=1024, heads=8).flops.matmul
-    assert timed["hbm_bytes"] == plain["hbm_bytes"] == want.hbm_bytes.compulsory
-    assert timed["time_bound_s"] == pytest.approx(want.time_bound_s.fused)
-    assert (timed["note"].replace(";", ","), plain["note"]) == (want.time_note.replace(";", ","), None)
-    assert all(row[k] is None for row in (timed, plain) for k in ("time_s", "kernel_time_s", "engine_kernel"))
-    of_states = [{**row, "variant": "kda"} for row in rows_[2:]]
-    for row in swept(of_states, tmp_path):
-        assert "reads its states" in row["note"]
-        assert row["hbm_bytes"] is row["time_bound_s"] is None
+    """Operations, bytes and a bound of both passes as in `cost`; no estimate, of a recursion no bytes, and why."""
+    gpu = "h100-sxm"
+    rows_ = [
+        {"seq": 1024, "heads": 8, "variant": v, "phase": "train", "schedule": s, "gpu": g}
+        for v, s in (("gqa", None), ("gqa", "unfused"), ("kda", None))
+        for g in (gpu, None)
+    ]
+    for row, got in zip(rows_, swept(rows_, tmp_path)):
+        schedule = {"schedule": row["schedule"]} if row["schedule"] else {}
+        want = am.cost(row["variant"], seq=1024, heads=8, phase="train", gpu=row["gpu"], **schedule)
+        assert got["flops"] == want.flops.core
+        assert got["hbm_bytes"] == want.hbm_bytes.compulsory
+        assert got["time_bound_s"] == want.time_bound_s.fused
+        assert (got["time_s"], got["kernel_time_s"], got["launch_time_s"], got["engine_kernel"]) == (None,) * 4
+        reason = want.time_note if row["gpu"] else want.refused.get("hbm_bytes.compulsory", "")
+        assert (got["note"] or "").replace(";", ",") == reason.replace(";", ",")
+    fused, _, unfused, *_ = swept(rows_, tmp_path)
+    assert fused["flops"] > unfused["flops"], "a fused kernel makes its weights again"
 
 
 def test_an_encoder_sees_everything(tmp_path):

@@ -76,7 +76,11 @@ NAMES: dict[str, Column] = {
     ),
     "form": Column("which of the variant's equivalent sets of equations", "the one a kernel would take"),
     "mask": Column("which keys a query sees", "the variant's", mask),
-    "schedule": Column("loops that the core is walked by; checked, no number here depends on it", "", schedule_of),
+    "schedule": Column(
+        "loops that the core is walked by: in training they say what is computed again; else checked alone",
+        "",
+        schedule_of,
+    ),
     "dtype": Column(
         "how activations are stored and multiplied", "bf16", lambda s: check({}, "prefill", s, None, "cold")
     ),
