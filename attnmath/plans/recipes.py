@@ -97,7 +97,7 @@ GATHERED: dict[str, Gathered] = {
         "PyTorch FSDP, BackwardPrefetch.BACKWARD_PRE; the root's parameters are not freed after its forward pass",
     ),
     "unit": Gathered(
-        "a layer, or what is outside of them, the next one, and the first one's gradients",
+        "a layer and the next one, or the embedding or the head with one, and a layer's gradients",
         2,
         1,
         True,

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from attnmath.errors import InputError, Unknown
 from attnmath.models import Model
-from attnmath.plans.checking import PlanResult, check, fits, spread_fits
+from attnmath.plans.checking import check, fits, spread_fits
 from attnmath.plans.constraints import Check
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
@@ -122,6 +122,10 @@ def solve(plan: Plan, goal: str) -> Solution:
     >>> s.answer, s.binds
     (51, 'AM003')
     """
+    if plan.trains:
+        from attnmath.plans.training_solving import solve_training
+
+        return solve_training(plan, goal)
     if goal in LATER:
         raise InputError(f"--for {goal} needs the time model, which is not built yet; there are {', '.join(GOALS)}")
     if goal not in GOALS:
@@ -132,7 +136,7 @@ def solve(plan: Plan, goal: str) -> Solution:
         raise InputError(f"{plan.path}: nothing fits{EVEN[goal]}: {_nothing(plan, found, model)}")
     best = check(found.best, model)
     failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
-    where = f" with {_ranks(found.beyond)}" if found.beyond and goal == "min-gpus" else ""
+    where = f" with {ranks_of(found.beyond)}" if found.beyond and goal == "min-gpus" else ""
     return Solution(
         plan.path,
         goal,
@@ -141,8 +145,8 @@ def solve(plan: Plan, goal: str) -> Solution:
         _tried(plan, goal),
         {k: v for k, v in best.values.items() if plan.values.get(k) != v},
         failed[0].id if failed else "",
-        f"{_told(failed[0])}{where}" if failed else "nothing that is checked",
-        _runner_up(best, {c.id for c in failed}.union(() if goal == "min-gpus" else STANDING)),
+        f"{told(failed[0])}{where}" if failed else "nothing that is checked",
+        runner_up(best.checks, {c.id for c in failed}.union(() if goal == "min-gpus" else STANDING)),
         _changes(plan, model, goal, found.answer),
     )
 
@@ -166,7 +170,7 @@ def _fewest(plan: Plan, model: Model, below: int | None) -> Found:
     """The fewest GPUs: for each tensor and pipeline size the fewest replicas; more of them never harm."""
     answer, best = below, None
     fails: list[tuple[int, Plan]] = []
-    for tensor, pipeline in _pairs(plan):
+    for tensor, pipeline in pairs(plan):
         each = tensor * pipeline
 
         def on(data: int, tensor: int = tensor, pipeline: int = pipeline) -> Plan:
@@ -189,8 +193,13 @@ def _fewest(plan: Plan, model: Model, below: int | None) -> Found:
     return Found(answer if best else None, best, nearest)
 
 
-def _pairs(plan: Plan) -> list[tuple[int, int]]:
-    """Tensor and pipeline sizes to try, the fewest GPUs first."""
+def pairs(plan: Plan) -> list[tuple[int, int]]:
+    """Tensor and pipeline sizes to try, the fewest GPUs first.
+
+    >>> from attnmath.plans.reading import parse
+    >>> pairs(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "p"))[:4]
+    [(1, 1), (2, 1), (1, 2), (3, 1)]
+    """
     tensor, pipeline = {*range(1, TENSOR + 1), plan["parallel.tensor"]}, {*PIPELINE, plan["parallel.pipeline"]}
     return sorted(((t, p) for t in tensor for p in pipeline), key=lambda x: (x[0] * x[1], x[1]))
 
@@ -213,31 +222,47 @@ def _nothing(plan: Plan, found: Found, model: Model) -> str:
     failed = [c for c in check(found.beyond, model).checks if not c.passed] if found.beyond else []
     if not failed:
         failed = [c for c in check(plan, model).checks if not c.passed]
-    return f"{failed[0].id}, {_told(failed[0])}; {failed[0].fix}"
+    return f"{failed[0].id}, {told(failed[0])}; {failed[0].fix}"
 
 
 def _tried(plan: Plan, goal: str) -> str:
     if goal != "min-gpus":
-        return f"{_ranks(plan)}, as the plan says"
+        return f"{ranks_of(plan)}, as the plan says"
     sizes = ", ".join(map(str, sorted({*PIPELINE, plan["parallel.pipeline"]})))
     return f"every parallel.tensor up to {TENSOR} that divides, parallel.pipeline of {sizes}, any parallel.data"
 
 
-def _ranks(plan: Plan) -> str:
+def ranks_of(plan: Plan) -> str:
+    """How a plan spreads its model, in words.
+
+    >>> from attnmath.plans.reading import parse
+    >>> ranks_of(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"', "p"))
+    'tensor 1 x pipeline 1 x data 1'
+    """
     return f"tensor {plan['parallel.tensor']} x pipeline {plan['parallel.pipeline']} x data {plan['parallel.data']}"
 
 
-def _told(c: Check) -> str:
+def told(c: Check) -> str:
+    """A check's name, and how far it is from its limit.
+
+    >>> told(Check("AM010", "pipeline stages have layers", True, 1, 12, "", 11, "", ""))
+    'pipeline stages have layers: 1 of 12'
+    """
     if isinstance(c.value, int) and isinstance(c.limit, int):
         return f"{c.name}: {c.value:,} of {c.limit:,} {c.unit}".strip()
     return f"{c.name}: {c.why}"
 
 
-def _runner_up(best: PlanResult, bound: set[str]) -> str:
+def runner_up(checks: list[Check], bound: set[str]) -> str:
+    """The constraint that passes by least, of those that do not bind.
+
+    >>> runner_up([Check("AM004", "all of it fits the GPU", True, 1, 12, "bytes", 11, "", "")], set())
+    'AM004, all of it fits the GPU'
+    """
     def slack(c: Check) -> float:
         return float(c.margin or 0) / float(c.limit) if isinstance(c.limit, (int, float)) else 1.0
 
-    passing = sorted((c for c in best.checks if c.unit in RUNNING_UP and c.limit and c.id not in bound), key=slack)
+    passing = sorted((c for c in checks if c.unit in RUNNING_UP and c.limit and c.id not in bound), key=slack)
     return f"{passing[0].id}, {passing[0].name}" if passing else ""
 
 

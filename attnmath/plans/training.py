@@ -48,7 +48,8 @@ class TrainingMemory(Struct, frozen=True):
 class Learned(Struct, frozen=True):
     """What one rank of a stage has learned, by how many data ranks hold the same: `weights` and `states` in bytes, `trained`
     numbers; `largest`: bytes of its largest layer or tensor, and how many numbers of it are trained; `matrix`: numbers of the
-    largest that is trained; `outside`: bytes of what stands outside of the layers; `adapters`: how many matrices have one.
+    largest that is trained; `outside`: bytes of what stands outside of the layers, and of the largest block of it; `adapters`: how many matrices
+    have one.
     """
 
     weights: Mapping[int, int]
@@ -56,7 +57,7 @@ class Learned(Struct, frozen=True):
     trained: Mapping[int, int]
     largest: tuple[int, int]
     matrix: int
-    outside: int
+    outside: tuple[int, int]
     adapters: int
 
 
@@ -195,7 +196,9 @@ def _learned(
     alike = {repr(layer): layer for layer in layers}
     sizes = {key: sum(own(p).bytes * p.count for p in layer) for key, layer in alike.items()}
     learns = {key: sum(own(p).learns * p.count for p in layer) for key, layer in alike.items()}
-    outside = sum(own(p).bytes * p.count for p in pieces) - sum(sizes[repr(layer)] for layer in layers)
+    inside = {id(p) for layer in layers for p in layer}
+    beside = [own(p).bytes * p.count for p in pieces if id(p) not in inside]
+    outside = sum(beside), max(beside, default=0)
     if GATHERED[plan["training.gathered"]].layers and layers:
         largest = max((sizes[key], learns[key]) for key in alike)
     else:
@@ -316,10 +319,9 @@ def _gathered(plan: Plan, learned: Learned, gradient: int) -> int:
     """What the third stage has whole for a while; the same where weights come from the host."""
     if plan["training.zero_stage"] < 3 or (plan["parallel.data"] == 1 and plan["training.offload"] != "parameters"):
         return 0
-    row, (whole, trained) = GATHERED[plan["training.gathered"]], learned.largest
-    if row.layers and not row.root:
-        whole = max(whole, learned.outside)
-    return row.weights * whole + row.root * learned.outside + row.gradients * trained * gradient // 8
+    row, (whole, trained), (outside, most) = GATHERED[plan["training.gathered"]], learned.largest, learned.outside
+    beside = outside if row.root else most - whole if row.layers and most > whole else 0
+    return row.weights * whole + beside + row.gradients * trained * gradient // 8
 
 
 def _logits(plan: Plan, model: Model, rank: Rank) -> int:

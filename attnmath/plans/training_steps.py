@@ -33,6 +33,10 @@ from attnmath.plans.training_time import (
 from attnmath.readings.memory import bits
 
 
+LOST = "launches, falling clocks and the framework cost nothing: published steps of Megatron-LM took 4 to 14 % longer than this, "
+LOST += "those of FSDP and DDP with fused attention 10 to 59 % (benchmarks/plans.py)"
+
+
 class Flops(Struct, frozen=True):
     """FLOPs of a step over all replicas: `exact`, of matrix products over the pairs that exist; `again`: computed once more;
     by convention, where all weights are trained.
@@ -201,7 +205,7 @@ def _optimizer(plan: Plan, t: Trainer, how: How) -> float:
 
 def _assumed(plan: Plan, t: Trainer, how: How) -> list[str]:
     """What the estimate takes for granted."""
-    out = [*how.rates.assumed, "element-wise work between two matrix products runs as one pass over memory"]
+    out = [LOST, *how.rates.assumed, "element-wise work between two matrix products runs as one pass over memory"]
     out.append(f"passes over memory reach {STREAM:.0%} of the data sheet's bandwidth")
     if how.fused:
         out.append(

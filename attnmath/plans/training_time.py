@@ -114,7 +114,7 @@ def exchange_s(how: How, name: str, ranks: int, stride: int, message_bytes: floa
 
 
 def products_s(how: How, found: Iterable[Product]) -> float:
-    """Seconds of matrix products, one after the other.
+    """Seconds of matrix products, one after the other; none faster than large ones are for long.
 
     >>> h100 = How(get_gpu("h100-sxm"), "h100-sxm", "bf16", Rank(1), "none", True, False, None)
     >>> 1.1e-3 < products_s(h100, [Product(("Y",), 8192, 8192, 8192, 1, False)]) < 2e-3
@@ -127,7 +127,9 @@ def products_s(how: How, found: Iterable[Product]) -> float:
 def _gemm(gpu: str, dtype: str, m: float, n: float, k: float, copies: float) -> float:
     found = get_gpu(gpu)
     constants, _ = of_gpu(gpu).of(library_of(found.architecture), "", "gemm")
-    return float(gemm(Gemm(m, n, k, bits(dtype) / 8, copies=copies), machine(found, dtype), constants, False).time_s)
+    rates, product = machine(found, dtype), Gemm(m, n, k, bits(dtype) / 8, copies=copies)
+    sustained_s = product.flops / (rates.sustained * found.tensor_rate(dtype))
+    return max(float(gemm(product, rates, constants, False).time_s), float(sustained_s))
 
 
 class BlockTime(Struct, frozen=True):
