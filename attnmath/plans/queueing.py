@@ -430,15 +430,15 @@ def _open(
     at = _knots(lambda n: _service(shape, step_time, batching, n, work), most)
     full = at(most)
     found = births_and_deaths(rate, lambda k: at(k).time_s, most)
-    if found and shape.output == 1:
-        s = at(1)
-        out = _steady(shape, s, _in_turn(shape, s, rate, full), 0.0, rate, full, replicas, _limit(limit, full), IN_TURN)
-        return replace(out, slots=most)
     if found is None:
         made = full.rate_per_s * replicas * shape.output
         out = _steady(shape, full, 0.0, 0.0, rate, full, replicas, _limit(limit, full), OPEN)
         nothing = dict.fromkeys(("ttft_s", "tpot_s", "e2e_s", "wait_s", "in_flight"), None)
         return replace(out, stable=False, output_tokens_per_s=made, slots=most, **nothing)
+    if shape.output == 1:
+        s = at(1)
+        out = _steady(shape, s, _in_turn(shape, s, rate, full), 0.0, rate, full, replicas, _limit(limit, full), IN_TURN)
+        return replace(out, slots=most)
     s = at(found.wave)
     for_slot = found.waiting / rate * (1 + _varies(shape, s)) / 2
     prompts = min(rate * s.alone_s, NEARLY_ALL)

@@ -40,16 +40,14 @@ def format_of(path: str, option: str) -> str:
     return ENDINGS[ending]
 
 
-class Table:
-    """A table of shapes: its columns' names, and its rows in blocks. `known`: the place of each known column.
+class File:
+    """A CSV or Parquet file: its columns' names, and its rows in blocks. `option`: what named it.
 
-    `size` is how much there is to read, in rows or bytes; `done()` how much has been read of it.
+    `size` is how much there is to read, in rows or bytes; `read` how much of it has been.
     """
 
-    wrong = staticmethod(wrong_in_a_cell)
-
-    def __init__(self, path: str) -> None:
-        self.path, self.format = path, format_of(path, "--from")
+    def __init__(self, path: str, option: str) -> None:
+        self.path, self.format = path, format_of(path, option)
         if not os.path.isfile(path):
             raise InputError(
                 f"{printable(path[:200])}: {'a directory, not a file' if os.path.isdir(path) else 'no such file'}"
@@ -72,8 +70,6 @@ class Table:
                 self.size = self.parquet.metadata.num_rows
         except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(self._unreadable(error)) from None
-        self.known = {n.strip().replace("-", "_"): n for n in self.names if n.strip().replace("-", "_") in COLUMNS}
-        self._check()
         self.read = 0
 
     def _header(self) -> list[str]:
@@ -83,8 +79,8 @@ class Table:
                     return row
         raise InputError(f"{printable(self.path)}: the file is empty")
 
-    def _check(self) -> None:
-        """Everything that is wrong with the columns, at once."""
+    def _unusable(self) -> list[str]:
+        """What is wrong with the columns' names, whatever they mean."""
         errors = []
         for n in (
             dict.fromkeys(x for x in self.names if self.names.count(x) > 1) if len(self.names) <= MAX_COLUMNS else ()
@@ -96,28 +92,7 @@ class Table:
             )
         if len(self.names) > MAX_COLUMNS:
             errors.append(f"{len(self.names):,} columns; at most {MAX_COLUMNS:,}")
-        if taken := [n for n in self.names if n in ADDED]:
-            errors.append(f"{', '.join(taken)}: the sweep adds such a column; rename or drop the table's own")
-        for column, n in self.known.items():
-            twins = [x for x in self.names if x != n and x.strip().replace("-", "_") == column]
-            errors += [f"columns {printable(n)} and {printable(x)} are one" for x in twins]
-            if not twins and self.names.count(n) == 1 and (why := unfit(n, column, self.schema.field(n).type)):
-                errors.append(why)
-        if errors:
-            raise InputError(together(errors, f"{printable(self.path)}:"))
-
-    @property
-    def doubtful(self) -> list[str]:
-        """What to say of columns that are kept and not read, and look like one that is."""
-        from difflib import get_close_matches
-
-        unread = [n for n in self.names if n not in self.known.values()][:64]
-        near = {n: get_close_matches(n.lower()[:80], COLUMNS, 1, 0.8) for n in unread}
-        return [
-            f"column {printable(n)} is kept and not read; {m[0]} would be"
-            for n, m in near.items()
-            if m and m[0] not in self.known
-        ]
+        return errors
 
     def blocks(self) -> Iterator[pa.RecordBatch]:
         """The rows, in order."""
@@ -175,6 +150,43 @@ class Table:
                 if len(found) == len(wanted):
                     break
         return {r: found.get(r, f"row {r + 1:,}") for r in rows}
+
+
+class Table(File):
+    """A table of shapes. `known`: the place of each known column."""
+
+    wrong = staticmethod(wrong_in_a_cell)
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "--from")
+        self.known = {n.strip().replace("-", "_"): n for n in self.names if n.strip().replace("-", "_") in COLUMNS}
+        self._check()
+
+    def _check(self) -> None:
+        """Everything that is wrong with the columns, at once."""
+        errors = self._unusable()
+        if taken := [n for n in self.names if n in ADDED]:
+            errors.append(f"{', '.join(taken)}: the sweep adds such a column; rename or drop the table's own")
+        for column, n in self.known.items():
+            twins = [x for x in self.names if x != n and x.strip().replace("-", "_") == column]
+            errors += [f"columns {printable(n)} and {printable(x)} are one" for x in twins]
+            if not twins and self.names.count(n) == 1 and (why := unfit(n, column, self.schema.field(n).type)):
+                errors.append(why)
+        if errors:
+            raise InputError(together(errors, f"{printable(self.path)}:"))
+
+    @property
+    def doubtful(self) -> list[str]:
+        """What to say of columns that are kept and not read, and look like one that is."""
+        from difflib import get_close_matches
+
+        unread = [n for n in self.names if n not in self.known.values()][:64]
+        near = {n: get_close_matches(n.lower()[:80], COLUMNS, 1, 0.8) for n in unread}
+        return [
+            f"column {printable(n)} is kept and not read; {m[0]} would be"
+            for n, m in near.items()
+            if m and m[0] not in self.known
+        ]
 
 
 def _short(file: Any, path: str) -> Iterator[str]:
