@@ -21,8 +21,8 @@ WIDE = ("fp32", "bf16", "fp16")
 
 class Key(Struct, frozen=True):
     """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `count` (whole, at least 0), `share`
-    (0 < x <= 1), `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the commented file
-    where there is no default.
+    (0 < x <= 1), `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the
+    commented file where there is no default.
     """
 
     kind: str
