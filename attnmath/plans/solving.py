@@ -259,6 +259,7 @@ def runner_up(checks: list[Check], bound: set[str]) -> str:
     >>> runner_up([Check("AM004", "all of it fits the GPU", True, 1, 12, "bytes", 11, "", "")], set())
     'AM004, all of it fits the GPU'
     """
+
     def slack(c: Check) -> float:
         return float(c.margin or 0) / float(c.limit) if isinstance(c.limit, (int, float)) else 1.0
 

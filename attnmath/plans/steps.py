@@ -39,14 +39,19 @@ from attnmath.readings.memory import bits
 
 FAR = 4096  # a context at which the form of a step is chosen
 HBM_SHARE = 0.9  # of the bandwidth, which kernels that only move reach
+STREAM_SHARE = 0.82  # of the bandwidth, which products of few rows reach
+STREAMED_ROWS = 32  # how few
+STREAM_S = 3.0e-6  # the least that such a kernel takes
+PRODUCT_SHARE = 0.55  # of the peak, for products on an accelerator that lacks figures
 CORE_SHARE = 0.5  # of the peak, for a core that no kernel here is modelled for
+LINK_SHARE, LINK_S = 0.7, 12e-6  # of links that nobody measured here: share of their rate, and what a message takes
 GAP_S = 1.5e-6  # between kernels of a captured graph
-OVERHEAD_S = {  # of a step, beside its kernels: scheduling, sampling, copies to the host
-    "vllm": 1.0e-3,
-    "sglang": 0.7e-3,
-    "trtllm": 0.5e-3,
-    "llama.cpp": 0.3e-3,
-    "ideal": 0.0,
+OVERHEAD_S = {  # of a step, and of each sequence in it, beside kernels: scheduling, sampling, copies to the host
+    "vllm": (1.0e-3, 8e-6),
+    "sglang": (0.7e-3, 6e-6),
+    "trtllm": (0.5e-3, 6e-6),
+    "llama.cpp": (0.3e-3, 0.0),
+    "ideal": (0.0, 0.0),
 }
 PARTS = ("products", "experts", "attention", "between", "collectives", "head", "overhead")
 
@@ -74,11 +79,13 @@ class Steps:
         self.plan, self.model, self.rank, self.gpu = s.plan, s.model, s.rank, gpu
         self.dtype, self.kv_dtype = s.dtype, s.kv_dtype
         engine = str(s.plan["engine.name"])
-        self.overhead_s, self.engine = OVERHEAD_S[engine], engine if engine in KERNELS_OF else IDEAL
+        self.overhead_s, self.sequence_s = OVERHEAD_S[engine]
+        self.engine = engine if engine in KERNELS_OF else IDEAL
         self.recipe = recipe_of(s.model, s.plan["dtype.weights"])
         self.width = float(bits(s.dtype)) / 8
-        self.rates = machine(gpu, s.dtype)
-        self.assumed: dict[str, None] = dict.fromkeys(self.rates.assumed)
+        self.hbm_bytes_per_s = float(gpu.figure("hbm_bytes_per_s"))
+        self.assumed: dict[str, None] = {}
+        self.coarse = self._is_coarse()
         self.stages = [self._stage(pieces) for pieces in cut(s.model, s.rank.pipeline)]
         self._linear = Curve(self._products_s)
         self._moved = Curve(self._between_s)
@@ -87,6 +94,18 @@ class Steps:
         self._head = Curve(self._head_s)
         self._decoding = Surface(self._decode_s)
         self._prefilling = Surface(self._prefill_s)
+
+    def _is_coarse(self) -> bool:
+        """Whether the accelerator lacks figures that kernels are timed by: products then reach stated shares of its rates."""
+        try:
+            self.assumed |= dict.fromkeys(machine(self.gpu, self.dtype).assumed)
+        except InputError as error:
+            told = str(error).replace("\n", "")
+            self.assumed[
+                f"{told}; products reach {PRODUCT_SHARE:.0%} of the peak, {STREAM_SHARE:.0%} of the bandwidth"
+            ] = None
+            return True
+        return False
 
     # -- what there is
 
@@ -130,8 +149,16 @@ class Steps:
         )
 
     def _product_s(self, a: Matrix, tokens: float) -> float:
-        found = _timed(self._job(a), max(1.0, round(tokens * a.rows)), a.n * a.copies, a.k, self.width, a.stored_bytes)
-        return found + self._gap_s
+        return self._matrix_s(a, max(1.0, round(tokens * a.rows)), a.n * a.copies, a.stored_bytes) + self._gap_s
+
+    def _matrix_s(self, a: Matrix, m: float, n: float, stored: float) -> float:
+        """A library's product; of few rows, no slower than a kernel that streams the matrix once."""
+        streamed_s = n * a.k * stored / (self.hbm_bytes_per_s * STREAM_SHARE)
+        if self.coarse:
+            flops_s = 2 * m * n * a.k / (float(self.gpu.tensor_rate(self._rate(a))) * PRODUCT_SHARE)
+            return max(flops_s, streamed_s)
+        found = _timed(self._job(a), m, n, a.k, self.width, stored)
+        return min(found, max(streamed_s, STREAM_S)) if m <= STREAMED_ROWS and stored else found
 
     @property
     def _gap_s(self) -> float:
@@ -174,14 +201,14 @@ class Steps:
         rows = every * a.active / ranks / max(used, 1e-9)
         padded = -(-rows // 16) * 16 if rows > 1 else 1.0
         n = a.n * (self.rank.tensor if ranks > 1 else 1)
-        flops_s = _timed(self._job(a), max(1.0, padded * used), n, a.k, self.width, 0.0)
-        read_s = used * n * a.k * a.stored_bytes / (self.rates.hbm_bytes_per_s * HBM_SHARE)
+        flops_s = self._matrix_s(a, max(1.0, padded * used), n, 0.0)
+        read_s = used * n * a.k * a.stored_bytes / (self.hbm_bytes_per_s * HBM_SHARE)
         return max(flops_s, read_s) + self._gap_s
 
     def _between_s(self, tokens: float) -> float:
         moved = sum(n * w.moved_bytes for w, n in self._all()) * tokens
         kernels = sum(n * w.kernels for w, n in self._all())
-        return moved / (self.rates.hbm_bytes_per_s * HBM_SHARE) + kernels * self._gap_s * 2
+        return moved / (self.hbm_bytes_per_s * HBM_SHARE) + kernels * self._gap_s * 2
 
     def _head_s(self, rows: float) -> float:
         return sum(n * self._product_s(a, rows) for w, n in self._all() if w.piece.part == "head" for a in w.matrices)
@@ -235,7 +262,7 @@ class Steps:
     def _core_s(self, p: Piece, batch: float, new: float, context: float) -> float:
         flops, moved = self._core(p, batch, new, context)
         rate = float(self.gpu.tensor_rate(self.dtype))
-        return max(flops / (rate * CORE_SHARE), moved / (self.rates.hbm_bytes_per_s * HBM_SHARE))
+        return max(flops / (rate * CORE_SHARE), moved / (self.hbm_bytes_per_s * HBM_SHARE))
 
     def _core(self, p: Piece, batch: float, new: float, context: float) -> tuple[float, float]:
         """(FLOPs, bytes) of an attention core on one rank."""
@@ -270,7 +297,13 @@ class Steps:
         return out
 
     def _collective_s(self, kind: str, ranks: int, size: float) -> float:
-        links, rate = links_of(self.gpu), float(self.gpu.figure("link_bytes_per_s"))
+        rate = float(self.gpu.figure("link_bytes_per_s"))
+        try:
+            links = links_of(self.gpu)
+        except InputError as error:
+            self.assumed[f"{error}; {LINK_SHARE:.0%} of the links' rate, and {LINK_S * 1e6:g} us"] = None
+            sent = size if kind == "send" else float(wire_bytes(kind, ranks, size))
+            return LINK_S + sent / (rate * LINK_SHARE)
         constants, _ = built_in().of(links, "", "collective")
         if kind == "send":
             return constants["launch_us"] * 1e-6 + size / (rate * constants["bulk_share"])
@@ -297,7 +330,7 @@ class Steps:
             "between": self._moved(each),
             "collectives": self._sent(each),
             "head": self._head(rows / micro),
-            "overhead": self.overhead_s,
+            "overhead": self.overhead_s + self.sequence_s * load.decodes,
         }
         bounds = self.bounds(load)
         most = max(bounds, key=lambda k: bounds[k])
@@ -328,7 +361,7 @@ class Steps:
         flops += sum(f for f, _ in attention)
         moved = weights + sum(m for _, m in attention)
         share = float(self.rank.pipeline)
-        out = {"tensor": flops / rate / share, "hbm": moved / self.rates.hbm_bytes_per_s / share}
+        out = {"tensor": flops / rate / share, "hbm": moved / self.hbm_bytes_per_s / share}
         sent = sum(
             n * float(wire_bytes(kind, ranks, size * tokens))
             for (kind, ranks), size, n in self._messages
