@@ -28,7 +28,7 @@ from attnmath.hardware.timing import Shape
 from attnmath.models import Piece
 from attnmath.models.caching import bidirectional, reading
 from attnmath.models.counting import shards
-from attnmath.models.quantization import recipe_of
+from attnmath.models.quantization import FORMATS, recipe_of
 from attnmath.models.schema import TEXT
 from attnmath.plans.curves import Curve, Surface
 from attnmath.plans.load import Load
@@ -44,6 +44,7 @@ STREAMED_ROWS = 32  # how few
 STREAM_S = 3.0e-6  # the least that such a kernel takes
 PRODUCT_SHARE = 0.55  # of the peak, for products on an accelerator that lacks figures
 CORE_SHARE = 0.5  # of the peak, for a core that no kernel here is modelled for
+NARROW = {"fp8": "fp8", "nvfp4": "fp4"}  # weights in these are multiplied with activations in the same
 LINK_SHARE, LINK_S = 0.7, 12e-6  # of links that nobody measured here: share of their rate, and what a message takes
 GAP_S = 1.5e-6  # between kernels of a captured graph
 OVERHEAD_S = {  # of a step, and of each sequence in it, beside kernels: scheduling, sampling, copies to the host
@@ -179,10 +180,12 @@ class Steps:
         return {}
 
     def _rate(self, a: Matrix) -> str:
-        """The dtype that the matrix unit works in: that of activations, unless weights and activations are both in fp8."""
-        if a.stored_bytes < 1.1 and self.recipe.name == "fp8" and "fp8" in self.gpu.tensor_flop_per_s:
-            return "fp8"
-        return self.dtype
+        """The dtype that the matrix unit works in: the one of NARROW for what is stored so, where the accelerator has it; else
+        that of activations.
+        """
+        narrow = NARROW.get(self.recipe.name, "")
+        stored = a.stored_bytes < 1.2 * FORMATS[self.recipe.name].bits / 8 if narrow else False
+        return narrow if stored and narrow in self.gpu.tensor_flop_per_s else self.dtype
 
     def _experts_s(self, tokens: float) -> float:
         """Of routed experts: those that some token goes through are read, and their rows are padded."""
