@@ -147,7 +147,9 @@ def served(rows: list[Served], write: bool) -> None:
         told = f"{r.published:>10.4g} {r.predicted:>10.4g} {r.ratio:>6.3f} {r.bound:>10.4g}"
         print(f"{r.plan:<{wide}} {mark}{r.what:<19} {told}{'!' if r.beaten else ' '} {r.load}; {r.source}")
     print("\n* fitted; ! beats its bound\n")
-    text = "# Written by `python benchmarks/plans.py serving --write`: how far estimates were from published figures, none fitted.\n"
+    text = (
+        "# Written by `python benchmarks/plans.py serving --write`: how far estimates were from figures not fitted.\n"
+    )
     for what in ("output_tokens_per_s", "tpot_s", "ttft_s"):
         for fitted in (True, False):
             errors = sorted(r.off for r in rows if r.what == what and r.fitted == fitted)

@@ -441,17 +441,20 @@ def test_stages_take_their_own_layers():
     assert [sum(r.count for r in x.held.rows) for x in (one, two)] == [31, 30]
 
 
-def test_a_rate_is_no_load_and_says_so(tmp_path, capsys):
+def test_what_is_asked_of_time_and_not_known_is_no_pass(tmp_path, capsys):
+    """A size of memory says nothing of time: the verdict is unsure, and the reason is told."""
     file = tmp_path / "plan.toml"
-    file.write_text('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9\nrate_per_s = 500\n')
-    assert run(["plan", "check", str(file), "--json"]) == 1
-    document = json.loads(capsys.readouterr().out)
-    assert document["verdict"] == "unsure"
-    assert [c["id"] for c in document["checks"] if not c["passed"]] == ["AM016"]
-    file.write_text('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9\n[targets]\nttft_s = 0.1\n')
-    for format_ in ("text", "github"):
-        assert run(["plan", "check", str(file), "--format", format_]) == 0
-        assert "fits (not checked: targets.ttft_s)" in capsys.readouterr().out
+    base = 'model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[workload]\nprompt_tokens = 9\n'
+    for more, key in (("rate_per_s = 500\n", "workload.rate_per_s"), ("[targets]\nttft_s = 0.1\n", "targets.ttft_s")):
+        file.write_text(base + more)
+        assert run(["plan", "check", str(file), "--json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert (document["verdict"], document["latency"]) == ("unsure", None)
+        assert document["unchecked"] == [f"{key}: gpu.name is missing: a size of memory says nothing of time"]
+        assert all(c["passed"] for c in document["checks"])
+        for format_ in ("text", "github"):
+            assert run(["plan", "check", str(file), "--format", format_]) == 1
+            assert f"fits (not checked: {key})" in capsys.readouterr().out
 
 
 def test_shapes_as_the_engine_needs_them():

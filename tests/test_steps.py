@@ -88,14 +88,20 @@ def test_more_work_takes_no_less(load, more):
     s = steps()
     larger = replace(load, **{more: getattr(load, more) * 2 + 8})
     assert s.time(larger).bound_s >= s.time(load).bound_s * (1 - 1e-9)
-    assert s(larger) >= s(load) * 0.97  # products come in tiles: a larger one may fill them better
+    assert s(larger) >= s(load) * (1 - 1e-9)
+
+
+def test_what_falls_is_levelled():
+    """A kernel that fills its tiles better may be faster with more work; what is planned with is not."""
+    assert Curve(lambda n: 100 - n)(9.0) == 99
+    assert Surface(lambda n, m: n - m)(4.0, 9.0) == 3.0
 
 
 def test_curves_are_exact_on_their_grid_and_straight_between():
     calls = []
     curve = Curve(lambda n: calls.append(n) or n * n)
     assert curve(16.0) == 256.0
-    assert 16.0 * 16.0 < curve(17.0) < 17.5 * 17.5
+    assert 16.0 * 16.0 < curve(17.0) < 18.0 * 18.0
     before = len(calls)
     curve(17.0)
     assert len(calls) == before

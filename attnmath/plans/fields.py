@@ -81,8 +81,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "max_model_len": Key("size", None, "tokens of the longest request [prompt and output]", example=131072),
         "reserved": Key("bytes", None, "context, NCCL and graphs together, if measured [estimated]", example="1.5GiB"),
         "draft_tokens": Key("size", None, "tokens that are drafted and verified in a step, if any", example=4),
-        "acceptance": Key("share", 0.7, "the chance that a drafted token is accepted"),
-        "draft_share": Key("share", 0.1, "time of a step of the draft model, over one of the model"),
+        "acceptance": Key("share", None, "the chance that a drafted token is accepted [0.7]", example=0.7),
+        "draft_share": Key("share", None, "a step of the draft model, over one of the model [0.1]", example=0.1),
     },
     "workload": {
         "concurrency": Key("size", 1, "requests in flight, over all replicas"),

@@ -34,6 +34,7 @@ RULE_OF = {  # how an engine makes up its steps, a row of batching.RULES
     "llama.cpp": "mixed",
     "ideal": "mixed",
 }
+ACCEPTANCE, DRAFT_SHARE = 0.7, 0.1  # of drafted tokens, and of a step, if the plan does not say
 ACCURACY = os.path.join(os.path.dirname(__file__), "accuracy.toml")
 
 
@@ -251,7 +252,7 @@ def _drafted(steps: Steps, plan: Any) -> tuple[StepTime, list[str], float]:
     drafts, accepted = plan["engine.draft_tokens"], plan["engine.acceptance"]
     if drafts is None:
         return steps, [], 1.0
-    speculation, share = Speculation(float(accepted), int(drafts)), float(plan["engine.draft_share"])
+    speculation, share = Speculation(float(accepted or ACCEPTANCE), int(drafts)), plan["engine.draft_share"] or DRAFT_SHARE
 
     def draft(load: Load) -> float:
         return share * steps(load)
