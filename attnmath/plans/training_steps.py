@@ -33,7 +33,7 @@ from attnmath.plans.training_time import (
 from attnmath.readings.memory import bits
 
 LOST = "launches, falling clocks and the framework cost nothing: published steps of Megatron-LM took 4 to 14 % longer than this, "
-LOST += "those of FSDP and DDP with fused attention 10 to 59 % (benchmarks/plans.py)"
+LOST += "those of FSDP and DDP with fused attention 9 to 59 % (benchmarks/plans.py)"
 
 
 class Flops(Struct, frozen=True):
