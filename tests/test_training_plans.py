@@ -539,6 +539,23 @@ def test_the_fewest_gpus(capsys):
         solve(p, "max-throughput")
 
 
+def test_a_busy_expert_rank_takes_longer():
+    even, busy = (
+        verdict(
+            plan(model="mixtral-8x7b", parallel={"data": 8, "expert": 8, "imbalance": x}, training={"seq": 512})
+        ).step
+        for x in (1.0, 1.5)
+    )
+    assert 1 < busy.parts["forward_products_s"] / even.parts["forward_products_s"] < 1.5
+
+
+def test_a_servers_log_is_no_business_of_training(tmp_path, capsys):
+    (tmp_path / "server.log").write_text("Available KV cache memory: 3.81 GiB")
+    file = str(HERE / "plans" / "fits-training-qlora.toml")
+    assert run(["plan", "explain", file, "--log", str(tmp_path / "server.log")]) == 2
+    assert "is a plan of training" in capsys.readouterr().err
+
+
 def test_tables_have_sources():
     assert all(o.source and o.meaning for o in optimizers.OPTIMIZERS.values())
     rows = (*recipes.LOSSES.values(), *recipes.GATHERED.values(), *recipes.SCHEDULES.values())

@@ -112,7 +112,8 @@ def how_of(plan: Plan, t: Trainer) -> How:
         training_of(plan).trained,
         plan["training.lora_rank"],
         plan["training.node_gpus"],
-        plan["training.network_bytes_per_s"],
+        plan["parallel.network_bytes_per_s"],
+        plan["parallel.imbalance"],
     )
 
 
@@ -218,7 +219,10 @@ def _assumed(plan: Plan, t: Trainer, how: How) -> list[str]:
     if t.rank.tensor > 1:
         out.append("sums over tensor ranks hide behind nothing")
     if routed(t.model):
-        out.append("every expert gets as many tokens as every other, and one product has those of all")
+        out.append(
+            f"the busiest expert rank has {plan['parallel.imbalance']:g} times the mean's tokens, and one product those of all "
+            "its experts"
+        )
     if plan["training.optimizer"] == "muon":
         out.append("the products that make Muon's update orthogonal are not counted")
     return out
