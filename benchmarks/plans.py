@@ -16,10 +16,12 @@ import math
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from attnmath.models.counting import parameters
 from attnmath.plans.checking import verdict
 from attnmath.plans.latency import ACCURACY, timed
 from attnmath.plans.reading import Plan, read
@@ -43,8 +45,6 @@ def _layer_ms(plan: Plan, direction: str) -> float:
 def _tflops(plan: Plan, r: TrainingResult) -> float:
     """TFLOP/s a GPU by the formula of FlashAttention's table: 6 s N + 12 L h s^2 a sequence, N parameters."""
     t = trainers(plan)[0]
-    from attnmath.models.counting import parameters
-
     tokens, seq = r.step.tokens, plan["training.seq"]
     layers, wide = len(t.model.sequence), t.model.config["n_embd"]
     flops = tokens * (6 * parameters(t.model).total + 12 * layers * wide * seq)
@@ -73,13 +73,20 @@ FIGURES: dict[str, tuple[str, Callable[[Plan, TrainingResult], Any]]] = {  # wha
 }
 
 
+@cache
+def predicted(file: Path) -> tuple[Plan, TrainingResult]:
+    """A plan of training, and what is said of it."""
+    plan = read(str(file))
+    result = verdict(plan)
+    assert isinstance(result, TrainingResult)
+    return plan, result
+
+
 class Row:
     """One published figure and its prediction."""
 
     def __init__(self, given: dict[str, Any], folder: Path) -> None:
-        plan = read(str(folder / given["plan"]))
-        result = verdict(plan)
-        assert isinstance(result, TrainingResult)
+        plan, result = predicted(folder / given["plan"])
         self.plan, self.what, self.source = given["plan"].removesuffix(".toml"), given["what"], given["source"]
         self.unit, predict = FIGURES[self.what]
         self.published, self.predicted = float(given["value"]), float(predict(plan, result))

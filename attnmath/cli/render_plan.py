@@ -177,7 +177,7 @@ def _step(s: StepTime) -> list[str]:
     if s.time_s is None:
         return columns([*rows, ("  estimate", "none", s.why_none)], (1,))
     of = f"; stage {s.slowest} is the slowest" if s.slowest and s.slowest > 1 else ""
-    rows.append(("  estimate", scaled(s.time_s, "s"), f"{exact(round(s.tokens_per_s or 0.0, 1))} tokens/s{of}"))
+    rows.append(("  estimate", scaled(s.time_s, "s"), f"{s.tokens_per_s:,.0f} tokens/s{of}"))
     rows += [
         (f"    {k.removesuffix('_s').replace('_', ' ')}", scaled(v, "s"), f"{v / s.time_s:6.1%}")
         for k, v in s.parts.items()
@@ -186,9 +186,9 @@ def _step(s: StepTime) -> list[str]:
     shown = ", ".join(f"{k} {v:.1%}" for k, v in s.mfu.items() if k != "palm")
     rows += [("  MFU", f"{s.mfu['palm']:.1%}", f"of FLOPs as PaLM counts them; {shown}")] if shown else []
     rows += [("  HFU", f"{s.hfu:.1%}", "of FLOPs that are run, over the pairs that exist")] if s.hfu else []
-    rows += [("  days", exact(round(s.days, 2)), "for the tokens that are asked for")] if s.days else []
-    rows += [("  GPU-hours", exact(round(s.gpu_hours, 1)), "")] if s.gpu_hours else []
-    rows += [("  USD", exact(round(s.usd, 2)), "at price.gpu_hour_usd")] if s.usd else []
+    rows += [("  days", f"{s.days:,.2f}", "for the tokens that are asked for")] if s.days else []
+    rows += [("  GPU-hours", f"{s.gpu_hours:,.0f}", "")] if s.gpu_hours else []
+    rows += [("  USD", f"{s.usd:,.0f}", "at price.gpu_hour_usd")] if s.usd else []
     return columns(rows, (1,))
 
 

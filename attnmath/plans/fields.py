@@ -56,7 +56,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "context": Key("size", 1, "ranks that share a sequence's cache"),
         "imbalance": Key("number", 1.0, "the busiest expert rank's tokens, over the mean"),
         "prefill": Key("size", None, "of the replicas, those that only compute prompts, for the others", example=2),
-        "network_bytes_per_s": Key("number", 25e9, "what a replica sends to another, or a stage to the next node"),
+        "network_bytes_per_s": Key(
+            "number", 25e9, "what a replica sends to another, or a stage to the next node; in training, each GPU"
+        ),
     },
     "dtype": {
         "weights": Key("text", None, "bf16, fp8, int8, int4/128, mxfp4, nvfp4 [as the config says]", example="fp8"),
@@ -136,7 +138,6 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "buckets": Key("bytes", None, "buffers of gradients on their way, if known [not counted]", example="1GB"),
         "reserved": Key("bytes", None, "context and NCCL together, if measured [estimated]", example="1.5GiB"),
         "node_gpus": Key("size", 8, "GPUs that their own links join"),
-        "network_bytes_per_s": Key("number", 25e9, "what a GPU sends to another node"),
         "overlap": Key("margin", 0.8, "the share of the data ranks' exchange that hides behind the passes"),
         "mfu": Key("share", None, "model FLOPs utilisation to assume, instead of the estimate of time", example=0.4),
         "tokens": Key("number", None, "tokens to train on, for days and money", example=1e12),
@@ -147,7 +148,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
 }
 OF_SERVERS = (
-    *("dtype.kv", "parallel.context", "parallel.prefill", "parallel.network_bytes_per_s", "price.gpu_power_w"),
+    *("dtype.kv", "parallel.context", "parallel.prefill", "price.gpu_power_w"),
     *("targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s"),
 )
 TITLES: Mapping[str, str] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnmath.errors import InputError
+from attnmath.errors import InputError, printable
 from attnmath.files import read_text
 from attnmath.plans.engines import ENGINES
 from attnmath.plans.reading import Plan
@@ -142,6 +142,10 @@ def explain(plan: Plan, path: str) -> Explanation:
     >>> [(d.what, d.log) for d in x.differences if d.unit == "tokens"]
     [('tokens in the cache', 31232)]
     """
+    if plan.trains:
+        raise InputError(
+            f"{printable(plan.path)} is a plan of training; a server's log is explained by a plan of a server"
+        )
     text = read_text(path, MAX_LOG_BYTES, "a log of a server's start", strict=False)
     engine = plan["engine.name"]
     found, notes = scan(text, engine)

@@ -48,8 +48,8 @@ class TrainingMemory(Struct, frozen=True):
 class Learned(Struct, frozen=True):
     """What one rank of a stage has learned, by how many data ranks hold the same: `weights` and `states` in bytes, `trained`
     numbers; `largest`: bytes of its largest layer or tensor, and how many numbers of it are trained; `matrix`: numbers of the
-    largest that is trained; `outside`: bytes of what stands outside of the layers, and of the largest block of it; `adapters`:
-    how many matrices have one.
+    largest that is trained; `outside`: bytes of what stands outside of the layers, and of the largest block of it;
+    `adapters`: how many matrices have one.
     """
 
     weights: Mapping[int, int]

@@ -63,7 +63,8 @@ def check_training(plan: Plan, model: Model | None = None) -> TrainingResult:
     checks = sorted(checks_of(t), key=lambda c: c.id)
     own = {f"{section}.{k}".lstrip(".") for section, keys in keys_of(True).items() for k in keys}
     values = {k: v for k, v in plan.values.items() if k in own}
-    assumed = {k: v for k, v in values.items() if k not in plan.given and v is not None}
+    idle = set() if plan["training.lora_rank"] else {"training.lora_targets"}
+    assumed = {k: v for k, v in values.items() if k not in plan.given and v is not None and k not in idle}
     assumed |= {} if "dtype.activations" in plan.given else {"dtype.activations": t.dtype}
     return TrainingResult(
         plan.path,

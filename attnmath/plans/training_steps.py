@@ -33,7 +33,7 @@ from attnmath.plans.training_time import (
 from attnmath.readings.memory import bits
 
 LOST = "launches, falling clocks and the framework cost nothing: published steps of Megatron-LM took 4 to 14 % longer than this, "
-LOST += "those of FSDP and DDP with fused attention 10 to 59 % (benchmarks/plans.py)"
+LOST += "those of FSDP and DDP with fused attention 9 to 59 % (benchmarks/plans.py)"
 
 
 class Flops(Struct, frozen=True):
@@ -112,7 +112,8 @@ def how_of(plan: Plan, t: Trainer) -> How:
         training_of(plan).trained,
         plan["training.lora_rank"],
         plan["training.node_gpus"],
-        plan["training.network_bytes_per_s"],
+        plan["parallel.network_bytes_per_s"],
+        plan["parallel.imbalance"],
     )
 
 
@@ -218,7 +219,10 @@ def _assumed(plan: Plan, t: Trainer, how: How) -> list[str]:
     if t.rank.tensor > 1:
         out.append("sums over tensor ranks hide behind nothing")
     if routed(t.model):
-        out.append("every expert gets as many tokens as every other, and one product has those of all")
+        out.append(
+            f"the busiest expert rank has {plan['parallel.imbalance']:g} times the mean's tokens, and one product those of all "
+            "its experts"
+        )
     if plan["training.optimizer"] == "muon":
         out.append("the products that make Muon's update orthogonal are not counted")
     return out

@@ -65,7 +65,7 @@ class Seconds(Struct, frozen=True):
 class How(Struct, frozen=True, eq=False):  # a key by its identity
     """How layers are run: the accelerator, its numbers' dtype, the ranks, and what training keeps; `fused`: one kernel runs
     attention; `trained`: a row of `activations.TRAINED`, with adapters of rank `lora`; `node`: GPUs that links join, and
-    `network`: bytes/s of each to another node.
+    `network`: bytes/s of each to another node; `imbalance`: the busiest expert rank's tokens, over the mean.
     """
 
     gpu: Gpu
@@ -80,6 +80,7 @@ class How(Struct, frozen=True, eq=False):  # a key by its identity
     lora: int = 0
     node: int = 8
     network: float = 25e9
+    imbalance: float = 1.0
 
     @property
     def rates(self) -> Machine:
@@ -209,9 +210,10 @@ def _block(key: _Key) -> BlockTime:
     ]
     kernel_s = _attention(how, key.plain, dict(tokens), ways) if inside else 0.0
     beside = _adapters(how, key.plain, dict(tokens)) if how.lora and how.trained != "all" else ((), ())
+    busiest = how.imbalance if p.part == "experts" and how.rank.expert > 1 else 1.0
     forward, backward = (
         Seconds(
-            products_s(how, (*part.products, *more)),
+            busiest * products_s(how, (*part.products, *more)),
             share * kernel_s,
             float(part.pass_bytes + _residual(p, part, sizes, element) / by_tokens) / how.hbm,
             _sums(how, p, float(part.summed_bytes), dict(tokens), element),
