@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from attnmath.errors import InputError
 from attnmath.plans import replay as module
 from attnmath.plans.batching import RULES, Batching
-from attnmath.plans.load import Load
+from attnmath.plans.load import Load, tabulated
 from attnmath.plans.replay import Run, grows, replay, run
 from attnmath.plans.replicas import Replica
 from attnmath.plans.workload import Requests
@@ -285,6 +285,31 @@ def test_a_quadratic_is_summed_exactly(steps, a, b, c):
     for k in {1, steps, (steps + 1) // 2}:
         assert math.isclose(merged.total(k), math.fsum(each[:k]), rel_tol=1e-9)
         assert merged.steps_by(math.fsum(each[:k]) - a / 2) == k
+
+
+# -- a table instead of the function
+
+
+@given(st.integers(0, 500), st.floats(0, 1e5), st.integers(0, 9000), st.floats(0, 1e5), st.integers(1, 9))
+def test_a_table_is_the_function_where_it_is_linear_and_near_it_elsewhere(decodes, context, tokens, past, prompts):
+    load = Load(decodes, context if decodes else 0.0, tokens, past if tokens else 0.0, prompts)
+    assert math.isclose(tabulated(linear)(load), linear(load), rel_tol=1e-9)
+    curved = lambda load: (
+        0.01 + 1e-9 * load.tokens**2 + 1e-9 * load.context**1.5 + 1e-8 * load.tokens * load.prefill_past
+    )
+    assert math.isclose(tabulated(curved)(load), curved(load), rel_tol=0.005)
+
+
+def test_a_replay_by_a_table_is_the_replay_with_fewer_calls():
+    calls = []
+    counted = lambda load: calls.append(load) or linear(load)
+    requests = drawn(9, 2000, rate=12.0, prompt=1)
+    exact = replay(block(requests), counted, Batching(8, 64))
+    many = len(calls)
+    calls.clear()
+    found = replay(block(requests), tabulated(counted), Batching(8, 64))
+    assert math.isclose(found.e2e_s.mean_s, exact.e2e_s.mean_s, rel_tol=1e-6)
+    assert len(calls) < many / 2
 
 
 # -- laws of its own

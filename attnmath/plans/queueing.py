@@ -430,7 +430,7 @@ def _open(
     at = _knots(lambda n: _service(shape, step_time, batching, n, work), most)
     full = at(most)
     found = births_and_deaths(rate, lambda k: at(k).time_s, most)
-    if found is None:
+    if found is None or rate >= full.rate_per_s:
         made = full.rate_per_s * replicas * shape.output
         out = _steady(shape, full, 0.0, 0.0, rate, full, replicas, _limit(limit, full), OPEN)
         nothing = dict.fromkeys(("ttft_s", "tpot_s", "e2e_s", "wait_s", "in_flight"), None)

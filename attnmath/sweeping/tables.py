@@ -46,6 +46,8 @@ class File:
     `size` is how much there is to read, in rows or bytes; `read` how much of it has been.
     """
 
+    block_bytes = 2**23  # of CSV; Arrow reads some thirty blocks ahead
+
     def __init__(self, path: str, option: str) -> None:
         self.path, self.format = path, format_of(path, option)
         if not os.path.isfile(path):
@@ -117,7 +119,7 @@ class File:
         kinds = dict.fromkeys(self.names, pa.string())
         reader = pa.csv.open_csv(
             self.file,
-            pa.csv.ReadOptions(block_size=2**23),
+            pa.csv.ReadOptions(block_size=self.block_bytes),
             pa.csv.ParseOptions(newlines_in_values=True),
             pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
         )
@@ -129,7 +131,7 @@ class File:
         text = printable(str(error).split("\n")[0])[:300]
         what = "CSV" if self.format == "csv" else "Parquet"
         if "straddling" in text or "block size" in text:
-            text = f"a row of more than {2**23:,} bytes"
+            text = f"a row of more than {self.block_bytes:,} bytes"
         if "Empty CSV" in text:
             text = "the file is empty"
         return f"{printable(self.path)}: no readable {what}: {text}"
