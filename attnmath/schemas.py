@@ -11,7 +11,9 @@ from attnmath.errors import Unknown
 from attnmath.models.costs import ModelCost
 from attnmath.plans.checking import PlanResult
 from attnmath.plans.logs import Explanation
+from attnmath.plans.replaying import Played
 from attnmath.plans.solving import Solution
+from attnmath.plans.tradeoffs import Tradeoffs
 from attnmath.plans.training_checks import TrainingResult
 from attnmath.results import Cost
 from attnmath.rooflines import Roofline
@@ -132,6 +134,18 @@ class PlanSolve(Solution, frozen=True, kw_only=True):
     """`attnmath plan solve --json`: the largest plan that fits."""
 
     schema: Literal["attnmath.plan-solve/1"]
+
+
+class PlanTradeoffs(Tradeoffs, frozen=True, kw_only=True):
+    """`attnmath plan solve --for max-throughput --json`: the best point under the targets, and latency against throughput."""
+
+    schema: Literal["attnmath.plan-tradeoffs/1"]
+
+
+class PlanReplay(Played, frozen=True, kw_only=True):
+    """`attnmath plan replay --json`: what came of playing a plan's requests."""
+
+    schema: Literal["attnmath.plan-replay/1"]
 
 
 class PlanExplain(Explanation, frozen=True, kw_only=True):
@@ -486,6 +500,8 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # the documents that a name stands for
     "plan": (),
     "plan-check": (PlanCheck, TrainingCheck, PlanChecks),
     "plan-solve": (PlanSolve,),
+    "plan-tradeoffs": (PlanTradeoffs,),
+    "plan-replay": (PlanReplay,),
     "plan-explain": (PlanExplain,),
     "sweep": (),
     "verify": (VerifyDocument,),

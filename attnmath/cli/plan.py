@@ -65,7 +65,8 @@ def check(files: tuple[str, ...], format_: str, as_json: bool) -> int:
     required=True,
     metavar="GOAL",
     help="max-context: the longest requests, or sequences; max-concurrency: the most at once; max-batch: of training, the "
-    "largest micro-batch; min-gpus: the fewest GPUs.",
+    "largest micro-batch; min-gpus: the fewest GPUs; max-throughput, min-cost: under the targets, with latency against "
+    "throughput.",
 )
 @options.format_option()
 def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
@@ -74,16 +75,54 @@ def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
     \b
     attnmath plan solve plan.toml --for max-context
     attnmath plan solve plan.toml --for min-gpus --json
+    attnmath plan solve plan.toml --for max-throughput
     """
     from attnmath.cli import render_plan
     from attnmath.plans.reading import read
     from attnmath.plans.solving import solve as solve_plan
+    from attnmath.plans.tradeoffs import GOALS, tradeoffs
 
-    solution = solve_plan(read(file), goal)
+    plan = read(file)
+    if goal in GOALS and not plan.trains:
+        found = tradeoffs(plan, goal)
+        if options.chosen(format_, as_json) == "json":
+            render.as_json(found.to_dict())
+        else:
+            render.page(render_plan.tradeoff_lines(found))
+        return
+    solution = solve_plan(plan, goal)
     if options.chosen(format_, as_json) == "json":
         render.as_json(solution.to_dict())
     else:
         render.page(render_plan.solution_lines(solution))
+
+
+@command.command("replay", short_help="Its requests, played one by one.")
+@click.argument("file", metavar="FILE")
+@click.option("--requests", metavar="N", type=click.IntRange(1, 10**7), default=2000, help="How many are drawn [2000].")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, help="The same draws the same [0].")
+@options.format_option()
+def replay(file: str, requests: int, seed: int, format_: str, as_json: bool) -> int:
+    """Latency by percentiles, queues and utilisation of a plan's requests, drawn from its [workload] or read from its trace.
+    Exit 0: targets are met in the mean; 1: one is not, or the queue grows; 2: it cannot be played.
+
+    \b
+    attnmath plan replay plan.toml
+    attnmath plan replay plan.toml --requests 100000 --seed 7 --json
+    """
+    from attnmath.cli import progress, render_plan
+    from attnmath.plans.reading import read
+    from attnmath.plans.replaying import play
+
+    with progress.bar("requests") as bar:
+        found = play(read(file), requests, seed, bar)
+    if options.chosen(format_, as_json) == "json":
+        render.as_json(found.to_dict())
+    else:
+        render.page(render_plan.played_lines(found))
+        for text in found.assumed:
+            render.note(f"{file}: assumed: {text}")
+    return 0 if found.passed else 1
 
 
 @command.command("explain", short_help="Why the server's log says something else.")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from attnmath.plans.constraints import Check
     from attnmath.plans.latency import Range
     from attnmath.plans.logs import Explanation
+    from attnmath.plans.replaying import Played
     from attnmath.plans.solving import Solution
+    from attnmath.plans.tradeoffs import Tradeoffs
     from attnmath.plans.training_checks import TrainingResult
     from attnmath.plans.training_time import StepTime
 
@@ -313,6 +315,76 @@ def solution_lines(s: Solution) -> list[str]:
         f"  runner-up  {s.runner_up or 'none'}",
         "",
         *(columns(rows, (1, 2, 3)) if s.changes else ["  no single change that is tried here helps"]),
+    ]
+
+
+def tradeoff_lines(t: Tradeoffs) -> list[str]:
+    """The best point, and latency against throughput."""
+    rows: list[Row] = [
+        ("  tensor x data", "at once", "first token", "each token", "tokens/s", "a GPU", "USD/million", "")
+    ]
+    for p in t.front:
+        price = p.usd_per_million_output_tokens
+        rows.append(
+            (
+                f"  {p.tensor} x {p.data}",
+                exact(p.concurrency),
+                scaled(p.ttft_s, "s"),
+                scaled(p.tpot_s, "s"),
+                f"{p.output_tokens_per_s:,.0f}",
+                f"{p.output_tokens_per_s_per_gpu:,.0f}",
+                "-" if price is None else f"{price:,.3g}",
+                ("best" if p == t.best else "") if p.meets else "misses a target",
+            )
+        )
+    told = "nothing that was tried meets the targets"
+    if t.best:
+        changed = ", ".join(f"{k} = {exact(v)}" for k, v in t.values.items())
+        told = f"{t.best.output_tokens_per_s:,.0f} tokens/s with {changed}"
+    return [
+        strong(f"{_path(t.file)}: {t.goal}: {told}"),
+        f"  {t.meaning}; {t.tried} ways tried",
+        "",
+        strong("latency against throughput, estimates"),
+        *columns(rows, (1, 2, 3, 4, 5, 6)),
+    ]
+
+
+def played_lines(p: Played) -> list[str]:
+    """Percentiles, rates and queues."""
+    r = p.replay
+    rows: list[Row] = [("", "mean", "p50", "p90", "p99")]
+    quantiles = (
+        ("time to the first token", r.ttft_s),
+        ("time of each further token", r.tpot_s),
+        ("time of a request", r.e2e_s),
+        ("of it waiting", r.queue_s),
+    )
+    rows += [
+        (f"  {name}", *(scaled(getattr(q, k), "s") for k in ("mean_s", "p50_s", "p90_s", "p99_s")))
+        for name, q in quantiles
+        if q is not None
+    ]
+    verdict = "targets met" if p.met and all(p.met.values()) else "targets missed" if p.met else "played"
+    grows = "; the queue grows: the server does not keep up" if r.growing else ""
+    counts: list[Row] = [
+        ("  requests a second", f"{r.rate_per_s:,.4g}", f"{r.refused:,} that no cache holds" if r.refused else ""),
+        ("  output tokens a second", f"{r.output_tokens_per_s:,.5g}", ""),
+        ("  busy", f"{r.utilisation:.1%}", f"{r.decodes:,.1f} sequences get a token in a step"),
+        ("  in flight", f"{r.in_flight:,.4g}", f"{r.waiting:,.4g} of them waiting, {r.longest_queue:,} at the most"),
+        ("  steps", exact(r.steps), f"{r.preemptions:,} requests were put back" if r.preemptions else ""),
+    ]
+    missed = [
+        f"  {k}: {'met' if ok else 'missed'}, {p.error.get(k, 0):.0%} of error counted in" for k, ok in p.met.items()
+    ]
+    return [
+        strong(f"{_path(p.file)}: {p.model} {verdict}{grows}"),
+        f"  {p.load}",
+        "",
+        *columns(rows, (1, 2, 3, 4)),
+        "",
+        *columns(counts, (1,)),
+        *missed,
     ]
 
 

@@ -177,15 +177,19 @@ def _verdict(checks: list[Check], unanswered: bool) -> str:
     return "unsure" if failed or unanswered else "pass"
 
 
-def fits(plan: Plan, model: Model | None = None) -> bool:
-    """Whether every check passes.
+def fits(plan: Plan, model: Model | None = None, in_time: bool = True) -> bool:
+    """Whether every check passes; `in_time`: those of targets among them.
 
     >>> from attnmath.plans.reading import parse
-    >>> fits(parse('model = "gpt2"\\n[gpu]\\nmemory = "1GiB"', "plan.toml"))
+    >>> fits(parse('model = "gpt2"\n[gpu]\nmemory = "1GiB"', "plan.toml"))
     False
     """
     stages = servers(plan, model)
-    return all(c.passed for c in shape_checks(stages[0])) and all(c.passed for s in stages for c in memory_checks(s))
+    if not all(c.passed for c in shape_checks(stages[0])):
+        return False
+    if not all(c.passed for s in stages for c in memory_checks(s)):
+        return False
+    return not in_time or not _asked(plan) or all(c.passed for c in target_checks(plan, timed(stages)))
 
 
 def spread_fits(plan: Plan, model: Model | None = None) -> bool:

@@ -149,8 +149,9 @@ def cache_tokens(stages: list[Server], shape: Shape) -> int | None:
     return max(math.ceil(held * (shape.context(1.0) - 1)), whole if held else 0)
 
 
-def timed(stages: list[Server]) -> Timed:
-    """A plan's latency and throughput under its own load. InputError, saying why, where they cannot be known.
+def timed(stages: list[Server], steps: Steps | None = None) -> Timed:
+    """A plan's latency and throughput under its own load; `steps`: its steps, if they are at hand. InputError, saying why,
+    where they cannot be known.
 
     >>> from attnmath.plans.reading import parse
     >>> from attnmath.plans.servers import servers
@@ -166,7 +167,7 @@ def timed(stages: list[Server]) -> Timed:
     held = cache_tokens(stages, shape)
     if held == 0:
         raise InputError("not one request fits into the cache: there is no time to speak of")
-    steps = Steps(s, gpu)
+    steps = steps or Steps(s, gpu)
     step, notes, tokens_per_step = _drafted(steps, plan)
     batching = Batching(
         int(plan["engine.max_num_seqs"]),
@@ -252,7 +253,10 @@ def _drafted(steps: Steps, plan: Any) -> tuple[StepTime, list[str], float]:
     drafts, accepted = plan["engine.draft_tokens"], plan["engine.acceptance"]
     if drafts is None:
         return steps, [], 1.0
-    speculation, share = Speculation(float(accepted or ACCEPTANCE), int(drafts)), plan["engine.draft_share"] or DRAFT_SHARE
+    speculation, share = (
+        Speculation(float(accepted or ACCEPTANCE), int(drafts)),
+        plan["engine.draft_share"] or DRAFT_SHARE,
+    )
 
     def draft(load: Load) -> float:
         return share * steps(load)

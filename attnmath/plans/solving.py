@@ -22,7 +22,6 @@ GOALS = {
     "max-concurrency": "requests",  # the most at once, as long as the plan's
     "min-gpus": "GPUs",  # the fewest for the plan's load
 }
-LATER = ("max-throughput", "min-cost")
 TENSOR, PIPELINE = 64, (1, 2, 4, 8)  # the tensor sizes up to here and the pipeline sizes that min-gpus tries
 RUNNING_UP = ("bytes", "tokens", "requests")  # units of constraints that a larger plan comes closer to
 STANDING = ("AM001", "AM005")  # those that more load does not change
@@ -126,10 +125,10 @@ def solve(plan: Plan, goal: str) -> Solution:
         from attnmath.plans.training_solving import solve_training
 
         return solve_training(plan, goal)
-    if goal in LATER:
-        raise InputError(f"--for {goal} needs the time model, which is not built yet; there are {', '.join(GOALS)}")
     if goal not in GOALS:
-        raise Unknown("goal", goal, GOALS)
+        from attnmath.plans.tradeoffs import GOALS as IN_TIME
+
+        raise Unknown("goal", goal, (*GOALS, *IN_TIME))
     model = server(plan).model
     found = _find(plan, model, goal)
     if found.best is None:
