@@ -117,7 +117,7 @@ def is_fused(plan: Plan) -> bool:
     """Whether one kernel runs attention: as the plan says, else unless everything is kept.
 
     >>> from attnmath.plans.reading import parse
-    >>> is_fused(parse('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[training]\nrecompute = "none"', "p"))
+    >>> is_fused(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"\\n[training]\\nrecompute = "none"', "p"))
     False
     """
     said = plan["training.attention"]
