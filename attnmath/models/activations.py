@@ -67,7 +67,7 @@ EVERYWHERE = ("dropout_rate",)  # T5's: all three
 class Training(Struct, frozen=True):
     """How a model is trained: `recompute` and `computed_by` by the tables above; `dropout`: a rate for all three places, None:
     what the config says; `tensor` ranks share each layer, `sequence_parallel` what is between their matrix products, too;
-    `trained`: a row of TRAINED.
+    `trained`: a row of TRAINED; `fused`: whether one kernel runs attention, so that no scores exist while it runs again.
     """
 
     recompute: str = "selective"
@@ -76,6 +76,7 @@ class Training(Struct, frozen=True):
     tensor: int = 1
     sequence_parallel: bool = False
     trained: str = "all"
+    fused: bool = True
 
     def checked(self) -> Training:
         """Itself; InputError with every complaint."""
@@ -173,7 +174,7 @@ def activations(m: Model, tokens_of: Any, dtype: str, training: Training) -> Act
 
 class Placed(Struct, frozen=True):
     """What is kept, by where: before the layers, in each of them, after them; `again_bytes`: the most that one layer has
-    while it runs again.
+    besides while what is not kept of it is computed again.
     """
 
     before: tuple[Tensor, ...]
@@ -200,11 +201,19 @@ def placed(m: Model, tokens_of: Any, dtype: str, training: Training) -> Placed:
         for pieces in (first, last)
     )
     layers, most = [], 0
+    running = replace(
+        keeping, recompute="selective" if training.fused else "none"
+    )  # what there is while a layer runs again
     for layer in m.inner:
-        found = [x for p, again in _read_again(layer) for x in _kept(m, p, tokens_of, dtype, keeping, rates, again)]
+        found, there = (
+            [x for p, again in _read_again(layer) for x in _kept(m, p, tokens_of, dtype, how, rates, again)]
+            for how in (keeping, running)
+        )
         if training.recompute == "full":
-            most = max(most, sum(x.bytes for x in found))
             found = [_input(layer, tokens_of, dtype, training)]
+        if training.recompute != "none":
+            kept = sum(x.bytes for x in found) if training.recompute == "selective" else 0
+            most = max(most, sum(x.bytes for x in there) - kept)
         layers.append(tuple(found))
     return Placed(before, tuple(layers), after, most)
 

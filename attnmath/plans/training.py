@@ -109,7 +109,19 @@ def training_of(plan: Plan) -> Training:
         plan["parallel.tensor"],
         plan["training.sequence_parallel"],
         LORA_TARGETS[plan["training.lora_targets"]] if plan["training.lora_rank"] else "all",
+        is_fused(plan),
     )
+
+
+def is_fused(plan: Plan) -> bool:
+    """Whether one kernel runs attention: as the plan says, else unless everything is kept.
+
+    >>> from attnmath.plans.reading import parse
+    >>> is_fused(parse('model = "gpt2"\\n[gpu]\\nmemory = "8GiB"\\n[training]\\nrecompute = "none"', "p"))
+    False
+    """
+    said = plan["training.attention"]
+    return plan["training.recompute"] != "none" if said is None else bool(said == "fused")
 
 
 def trainers(plan: Plan, model: Model | None = None) -> list[Trainer]:
@@ -391,7 +403,7 @@ def _made_of(
         "activations": f"recompute {plan['training.recompute']}; {share} of {plan['training.micro_batch']} x "
         f"{plan['training.seq']:,} tokens on their way",
         "logits": f"loss {plan['training.loss']}: {LOSSES[plan['training.loss']].meaning}",
-        "recomputed": "one layer that runs again, while the loss is gone",
+        "recomputed": "what one layer has besides while it is computed again; the loss is gone by then",
         "gathered": f"estimate: {row.meaning}",
         "buckets": "training.buckets",
         "context": estimate,

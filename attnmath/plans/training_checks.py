@@ -218,6 +218,8 @@ def _notes(plan: Plan, t: Trainer) -> list[str]:
         out.append("buckets of gradients on their way are not counted: frameworks differ; training.buckets adds them")
     if plan["training.recompute"] == "full" and t.memory.recomputed == 0 and t.memory.logits:
         out.append("a layer that runs again needs less than the loss, which is gone by then")
+    if any(p.page == "cross" for p in t.model.pieces):
+        out.append("the encoder's layers are never run again, and stand with the embedding on the first stage")
     if plan["training.optimizer"] == "adafactor" and t.rank.tensor > 1:
         out.append("Adafactor's rows and columns are counted whole on every tensor rank")
     if not has_master(plan, t.model, t.dtype) and t.dtype != "fp32" and plan["dtype.weights"] != "fp32":

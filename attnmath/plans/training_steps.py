@@ -15,7 +15,7 @@ from attnmath.plans.ranks import cut
 from attnmath.plans.reading import Plan
 from attnmath.plans.recipes import SCHEDULES
 from attnmath.plans.servers import beside
-from attnmath.plans.training import Trainer, has_master, request_of, training_of
+from attnmath.plans.training import Trainer, has_master, is_fused, request_of, training_of
 from attnmath.plans.training_time import (
     BACKWARD,
     LOSS_BYTES,
@@ -99,14 +99,14 @@ def how_of(plan: Plan, t: Trainer) -> How:
     >>> how_of(plan, trainers(plan)[0]).fused
     False
     """
-    said, path = plan["training.attention"], beside(plan, "gpu.name")
+    path = beside(plan, "gpu.name")
     return How(
         get_gpu(path),
         path,
         t.dtype,
         t.rank,
         plan["training.recompute"],
-        plan["training.recompute"] != "none" if said is None else said == "fused",
+        is_fused(plan),
         plan["training.sequence_parallel"],
         plan["training.dropout"],
         training_of(plan).trained,
@@ -154,10 +154,14 @@ def timed_stage(plan: Plan, t: Trainer, how: How) -> Stage:
     r, rank, pieces = request_of(plan), t.rank, cut(t.model, t.rank.pipeline)[t.stage]
     inside = [p for layer in t.layers for p in layer]
     known = {id(p) for p in inside}
-    blocks = layer_time(inside, r, how, t.model) + layer_time(
-        [p for p in pieces if id(p) not in known], r, how, t.model, again=False
-    )
-    if t.stage == rank.pipeline - 1:
+    last = t.stage == rank.pipeline - 1
+    beside_layers = [
+        p
+        for p in pieces
+        if id(p) not in known and not (t.stage and p.part == "embedding")  # a tied head's weights
+    ]
+    blocks = layer_time(inside, r, how, t.model) + layer_time(beside_layers, r, how, t.model, again=False)
+    if last:
         vocab = next((p.sizes["vocab"] for p in t.model.pieces if p.page == "head"), 0)
         half = Seconds(passes_s=LOSS_BYTES / 2 * r.batch * r.seq * vocab / rank.tensor / how.hbm)
         blocks = blocks + BlockTime(half, half)

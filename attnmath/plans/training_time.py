@@ -208,13 +208,13 @@ def _block(key: _Key) -> BlockTime:
         launches(page, sizes, element, [n for n in outside if (n in new) is after], ways, by_tokens)
         for after in (False, True)
     ]
-    kernel_s = _attention(how, key.plain, dict(tokens), ways) if inside else 0.0
+    kernel_s = _attention(how, key.plain, dict(tokens), ways) if p.part == "attention" else 0.0
     beside = _adapters(how, key.plain, dict(tokens)) if how.lora and how.trained != "all" else ((), ())
     busiest = how.imbalance if p.part == "experts" and how.rank.expert > 1 else 1.0
     forward, backward = (
         Seconds(
             busiest * products_s(how, (*part.products, *more)),
-            share * kernel_s,
+            share * kernel_s if inside else 0.0,
             float(part.pass_bytes + _residual(p, part, sizes, element) / by_tokens) / how.hbm,
             _sums(how, p, float(part.summed_bytes), dict(tokens), element),
         )
@@ -249,7 +249,9 @@ def shared_axes(sizes: Mapping[str, Any], rank: Rank, p: Piece) -> dict[str, int
 
 
 def _attention(how: How, p: Piece, tokens: dict[str, int], ways: Mapping[str, int]) -> float:
-    """Seconds of the forward kernel of fused attention, at the sizes of one rank."""
+    """Seconds of the forward kernel of fused attention, at the sizes of one rank; what has none, a recursion or a selection,
+    is no row of products and passes either.
+    """
     x = reading(p, tokens, how.dtype, how.dtype)
     own = {d: _share(n, ways.get(d, 1)) for d, n in x.sizes.items()}
     try:
