@@ -45,6 +45,8 @@ def matrices(x: Reading, p: Piece, recipe: Recipe, rank: Rank) -> tuple[Matrix, 
     """The learned matrices that a page multiplies each token with, as one rank holds them.
 
     >>> from attnmath.models import read
+    >>> from attnmath.models.caching import reading
+    >>> from attnmath.models.quantization import recipe_of
     >>> m = read("llama-3.1-8b")
     >>> mlp = next(p for p in m.pieces if p.part == "mlp")
     >>> x = reading(mlp, {"b": 1, "t": 1})
@@ -106,6 +108,10 @@ def _matrix(
 def between(page: Program, sizes: Mapping[str, Any], ways: int, width: float) -> tuple[float, int]:
     """(bytes for each token, kernels) of what a block computes beside products and attention: what these equations read from
     outside and what others read of them, in one pass.
+
+    >>> from attnmath import blocks
+    >>> between(blocks.get("gated-mlp").program, {"m": 4, "ffn": 16}, 1, 2.0)  # two projections in, their product out
+    (96.0, 1)
     """
     inside = {e.out.name for e in core(page)}
     rest = [e for e in page.equations if e.alts and e.out.name not in inside and not _multiplies(e.alts)]
