@@ -181,7 +181,7 @@ def fits(plan: Plan, model: Model | None = None, in_time: bool = True) -> bool:
     """Whether every check passes; `in_time`: those of targets among them.
 
     >>> from attnmath.plans.reading import parse
-    >>> fits(parse('model = "gpt2"\n[gpu]\nmemory = "1GiB"', "plan.toml"))
+    >>> fits(parse('model = "gpt2"\\n[gpu]\\nmemory = "1GiB"', "plan.toml"))
     False
     """
     stages = servers(plan, model)
