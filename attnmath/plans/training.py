@@ -61,6 +61,32 @@ class Learned(Struct, frozen=True):
     adapters: int
 
 
+class Setup(Struct, frozen=True):
+    """What all stages of a training plan have in common: `memory` of a GPU, and what is `kept` of a micro-batch."""
+
+    plan: Plan
+    model: Model
+    rank: Rank
+    dtype: str
+    memory: int
+    kept: Placed
+
+    @property
+    def lora(self) -> int:
+        """Rank of the adapters; 0: all weights are trained."""
+        return int(self.plan["training.lora_rank"])
+
+    @property
+    def element_bits(self) -> int:
+        """Of what is computed with."""
+        return int(bits(self.dtype))
+
+    @property
+    def gradient_bits(self) -> int:
+        """Of a gradient as it is stored."""
+        return int(bits(self.plan["training.gradients"] or self.dtype))
+
+
 class Trainer(Struct, frozen=True):
     """One stage of a training plan: its layers, and what its GPU holds; `alive`: (how many parts of its layers, of how many,
     have activations at once); `host_bytes`: what lies in the host's memory for each GPU.
@@ -139,11 +165,11 @@ def trainers(plan: Plan, model: Model | None = None) -> list[Trainer]:
         rank = replace(rank, pipeline=1)  # AM010 says so
     request = request_of(plan)
     kept = placed(model, lambda p: tokens_of(p, request), dtype, training_of(plan))
+    setup = Setup(plan, model, rank, dtype, memory, kept)
     out, at = [], 0
     for stage, pieces in enumerate(cut(model, rank.pipeline)):
         until = at + stages(len(model.sequence), rank.pipeline)[stage]
-        learned = _learned(plan, model, rank, dtype, pieces, model.inner[at:until])
-        out.append(_trainer(plan, model, rank, memory, dtype, stage, learned, kept, range(at, until)))
+        out.append(_trainer(setup, stage, _learned(setup, pieces, model.inner[at:until]), range(at, until)))
         at = until
     return out
 
@@ -178,13 +204,11 @@ class _Own(Struct, frozen=True):
         return sum(w.numbers for _, w in self.trained)
 
 
-def _learned(
-    plan: Plan, model: Model, rank: Rank, dtype: str, pieces: tuple[Piece, ...], layers: tuple[tuple[Piece, ...], ...]
-) -> Learned:
+def _learned(setup: Setup, pieces: tuple[Piece, ...], layers: tuple[tuple[Piece, ...], ...]) -> Learned:
     """What a rank of a stage has learned."""
-    recipe = recipe_of(model, _stored_as(plan, model, dtype))
+    plan, rank, lora, targets = setup.plan, setup.rank, setup.lora, training_of(setup.plan).trained
+    recipe = recipe_of(setup.model, _stored_as(setup))
     optimizer, width = plan["training.optimizer"], int(bits(plan["training.optimizer_dtype"]))
-    lora, targets = plan["training.lora_rank"], training_of(plan).trained
     known: dict[str, _Own] = {}
 
     def own(p: Piece) -> _Own:
@@ -204,7 +228,7 @@ def _learned(
             trained[copies] = trained.get(copies, 0) + w.numbers * p.count
             states[copies] = states.get(copies, 0) + state_bytes(optimizer, w, width) * p.count
     if lora:
-        weights[rank.data] += trained[rank.data] * int(bits(dtype)) // 8
+        weights[rank.data] += trained[rank.data] * setup.element_bits // 8
     alike = {repr(layer): layer for layer in layers}
     sizes = {key: sum(own(p).bytes * p.count for p in layer) for key, layer in alike.items()}
     learns = {key: sum(own(p).learns * p.count for p in layer) for key, layer in alike.items()}
@@ -220,12 +244,12 @@ def _learned(
     return Learned(weights, states, trained, largest, matrix, outside, adapted)
 
 
-def _stored_as(plan: Plan, model: Model, dtype: str) -> str | None:
+def _stored_as(setup: Setup) -> str | None:
     """How weights are stored: as asked for, or as quantised adapters' bases come; else as what is computed with them."""
-    asked = plan["dtype.weights"]
-    if asked or (plan["training.lora_rank"] and model.config.get("quantization_config")):
+    asked = setup.plan["dtype.weights"]
+    if asked or (setup.lora and setup.model.config.get("quantization_config")):
         return None if asked is None else str(asked)
-    return dtype
+    return setup.dtype
 
 
 def _weight(p: Piece, s: Shard) -> Weight:
@@ -260,58 +284,59 @@ def _adapters(p: Piece, rank: Rank, lora: int) -> list[Weight]:
 # -- what it takes
 
 
-def _trainer(
-    plan: Plan,
-    model: Model,
-    rank: Rank,
-    memory: int,
-    dtype: str,
-    stage: int,
-    learned: Learned,
-    kept: Placed,
-    layers: range,
-) -> Trainer:
-    stage_of_zero, offload, lora = plan["training.zero_stage"], plan["training.offload"], plan["training.lora_rank"]
-    element = int(bits(dtype))
-    gradient = int(bits(plan["training.gradients"] or dtype))
+def _trainer(setup: Setup, stage: int, learned: Learned, layers: range) -> Trainer:
+    plan, rank = setup.plan, setup.rank
+    held, host = _states(setup, learned)
+    schedule, last = SCHEDULES[plan["training.schedule"]], stage == rank.pipeline - 1
+    alive = schedule.alive(stage, rank.pipeline, plan["training.accumulation"], plan["training.virtual_stages"])
+    logits = LOSSES[plan["training.loss"]].bytes(_logits(setup), setup.element_bits / 8) if last else 0
+    again = setup.kept.again_bytes
+    logits, again = (logits, 0) if logits > again else (0, again)  # the loss is gone when a layer runs again
+    reserved, ranks = plan["training.reserved"], rank.tensor * rank.pipeline * rank.data
+    parts = (
+        *held,
+        _activations(setup, learned, layers, alive, stage),
+        logits,
+        again,
+        _gathered(setup, learned),
+        plan["training.buckets"] or 0,
+        CONTEXT if reserved is None else reserved,
+        nccl_bytes("vllm", min(ranks, plan["training.node_gpus"]) - 1) if reserved is None else 0,
+    )
+    memory = TrainingMemory(*parts, sum(parts), setup.memory)
+    own = setup.model.inner[layers.start : layers.stop]
+    made = _made_of(setup, learned, alive)
+    return Trainer(plan, setup.model, rank, stage, setup.dtype, own, learned, memory, made, alive, host)
+
+
+def _states(setup: Setup, learned: Learned) -> tuple[tuple[int, int, int, int], int]:
+    """(bytes of weights, gradients, optimizer states and master weights on a GPU, those of them in the host's memory)."""
+    plan, offload = setup.plan, setup.plan["training.offload"]
 
     def shared(table: Mapping[int, int], since: int, times: int = 1, over: int = 1) -> int:
-        return sum(-(-n * times // (over * (copies if stage_of_zero >= since else 1))) for copies, n in table.items())
+        ways = {copies: copies if plan["training.zero_stage"] >= since else 1 for copies in table}
+        return sum(-(-n * times // (over * ways[copies])) for copies, n in table.items())
 
-    weights = shared(learned.weights, 3)
-    gradients = shared(learned.trained, 2, gradient, 8)
+    gradients = shared(learned.trained, 2, setup.gradient_bits, 8)
     if plan["training.optimizer_in_backward"]:
-        gradients = -(-learned.matrix * gradient // 8)
-    states = shared(learned.states, 1)
-    master = shared(learned.trained, 1, 4) if has_master(plan, model, dtype) else 0
-    host = 0
-    if offload != "none":
-        host, states, master = states + master, 0, 0
-    if offload in ("optimizer", "parameters"):
-        host, gradients = host + gradients, 0
-    if offload == "parameters":
-        host, weights = host + weights, 0
-    gathered = _gathered(plan, learned, gradient)
-    alive = SCHEDULES[plan["training.schedule"]].alive(
-        stage, rank.pipeline, plan["training.accumulation"], plan["training.virtual_stages"]
-    )
-    activations = _activations(plan, model, rank, element, learned, kept, layers, alive, stage)
-    last = stage == rank.pipeline - 1
-    logits = LOSSES[plan["training.loss"]].bytes(_logits(plan, model, rank), element / 8) if last else 0
-    again = kept.again_bytes
-    logits, again = (logits, 0) if logits > again else (0, again)  # the loss is gone when a layer runs again
-    reserved = plan["training.reserved"]
-    world = rank.tensor * rank.pipeline * rank.data
-    context = CONTEXT if reserved is None else reserved
-    nccl = nccl_bytes("vllm", min(world, plan["training.node_gpus"]) - 1) if reserved is None else 0
-    parts = (
-        *(weights, gradients, states, master, activations, logits, again, gathered),
-        *(plan["training.buckets"] or 0, context, nccl),
-    )
-    found = TrainingMemory(*parts, sum(parts), memory)
-    made = _made_of(plan, learned, alive, found, gradient, lora)
-    own = model.inner[layers.start : layers.stop]
-    return Trainer(plan, model, rank, stage, dtype, own, learned, found, made, alive, host)
+        gradients = -(-learned.matrix * setup.gradient_bits // 8)
+    master = shared(learned.trained, 1, 4) if has_master(plan, setup.model, setup.dtype) else 0
+    held = {
+        "weights": shared(learned.weights, 3),
+        "gradients": gradients,
+        "states": shared(learned.states, 1),
+        "master": master,
+    }
+    left = [0 if offload in AWAY[name] else size for name, size in held.items()]
+    return (left[0], left[1], left[2], left[3]), sum(held.values()) - sum(left)
+
+
+AWAY = {  # with which training.offload it lies in the host's memory
+    "weights": ("parameters",),
+    "gradients": ("parameters", "optimizer"),
+    "states": ("parameters", "optimizer", "states"),
+    "master": ("parameters", "optimizer", "states"),
+}
 
 
 def has_master(plan: Plan, model: Model, dtype: str) -> bool:
@@ -327,44 +352,36 @@ def has_master(plan: Plan, model: Model, dtype: str) -> bool:
     return bool(said) if said is not None else (plan["dtype.weights"] or dtype) != "fp32"
 
 
-def _gathered(plan: Plan, learned: Learned, gradient: int) -> int:
+def _gathered(setup: Setup, learned: Learned) -> int:
     """What the third stage has whole for a while; the same where weights come from the host."""
+    plan = setup.plan
     if plan["training.zero_stage"] < 3 or (plan["parallel.data"] == 1 and plan["training.offload"] != "parameters"):
         return 0
     row, (whole, trained), (outside, most) = GATHERED[plan["training.gathered"]], learned.largest, learned.outside
     beside = outside if row.root else most - whole if row.layers and most > whole else 0
-    return row.weights * whole + beside + row.gradients * trained * gradient // 8
+    return row.weights * whole + beside + row.gradients * trained * setup.gradient_bits // 8
 
 
-def _logits(plan: Plan, model: Model, rank: Rank) -> int:
+def _logits(setup: Setup) -> int:
     """How many logits a rank has of a micro-batch: ranks share the vocabulary."""
-    vocab = next((p.sizes["vocab"] for p in model.pieces if p.page == "head"), 0)
-    return int(plan["training.micro_batch"] * plan["training.seq"]) * -(-vocab // rank.tensor)
+    vocab = next((p.sizes["vocab"] for p in setup.model.pieces if p.page == "head"), 0)
+    return int(setup.plan["training.micro_batch"] * setup.plan["training.seq"]) * -(-vocab // setup.rank.tensor)
 
 
-def _activations(
-    plan: Plan,
-    model: Model,
-    rank: Rank,
-    element: int,
-    learned: Learned,
-    kept: Placed,
-    layers: range,
-    alive: tuple[int, int],
-    stage: int,
-) -> int:
+def _activations(setup: Setup, learned: Learned, layers: range, alive: tuple[int, int], stage: int) -> int:
     """What a stage keeps for its backward passes: its layers by how many micro-batches are on their way, and, of one, what the
     first stage has before them and the last one after them.
     """
+    plan, kept = setup.plan, setup.kept
     many, parts = alive
     inner = kept.layers[layers.start : layers.stop]
     found = sum(_bytes(layer) for layer in inner) * many // parts + _tables(inner)
     beside = 0
-    if plan["training.lora_rank"] and plan["training.recompute"] != "full":
-        beside = learned.adapters * plan["training.lora_rank"] * element // 8
+    if setup.lora and plan["training.recompute"] != "full":
+        beside = learned.adapters * setup.lora * setup.element_bits // 8
         beside *= plan["training.micro_batch"] * plan["training.seq"] * many // parts
     before = _bytes(kept.before) * many // parts + _tables([kept.before]) if stage == 0 else 0
-    after = _bytes(kept.after) + _tables([kept.after]) if stage == rank.pipeline - 1 else 0
+    after = _bytes(kept.after) + _tables([kept.after]) if stage == setup.rank.pipeline - 1 else 0
     return found + beside + before + after
 
 
@@ -377,10 +394,9 @@ def _tables(layers: Iterable[Iterable[Tensor]]) -> int:
     return sum({(x.page, x.tensor, x.bytes): x.bytes for layer in layers for x in layer if x.kind == "table"}.values())
 
 
-def _made_of(
-    plan: Plan, learned: Learned, alive: tuple[int, int], m: TrainingMemory, gradient: int, lora: int
-) -> dict[str, str]:
+def _made_of(setup: Setup, learned: Learned, alive: tuple[int, int]) -> dict[str, str]:
     """How each number of the memory comes about."""
+    plan, lora, gradient = setup.plan, setup.lora, setup.gradient_bits
     stage, numbers = plan["training.zero_stage"], sum(learned.trained.values())
     ranks = " x ".join(f"{c:,}" for c in sorted(learned.trained) if c > 1)
 
