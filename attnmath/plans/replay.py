@@ -93,10 +93,10 @@ def replay(
 ) -> Replay:
     """Play requests through replicas, and say what came of it.
 
-    `requests`: blocks, in order of arrival (see workload.py and traces.py). `concurrency`: so many are in flight at any time,
-    and a new one comes when one ends; arrivals are then not read. `routing`: round-robin, or least-loaded (fewest requests, the
-    first of several). `merge`: how many steps alike may be timed by three of them (see `Run`); 1: every step is timed.
-    `progress` is called with how many have ended, now and then.
+    `requests`: blocks, in order of arrival (see workload.py and traces.py). A slow `step_time` is better tabulated (load.py).
+    `concurrency`: so many are in flight at any time, and a new one comes when one ends; arrivals are then not read. `routing`:
+    round-robin, or least-loaded (fewest requests, the first of several). `merge`: how many steps alike may be timed by three
+    of them (see `Run`); 1: every step is timed. `progress` is called with how many have ended, now and then.
 
     InputError for arrivals that are not in order, a request without tokens, and a time that is none.
 

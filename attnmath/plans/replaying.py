@@ -17,7 +17,6 @@ from attnmath.plans.reading import Plan
 from attnmath.plans.replay import Replay, replay
 from attnmath.plans.servers import servers
 from attnmath.plans.steps import Steps
-from attnmath.plans.traces import trace
 from attnmath.plans.workload import Arrivals, Requests, draw, lengths
 
 SCHEMA = "attnmath.plan-replay/1"
@@ -103,6 +102,8 @@ def _requests(
     """(requests, how many, what they are like in the mean, what to say of them, how many are kept in flight)."""
     path = plan["workload.trace"]
     if path is not None:
+        from attnmath.plans.traces import trace
+
         here = os.path.join(os.path.dirname(plan.path), path)
         read = trace(here if os.path.exists(here) else path, progress)
         told = f"{path}: {read.requests:,} requests of {read.kind} in {read.duration_s:,.0f} s, {read.rate_per_s:.3g} a second"
