@@ -587,7 +587,7 @@ FAULTS = {
 
 def holds(law, page, sizes):
     """Whether a law of gradients holds of a page, whatever it is of."""
-    case = SimpleNamespace(page=page, sizes=sizes, graded=cases.graded(page, sizes))
+    case = SimpleNamespace(page=page, sizes=sizes, seed=0, graded=cases.graded(page, sizes))
     return all(c.holds for c in law(case, Random(0)))
 
 
