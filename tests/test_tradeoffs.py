@@ -102,3 +102,18 @@ def test_tradeoffs_print_and_are_documents(tmp_path, call):
     code, out, _ = call(f"plan solve {plan} --for max-throughput")
     assert "latency against throughput" in out
     assert "best" in out
+
+
+def test_the_front_is_drawn_the_same_each_time(tmp_path, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(HEAD + TARGETS)
+    for name in ("a.svg", "b.svg"):
+        code, _, err = call(f"plan solve {plan} --for max-throughput -o {tmp_path / name}")
+        assert code == 0
+        assert "wrote" in err
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert b"output tokens/s of a GPU" in (tmp_path / "a.svg").read_bytes()
+    assert call(f"plan solve {plan} --for max-throughput -o {tmp_path / 'a.svg'}")[0] == 2
+    assert call(f"plan solve {plan} --for max-context -o {tmp_path / 'c.svg'}")[0] == 2
+    assert call(f"plan solve {plan} --for min-cost -o {tmp_path / 'c.txt'}")[0] == 2
+    assert not (tmp_path / "c.svg").exists()

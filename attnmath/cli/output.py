@@ -10,6 +10,16 @@ from typing import IO
 
 from attnmath.errors import InputError
 
+ENDINGS = {".svg": "svg", ".png": "png", ".pdf": "pdf"}
+
+
+def figure(path: str) -> str:
+    """Which format of a figure the ending of a file says."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in ENDINGS:
+        raise InputError(f"-o {path}: the ending says which picture it is: {', '.join(ENDINGS)}")
+    return ENDINGS[ending]
+
 
 def free(path: str, force: bool) -> None:
     """Refuse what cannot or should not be written, before any work is done."""

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from attnmath.cli import options, render
+from attnmath.cli import options, output, render
 from attnmath.errors import AttnmathError, InputError
 
 
@@ -68,14 +68,16 @@ def check(files: tuple[str, ...], format_: str, as_json: bool) -> int:
     "largest micro-batch; min-gpus: the fewest GPUs; max-throughput, min-cost: under the targets, with latency against "
     "throughput.",
 )
+@click.option("-o", "--output", "path", metavar="FILE", help="Draw latency against throughput: FILE.svg, .png or .pdf.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @options.format_option()
-def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
+def solve(file: str, goal: str, path: str | None, force: bool, format_: str, as_json: bool) -> None:
     """The answer, what binds it, the runner-up, and what single changes would bring, the most helpful first.
 
     \b
     attnmath plan solve plan.toml --for max-context
     attnmath plan solve plan.toml --for min-gpus --json
-    attnmath plan solve plan.toml --for max-throughput
+    attnmath plan solve plan.toml --for max-throughput -o front.svg
     """
     from attnmath.cli import render_plan
     from attnmath.plans.reading import read
@@ -83,8 +85,19 @@ def solve(file: str, goal: str, format_: str, as_json: bool) -> None:
     from attnmath.plans.tradeoffs import GOALS, tradeoffs
 
     plan = read(file)
+    if path is not None:
+        if goal not in GOALS:
+            raise InputError(f"-o draws latency against throughput: --for {' or '.join(GOALS)}")
+        ending = output.figure(path)
+        output.free(path, force)
     if goal in GOALS and not plan.trains:
         found = tradeoffs(plan, goal)
+        if path is not None:
+            from attnmath.reporting.frontier import frontier
+
+            drawn = frontier(found, ending)
+            output.write(path, drawn, force)
+            render.note(f"wrote {path}: {len(drawn):,} bytes")
         if options.chosen(format_, as_json) == "json":
             render.as_json(found.to_dict())
         else:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
 from attnmath.cli import options, output, several
 from attnmath.errors import InputError
-
-ENDINGS = {".svg": "svg", ".png": "png", ".pdf": "pdf"}
 
 
 @click.command("roofline", short_help="Where variants stand under a GPU's roofs.")
@@ -53,7 +50,7 @@ def command(
     if values["gpu"] is None:
         raise InputError("a roofline is an accelerator's: give a --gpu; `attnmath gpus` lists them")
     if path is not None:
-        _ending(path)
+        output.figure(path)
         output.free(path, force)
     chosen = several.chosen((*names, *more), values)
     phases = list(dict.fromkeys(p.strip() for p in values["phase"].split(",")))
@@ -68,16 +65,9 @@ def command(
     if path is not None:
         from attnmath.reporting import figures
 
-        drawn = figures.roofline(found_, _ending(path))
+        drawn = figures.roofline(found_, output.figure(path))
         output.write(path, drawn, force)
         render.note(f"wrote {path}: {len(drawn):,} bytes")
     render_roofline.show(found_, options.chosen(format_, as_json))
     if options.chosen(format_, as_json) == "text":
         render.assumptions(costs, but=("engine", "schedule"))
-
-
-def _ending(path: str) -> str:
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in ENDINGS:
-        raise InputError(f"-o {path}: the ending says which picture it is: {', '.join(ENDINGS)}")
-    return ENDINGS[ending]

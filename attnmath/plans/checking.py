@@ -142,7 +142,7 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
         _capacity(s, stages),
         {k: v for k, v in plan.values.items() if k.rpartition(".")[0] in own},
         assumed,
-        [*_notes(s), *(time.notes if time else ()), *(f"time: assumed: {x}" for x in (time.assumed if time else ()))],
+        [*_notes(s), *_notes_of(time, why)],
         [f"{k}: {why}" for k in _asked(plan)] if why else [],
         time.throughput if time else None,
         time.latency if time else None,
@@ -150,6 +150,12 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
         time.formula if time else "",
         time.accuracy if time else {},
     )
+
+
+def _notes_of(time: Timed | None, why: str) -> list[str]:
+    if time is None:
+        return [f"in time: not known: {why}"]
+    return [*time.notes, *(f"in time: assumed: {x}" for x in time.assumed)]
 
 
 IN_TIME = ("workload.rate_per_s", "workload.trace", "targets.ttft_s", "targets.tpot_s", "targets.tokens_per_s")

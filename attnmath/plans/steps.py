@@ -101,7 +101,7 @@ class Steps:
         try:
             self.assumed |= dict.fromkeys(machine(self.gpu, self.dtype).assumed)
         except InputError as error:
-            told = str(error).replace("\n", "")
+            told = _one_line(error)
             self.assumed[
                 f"{told}; products reach {PRODUCT_SHARE:.0%} of the peak, {STREAM_SHARE:.0%} of the bandwidth"
             ] = None
@@ -256,7 +256,7 @@ class Steps:
             found = job(shape, self.gpu, self.engine, self.dtype, decodes)
         except InputError as error:
             self.assumed[
-                f"{p.page}: {error}; its core reaches {CORE_SHARE:.0%} of the peak or {HBM_SHARE:.0%} of the bandwidth"
+                f"{p.page}: {_one_line(error)}; its core reaches {CORE_SHARE:.0%} of the peak or {HBM_SHARE:.0%} of the bandwidth"
             ] = None
             return None
         self.assumed |= dict.fromkeys(found.assumed)
@@ -394,6 +394,10 @@ class Steps:
     @cached_property
     def _bounded(self) -> dict[Any, tuple[float, float]]:
         return {}
+
+
+def _one_line(error: InputError) -> str:
+    return " ".join(str(error).split())
 
 
 def _timed(found: Job, m: float, n: float, k: float, width: float, stored: float) -> float:
