@@ -51,13 +51,16 @@ def _drawn(found: Tradeoffs, title: str) -> Figure:
     from textwrap import wrap
 
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_axes((0.12, 0.25, 0.84, 0.66))
     axes.set_title(printable(title)[:90], loc="left", fontsize=10, fontweight="bold")
     axes.set(xscale="log", yscale="log", xlabel="time of each further token, ms", ylabel="output tokens/s of a GPU")
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.4g}")
-    axes.yaxis.set_major_formatter(lambda v, _: f"{v:,.4g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(lambda v, _: f"{v:,.4g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major")
     at = [(p, p.tpot_s * 1e3, p.output_tokens_per_s_per_gpu) for p in found.front]
     axes.plot([x for _, x, _ in at], [y for _, _, y in at], color=GREY, linewidth=1, zorder=1)
