@@ -568,6 +568,7 @@ KINDS: dict[str, dict[str, Any]] = {  # of a plan's keys
     "size": {"type": "integer", "minimum": 1},
     "count": {"type": "integer", "minimum": 0},
     "flag": {"type": "boolean"},
+    "law": {"type": ["integer", "object"]},
     "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "margin": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "number": {"type": "number", "exclusiveMinimum": 0},

@@ -117,3 +117,18 @@ def test_the_front_is_drawn_the_same_each_time(tmp_path, call):
     assert call(f"plan solve {plan} --for max-context -o {tmp_path / 'c.svg'}")[0] == 2
     assert call(f"plan solve {plan} --for min-cost -o {tmp_path / 'c.txt'}")[0] == 2
     assert not (tmp_path / "c.svg").exists()
+
+
+def test_requests_may_vary():
+    """By a law, of which closed forms take mean and variance, and a replay draws; memory is planned for the longest."""
+    text = HEAD + "[workload]\nrate_per_s = 4\nprompt_tokens = 4000\nprompt_law = { p50 = 500, p99 = 3000 }\n"
+    varied, alike = parse(text, "p"), parse(HEAD + "[workload]\nrate_per_s = 4\nprompt_tokens = 4000\n", "p")
+    assert check(varied).latency.ttft_s.estimate < check(alike).latency.ttft_s.estimate
+    assert check(varied).memory_bytes.activations == check(alike).memory_bytes.activations
+    found = play(varied, 2000, 1)
+    assert found.replay.ttft_s.p99_s > 2 * found.replay.ttft_s.p50_s
+    burst = parse(text + "burstiness = 4\n", "p")
+    assert play(burst, 2000, 1).replay.queue_s.mean_s > 2 * found.replay.queue_s.mean_s
+    for law, why in (("{ mean = 100, sd = 5 }", "sd: did you mean 'std'"), ('"long"', "expected an integer, {mean")):
+        with pytest.raises(InputError, match=f"line 7: workload.prompt_law is .*{why}"):
+            parse(HEAD + f"[workload]\nconcurrency = 2\nprompt_law = {law}\n", "p")

@@ -21,8 +21,8 @@ WIDE = ("fp32", "bf16", "fp16")
 
 class Key(Struct, frozen=True):
     """A key: `text`, `name` (a text among `among`), `size` (whole, at least 1), `count` (whole, at least 0), `share`
-    (0 < x <= 1), `margin` (0 <= x < 1), `number` (more than 0), `flag`, `bytes` ("79.6GiB" or "80GB"). `example` stands in the
-    commented file where there is no default.
+    (0 < x <= 1), `margin` (0 <= x < 1), `number` (more than 0), `flag`, `law` (see `workload.lengths`), `bytes` ("79.6GiB" or
+    "80GB"). `example` stands in the commented file where there is no default.
     """
 
     kind: str
@@ -88,8 +88,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "workload": {
         "concurrency": Key("size", 1, "requests in flight, over all replicas"),
-        "prompt_tokens": Key("size", 1024, "tokens of a prompt"),
-        "output_tokens": Key("size", 256, "tokens that are made"),
+        "prompt_tokens": Key("size", 1024, "tokens of a prompt, the longest that has to fit"),
+        "output_tokens": Key("size", 256, "tokens that are made, as many"),
+        "prompt_law": Key("law", None, "how prompts vary, for time [all alike]", example="{ p50 = 500, p99 = 4000 }"),
+        "output_law": Key("law", None, "how outputs vary, for time [all alike]", example="{ mean = 200, std = 150 }"),
+        "burstiness": Key("number", 1.0, "deviation of times between arrivals over their mean, in a replay"),
         "prefix_hit_rate": Key("margin", 0.0, "the share of each prompt that the cache has already"),
         "rate_per_s": Key("number", None, "requests a second, at random times, instead of concurrency", example=2.5),
         "trace": Key(
@@ -217,7 +220,13 @@ START = {
 def _line(name: str, key: Key) -> str:
     where = next(s for s, keys in SECTIONS.items() if keys.get(name) is key)
     value = START.get(f"{where}.{name}", key.default if key.default not in (None, REQUIRED) else key.example)
-    written = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    written = (
+        f'"{value}"'
+        if isinstance(value, str) and key.kind != "law"
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
     foreign = name in {e.setting for k, e in ENGINES.items() if k != SECTIONS["engine"]["name"].default}
     given = (key.default is not None and not foreign) or f"{where}.{name}" in STARTED
     return f"{'' if given else '# '}{name} = {written}"

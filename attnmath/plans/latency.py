@@ -26,6 +26,7 @@ from attnmath.plans.queueing import Pool, Shape, Steady, disaggregated, steady
 from attnmath.plans.servers import Server, beside, most, needed, sequence_bytes
 from attnmath.plans.shortcuts import Speculation, break_even_acceptance, speculative
 from attnmath.plans.steps import Steps
+from attnmath.plans.workload import Lengths, lengths
 
 RULE_OF = {  # how an engine makes up its steps, a row of batching.RULES
     "vllm": "mixed",
@@ -129,7 +130,21 @@ def shape_of(s: Server) -> Shape:
     >>> shape_of(server(parse('model = "gpt2"\\n[gpu]\\nname = "h100-sxm"', "p"))).prompt
     1024.0
     """
-    return Shape(float(s.plan["workload.prompt_tokens"]), float(s.plan["workload.output_tokens"]))
+    return Shape.of(*laws_of(s))
+
+
+def laws_of(s: Server) -> tuple[Lengths, Lengths]:
+    """How long prompts and outputs are: by their laws, or all as long as has to fit.
+
+    >>> from attnmath.plans.reading import parse
+    >>> from attnmath.plans.servers import server
+    >>> text = 'model = "gpt2"\\n[gpu]\\nname = "h100-sxm"\\n[workload]\\nprompt_law = { uniform = [1, 9] }'
+    >>> [law.mean for law in laws_of(server(parse(text, "p")))]
+    [5.0, 256.0]
+    """
+    plan = s.plan
+    prompt, output = (plan[f"workload.{k}_law"] or int(plan[f"workload.{k}_tokens"]) for k in ("prompt", "output"))
+    return lengths(prompt), lengths(output)
 
 
 def cache_tokens(stages: list[Server], shape: Shape) -> int | None:

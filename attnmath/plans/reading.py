@@ -116,7 +116,8 @@ def _flat(raw: Mapping[str, Any], wrong: Any) -> dict[str, Any]:
                 wrong(name, f": {Unknown('section', name, [s for s in SECTIONS if s], 'sections')}")
                 continue
             for key, v in value.items():
-                if isinstance(v, Mapping):
+                row = SECTIONS[name].get(key)
+                if isinstance(v, Mapping) and not (row and row.kind == "law"):
                     wrong(f"{name}.{key}", " is a table; expected a value")
                 else:
                     out[f"{name}.{key}"] = v
@@ -161,6 +162,8 @@ def _complaint(row: Key, v: Any) -> str:
     """What is expected instead; empty if the value fits."""
     if row.kind == "name" and isinstance(v, str) and v not in row.among:
         return str(Unknown("name", v, row.among, "names"))
+    if row.kind == "law":
+        return _law(v)
     whole = isinstance(v, int) and not isinstance(v, bool)
     number = (whole or isinstance(v, float)) and v == v
     fits = {
@@ -186,6 +189,16 @@ def _complaint(row: Key, v: Any) -> str:
         "number": "a number of more than 0, less than 10^15",
     }
     return "" if fits else f"expected {expected[row.kind]}"
+
+
+def _law(v: Any) -> str:
+    from attnmath.plans.workload import lengths
+
+    try:
+        lengths(v)
+    except InputError as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def _is_size(text: str) -> bool:

@@ -10,14 +10,14 @@ from msgspec import Struct
 
 from attnmath.errors import InputError
 from attnmath.plans.batching import Batching
-from attnmath.plans.latency import RULE_OF, accuracy, cache_tokens, gpu_of, shape_of
+from attnmath.plans.latency import RULE_OF, accuracy, cache_tokens, gpu_of, laws_of
 from attnmath.plans.load import tabulated
 from attnmath.plans.queueing import Shape
 from attnmath.plans.reading import Plan
 from attnmath.plans.replay import Replay, replay
 from attnmath.plans.servers import servers
 from attnmath.plans.steps import Steps
-from attnmath.plans.workload import Arrivals, Requests, draw, lengths
+from attnmath.plans.workload import Arrivals, Lengths, Requests, draw
 
 SCHEMA = "attnmath.plan-replay/1"
 REQUESTS = 2000
@@ -65,7 +65,7 @@ def play(
     s = stages[0]
     if plan["parallel.prefill"] is not None:
         raise InputError("parallel.prefill: two pools are not played yet; `attnmath plan check` has their means")
-    blocks, count, shape, told, concurrency = _requests(plan, requests, seed, shape_of(s), progress)
+    blocks, count, shape, told, concurrency = _requests(plan, requests, seed, laws_of(s), progress)
     held = cache_tokens(stages, shape)
     steps = Steps(s, gpu_of(s))
     batching = Batching(
@@ -97,7 +97,11 @@ def play(
 
 
 def _requests(
-    plan: Plan, requests: int, seed: int, shape: Shape, progress: Callable[[int, int], None] | None
+    plan: Plan,
+    requests: int,
+    seed: int,
+    laws: tuple[Lengths, Lengths],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[Iterable[Requests], int, Shape, str, int | None]:
     """(requests, how many, what they are like in the mean, what to say of them, how many are kept in flight)."""
     path = plan["workload.trace"]
@@ -108,11 +112,11 @@ def _requests(
         read = trace(here if os.path.exists(here) else path, progress)
         told = f"{path}: {read.requests:,} requests of {read.kind} in {read.duration_s:,.0f} s, {read.rate_per_s:.3g} a second"
         return read.blocks(), read.requests, read.shape, told, None
-    rate, prompt, output = plan["workload.rate_per_s"], shape.prompt, shape.output
-    arrivals = None if rate is None else Arrivals(float(rate))
-    drawn = draw(lengths(int(prompt)), lengths(int(output)), arrivals, requests, seed)
+    rate, shape = plan["workload.rate_per_s"], Shape.of(*laws)
+    arrivals = None if rate is None else Arrivals(float(rate), float(plan["workload.burstiness"]))
+    drawn = draw(*laws, arrivals, requests, seed)
     held = None if rate is not None else int(plan["workload.concurrency"])
-    told = f"{requests:,} requests of {prompt:,.0f} and {output:,.0f} tokens, " + (
+    told = f"{requests:,} requests of {shape.prompt:,.0f} and {shape.output:,.0f} tokens in the mean, " + (
         f"{rate:g} a second at random times" if rate is not None else f"{held:,} in flight"
     )
     return drawn, requests, shape, told, held
