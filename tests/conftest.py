@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 FOLDERS = [ROOT / "tests" / "vectors", Path(os.environ.get("ATTNMATH_VECTORS", SHARED / "vectors"))]
 
-collect_ignore = ["make_vectors.py", "make_models.py"]  # scripts: they need torch and transformers
+collect_ignore = ["make_vectors.py", "make_models.py", "make_saved.py"]  # scripts: they need torch and transformers
 
 settings.register_profile(
     "default", deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -510,7 +510,7 @@ def model_flops(m: Model, r: Request, counted: Parameters | None) -> tuple[Model
 
     >>> llama = read("llama-3.1-8b")
     >>> model_flops(llama, Request(1, 1024, 1024, 0, False, train=True), parameters(llama))[0].total // 10**9
-    47089
+    46951
     """
     if "flops" in m.refused or counted is None:
         return ModelFlops(), {}

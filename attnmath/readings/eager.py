@@ -27,10 +27,9 @@ def eager(page: Program, gain: str = "after", repeats: bool = True) -> Program:
     whether keys and values are copied for the heads that share them.
 
     >>> from attnmath import variants
-    >>> print(*eager(variants.get("gqa").program).equations[7:14], sep="; ")
-    K[b n g d] = k[b n-past g d]; V[b n g e] = v[b n-past g e]; Kr[b n g r d] = K[b n g d]; \
-S[b g r t n] = Q[b t g r d] * Kr[b n g r d]; L[b g r t n] = S[b g r t n] / sqrt(d); \
-A32[b g r t n] = softmax_n(upcast(L[b g r t n])); A[b g r t n] = downcast(A32[b g r t n])
+    >>> made = eager(variants.get("gqa").program).defined
+    >>> print(made["Kr"], made["A32"], made["A"], sep="; ")
+    Kr[b n g r d] = K[b n g d]; A32[b g r t n] = softmax_n(upcast(L[b g r t n])); A[b g r t n] = downcast(A32[b g r t n])
     """
     if gain not in GAINS:
         raise Unknown("gain", gain, GAINS)

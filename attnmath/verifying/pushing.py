@@ -18,7 +18,7 @@ from attnmath.verifying.judge import Cells, Node, Place, Walk, _items, _kind, _n
 
 
 class Pushing(Walk):
-    """A walk over a page and its gradient, by the page's own names.
+    r"""A walk over a page and its gradient, by the page's own names.
 
     >>> page = "Y[t] = X[t] * X[t]\ndX[t] = 2 * dY[t] * X[t]"
     >>> walk = Pushing(page, {"t": 1}, {"X": {(0,): 3.0}, "dY": {(0,): 1.0}})
