@@ -263,3 +263,19 @@ def test_help_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--law" in done.stdout
+
+
+def test_an_interrupt_while_processes_start_is_not_lost():
+    """It waits until they are there, and none of them hears it."""
+    code = (
+        "import os, signal, sys\n"
+        "from attnmath.verifying.running import _deaf\n"
+        "try:\n"
+        "    with _deaf():\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('goes on')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('is heard')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "goes on\nis heard\n"

@@ -218,15 +218,22 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[dict[str, _Part]]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C: this one does, and ends them."""
+    """Processes that are started here do not hear Ctrl-C: this one does, if only when they are there, and ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if wait := hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # it lets signals through when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # blocked, it is kept for later; ignored, it were lost
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if wait:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 # -- adding up
