@@ -226,7 +226,8 @@ def _deaf() -> Iterator[None]:
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # it lets signals through when it starts
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # blocked, it is kept for later; ignored, it were lost
+        # what is blocked is kept for later, what is only ignored is lost
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
