@@ -248,9 +248,15 @@ def test_names_are_completed(words, found):
     assert found in done.stdout
 
 
+def hearing():
+    """Whoever runs these tests in the background does not hear Ctrl-C, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_leaves_no_traceback_and_no_process():
     line = [sys.executable, "-m", "attnmath", "verify", "--thorough", "--jobs", "2"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, **pipes, start_new_session=True, preexec_fn=hearing)
     time.sleep(5)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)  # both end when the last process that holds them does
@@ -277,5 +283,5 @@ def test_an_interrupt_while_processes_start_is_not_lost():
         "except KeyboardInterrupt:\n"
         "    print('is heard')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=hearing)
     assert done.stdout == "goes on\nis heard\n"
