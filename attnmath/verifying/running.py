@@ -222,19 +222,24 @@ def _deaf() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if wait := hasattr(signal, "pthread_sigmask"):
-        from multiprocessing import resource_tracker
+    if not hasattr(signal, "pthread_sigmask") or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        yield
+        signal.signal(signal.SIGINT, before)
+        return
+    from multiprocessing import resource_tracker
 
-        resource_tracker.ensure_running()  # it lets signals through when it starts
-        # what is blocked is kept for later, what is only ignored is lost
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[int] = []  # another thread may take what this one blocks, and a new process inherits the block alone
+    resource_tracker.ensure_running()  # it lets signals through when it starts
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, before)
-        if wait:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if heard:
+        raise KeyboardInterrupt
 
 
 # -- adding up
