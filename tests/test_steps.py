@@ -115,10 +115,20 @@ def test_narrow_weights_are_read_faster():
 
 
 def test_experts_are_read_as_tokens_choose_them():
-    """Of 8 experts with 2 for each token, one token reads 2, and many read all."""
+    """Of 8 experts with 2 for each token, one token reads 2, and many, spread evenly, read all; a bound trusts no spread."""
     s = steps("mixtral-8x7b", tensor=2)
-    one, many = (s.bounds(Load(n, 1.0))["hbm"] for n in (1, 512))
-    assert 2.5 < many / one < 4
+    one, many = (s.time(Load(n, 1.0)).parts["experts"] for n in (1, 512))
+    assert 2.5 < many / one < 5
+    few, more = (s.bounds(Load(n, 1.0))["hbm"] for n in (1, 512))
+    assert few <= more < 1.1 * few
+
+
+def test_a_bound_lets_the_caches_keep_what_they_can():
+    """A model that fits a last-level cache may be read without the memory."""
+    s = steps("gpt2")
+    assert s.kept_bytes == get("h100-sxm").figure("l2_bytes")
+    moved = s.bounds(Load(1, 1.0))["hbm"] * s.hbm_bytes_per_s + s.kept_bytes
+    assert moved == pytest.approx(4 * (124_439_808 - 1024 * 768), rel=0.02)  # in float32, as its config says
 
 
 def test_skewed_experts_take_longer():

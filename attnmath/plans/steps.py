@@ -37,6 +37,8 @@ from attnmath.plans.servers import Server
 from attnmath.plans.work import Matrix, Work, between, matrices
 from attnmath.readings.memory import bits
 
+# Nobody states the shares and times below: round numbers, chosen beside the figures that say `fitted` in
+# benchmarks/plans/serving/published-figures.toml; what they are worth is written in accuracy.toml.
 FAR = 4096  # a context at which the form of a step is chosen
 HBM_SHARE = 0.9  # of the bandwidth, which kernels that only move reach
 STREAM_SHARE = 0.82  # of the bandwidth, which products of few rows reach
@@ -85,6 +87,8 @@ class Steps:
         self.recipe = recipe_of(s.model, s.plan["dtype.weights"])
         self.width = float(bits(s.dtype)) / 8
         self.hbm_bytes_per_s = float(gpu.figure("hbm_bytes_per_s"))
+        last = (float(gpu.figure(k)) for k in ("l2_bytes", "llc_bytes") if k in gpu.figures)
+        self.kept_bytes = sum(last)  # of the last step, at the most
         self.assumed: dict[str, None] = {}
         self.coarse = self._is_coarse()
         self.stages = [self._stage(pieces) for pieces in cut(s.model, s.rank.pipeline)]
@@ -353,7 +357,7 @@ class Steps:
             over = rows if w.piece.part == "head" else tokens
             for a in w.matrices:
                 numbers = a.n * a.k * a.copies
-                used = a.experts * (1 - (1 - a.active / a.experts) ** tokens) if a.experts > 1 else 1.0
+                used = min(a.active, a.experts)  # all tokens may choose the same: no routing reads fewer
                 flops += n * 2 * numbers * a.rows * over * a.active
                 weights += n * numbers * used * a.stored_bytes / (self.rank.expert if a.experts > 1 else 1)
         rate = max(
@@ -362,7 +366,7 @@ class Steps:
         )
         attention = [self._cores(load)] if load.tokens else []
         flops += sum(f for f, _ in attention)
-        moved = weights + sum(m for _, m in attention)
+        moved = max(weights + sum(m for _, m in attention) - self.kept_bytes, 0.0)
         share = float(self.rank.pipeline)
         out = {"tensor": flops / rate / share, "hbm": moved / self.hbm_bytes_per_s / share}
         sent = sum(

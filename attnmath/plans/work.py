@@ -11,7 +11,7 @@ from attnmath.keys import Reading
 from attnmath.language.syntax import Program, Ref, letters, refs, settled, terms
 from attnmath.models import Piece
 from attnmath.models.counting import SPLIT, chosen, shards
-from attnmath.models.quantization import Recipe, stored
+from attnmath.models.quantization import PLAIN, Recipe, stored
 from attnmath.plans.ranks import Rank
 from attnmath.readings.count import core, learned
 
@@ -55,13 +55,14 @@ def matrices(x: Reading, p: Piece, recipe: Recipe, rank: Rank) -> tuple[Matrix, 
     """
     kept = {s.name: (s.bits + s.scale_bits) / 8 for s in stored(p, recipe)}
     some, out = chosen(x.page), []
+    plain = PLAIN[recipe.plain] / 8  # of what is another block's, and stored as that is: a tied head
     for e in x.page.equations:
         for index, a in settled(e) if e.alts else ():
             left = {d for i in index for d in letters(i)}
             for _, num, _ in terms(a):
                 for w in (f for f in num if isinstance(f, Ref) and learned(f)):
                     if len(num) > 1 and set(letters(w)) - {"b", "t"} - left:
-                        out.append(_matrix(w, num, left, x, some.get(w.name, ("", "")), kept, rank))
+                        out.append(_matrix(w, num, left, x, some.get(w.name, ("", "")), kept, plain, rank))
     return tuple(out)
 
 
@@ -72,6 +73,7 @@ def _matrix(
     x: Reading,
     routed: tuple[str, str],
     kept: Mapping[str, float],
+    plain: float,
     rank: Rank,
 ) -> Matrix:
     """The matrix of one term: axes that it shares with the data and the result are copies, those of the result outputs, the
@@ -101,7 +103,7 @@ def _matrix(
         length((left & data) - own - {"b", "t", active}),
         int(sizes[expert]) if expert else 1,
         int(sizes[active]) if active else 1,
-        kept.get(w.name, 2.0 * whole) / whole,
+        kept.get(w.name, plain * whole) / whole,
     )
 
 
