@@ -11,6 +11,7 @@ from attnmath.errors import InputError, Unknown
 from attnmath.plans.checking import check
 from attnmath.plans.reading import parse
 from attnmath.plans.replaying import play
+from attnmath.plans.solving import solve
 from attnmath.plans.tradeoffs import tradeoffs
 from attnmath.schemas import json_schema
 
@@ -132,3 +133,26 @@ def test_requests_may_vary():
     for law, why in (("{ mean = 100, sd = 5 }", "sd: did you mean 'std'"), ('"long"', "expected an integer, {mean")):
         with pytest.raises(InputError, match=f"line 7: workload.prompt_law is .*{why}"):
             parse(HEAD + f"[workload]\nconcurrency = 2\nprompt_law = {law}\n", "p")
+
+
+def test_drafts_are_played_too():
+    """With what is accepted, a request takes fewer steps, and each takes longer."""
+    base = HEAD + "[workload]\nconcurrency = 2\n"
+    plain, drafted = (
+        play(parse(base + x, "p"), 40).replay for x in ("", "[engine]\ndraft_tokens = 4\nacceptance = 0.9\n")
+    )
+    assert drafted.steps < plain.steps / 2
+    assert drafted.tpot_s.mean_s < plain.tpot_s.mean_s
+
+
+def test_solving_keeps_targets_and_rates():
+    """What min-gpus answers passes the check; a target that nothing is known of is no answer."""
+    plan = parse(
+        HEAD.replace("count = 2\n", "") + "[workload]\nrate_per_s = 60\n[targets]\ntpot_s = 0.03\n", "plan.toml"
+    )
+    found = solve(plan, "min-gpus")
+    assert found.answer > 1
+    laid = plan.changed(**{k.replace(".", "__"): v for k, v in found.values.items()})
+    assert check(laid).verdict == "pass"
+    with pytest.raises(InputError, match=r"targets.tpot_s: gpu.name is missing"):
+        solve(parse('model = "gpt2"\n[gpu]\nmemory = "8GiB"\n[targets]\ntpot_s = 1\n', "p"), "max-concurrency")

@@ -119,10 +119,7 @@ def check(plan: Plan, model: Model | None = None) -> PlanResult:
     >>> r.verdict, r.memory_bytes.weights
     ('pass', 16060522496)
     """
-    stages = servers(plan, model)
-    time, why = _timed(plan, stages)
-    if time and plan["workload.rate_per_s"] is not None and time.throughput.in_flight:
-        stages = servers(plan.changed(workload__concurrency=math.ceil(time.throughput.in_flight)), stages[0].model)
+    stages, time, why = _at_load(plan, servers(plan, model))
     found = {s.stage: list(memory_checks(s)) for s in stages}
     failed = {k: sum(not c.passed for c in checks) for k, checks in found.items()}
     s = tightest([s for s in stages if failed[s.stage] == max(failed.values())])
@@ -176,6 +173,14 @@ def _timed(plan: Plan, stages: list[Server]) -> tuple[Timed | None, str]:
         return None, str(error)
 
 
+def _at_load(plan: Plan, stages: list[Server]) -> tuple[list[Server], Timed | None, str]:
+    """(stages with as many requests as the plan's rate leaves in flight, latency and throughput, why there are none)."""
+    time, why = _timed(plan, stages)
+    if time and plan["workload.rate_per_s"] is not None and time.throughput.in_flight:
+        stages = servers(plan.changed(workload__concurrency=math.ceil(time.throughput.in_flight)), stages[0].model)
+    return stages, time, why
+
+
 def _verdict(checks: list[Check], unanswered: bool) -> str:
     failed = [c for c in checks if not c.passed]
     if any(not c.unsure for c in failed):
@@ -190,12 +195,16 @@ def fits(plan: Plan, model: Model | None = None, in_time: bool = True) -> bool:
     >>> fits(parse('model = "gpt2"\\n[gpu]\\nmemory = "1GiB"', "plan.toml"))
     False
     """
-    stages = servers(plan, model)
+    stages, time = servers(plan, model), None
     if not all(c.passed for c in shape_checks(stages[0])):
         return False
+    if in_time and _asked(plan) and all(needed(x, 1, x.request) <= x.pool for x in stages):
+        stages, time, why = _at_load(plan, stages)
+        if time is None:
+            raise InputError(f"{plan.path}: {', '.join(_asked(plan))}: {why}")
     if not all(c.passed for s in stages for c in memory_checks(s)):
         return False
-    return not in_time or not _asked(plan) or all(c.passed for c in target_checks(plan, timed(stages)))
+    return time is None or all(c.passed for c in target_checks(plan, time))
 
 
 def spread_fits(plan: Plan, model: Model | None = None) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -179,19 +178,8 @@ def timed(stages: list[Server], steps: Steps | None = None) -> Timed:
     if s.crosses:
         raise InputError(f"{s.model.name} has an encoder beside its decoder, whose steps are not timed here")
     gpu, shape, plan = gpu_of(s), shape_of(s), s.plan
-    held = cache_tokens(stages, shape)
-    if held == 0:
-        raise InputError("not one request fits into the cache: there is no time to speak of")
     steps = steps or Steps(s, gpu)
-    step, notes, tokens_per_step = _drafted(steps, plan)
-    batching = Batching(
-        int(plan["engine.max_num_seqs"]),
-        max(int(plan["engine.max_num_batched_tokens"]), int(plan["engine.max_num_seqs"])),
-        held,
-        RULE_OF[str(plan["engine.name"])],
-        float(plan["workload.prefix_hit_rate"]),
-        tokens_per_step,
-    )
+    step, batching, notes = replica(stages, shape, steps)
     rate = plan["workload.rate_per_s"]
     load: dict[str, Any] = {"rate_per_s": rate} if rate is not None else {"concurrency": plan["workload.concurrency"]}
     if plan["parallel.prefill"] is not None:
@@ -223,6 +211,34 @@ def timed(stages: list[Server], steps: Steps | None = None) -> Timed:
         tuple(notes),
         accuracy(),
     )
+
+
+def replica(stages: list[Server], shape: Shape, steps: Steps) -> tuple[StepTime, Batching, list[str]]:
+    """(how long its steps take, drafts among them; what it has room for; what to say of it) of one replica of a plan.
+
+    InputError where not one request fits its cache.
+
+    >>> from attnmath.plans.reading import parse
+    >>> from attnmath.plans.servers import servers
+    >>> stages = servers(parse('model = "gpt2"\\n[gpu]\\nname = "h100-sxm"\\n[engine]\\ndraft_tokens = 2', "p"))
+    >>> _, batching, notes = replica(stages, shape_of(stages[0]), Steps(stages[0], gpu_of(stages[0])))
+    >>> batching.slots, batching.tokens_per_step, notes[0][:23]
+    (256, 2.19, '2 drafted tokens pay fr')
+    """
+    plan, held = stages[0].plan, cache_tokens(stages, shape)
+    if held == 0:
+        raise InputError("not one request fits into the cache: there is no time to speak of")
+    step, notes, tokens_per_step = _drafted(steps, plan)
+    slots = int(plan["engine.max_num_seqs"])
+    batching = Batching(
+        slots,
+        max(int(plan["engine.max_num_batched_tokens"]), slots),
+        held,
+        RULE_OF[str(plan["engine.name"])],
+        float(plan["workload.prefix_hit_rate"]),
+        tokens_per_step,
+    )
+    return step, batching, notes
 
 
 def _slower(name: str, bound: float | None, estimate: float | None) -> Range:
@@ -336,15 +352,3 @@ def _pools(
         tuple(notes),
         accuracy(),
     )
-
-
-def step_function(s: Server) -> Callable[[Load], float]:
-    """How long steps of a plan's replica take, for a replay.
-
-    >>> from attnmath.plans.reading import parse
-    >>> from attnmath.plans.servers import server
-    >>> step = step_function(server(parse('model = "llama-3.1-8b"\\n[gpu]\\nname = "h100-sxm"', "p")))
-    >>> 0.005 < step(Load(1, 100.0)) < 0.01
-    True
-    """
-    return Steps(s, gpu_of(s))

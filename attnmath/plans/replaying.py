@@ -9,8 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from attnmath.errors import InputError
-from attnmath.plans.batching import Batching
-from attnmath.plans.latency import RULE_OF, accuracy, cache_tokens, gpu_of, laws_of
+from attnmath.plans.latency import accuracy, gpu_of, laws_of, replica
 from attnmath.plans.load import tabulated
 from attnmath.plans.queueing import Shape
 from attnmath.plans.reading import Plan
@@ -66,18 +65,11 @@ def play(
     if plan["parallel.prefill"] is not None:
         raise InputError("parallel.prefill: two pools are not played yet; `attnmath plan check` has their means")
     blocks, count, shape, told, concurrency = _requests(plan, requests, seed, laws_of(s), progress)
-    held = cache_tokens(stages, shape)
     steps = Steps(s, gpu_of(s))
-    batching = Batching(
-        int(plan["engine.max_num_seqs"]),
-        max(int(plan["engine.max_num_batched_tokens"]), int(plan["engine.max_num_seqs"])),
-        held,
-        RULE_OF[str(plan["engine.name"])],
-        float(plan["workload.prefix_hit_rate"]),
-    )
+    step, batching, notes = replica(stages, shape, steps)
     found = replay(
         blocks,
-        tabulated(steps, 2),
+        tabulated(step, 2),
         batching,
         replicas=s.rank.data,
         concurrency=concurrency,
@@ -92,7 +84,7 @@ def play(
         found,
         _met(plan, found, error),
         error,
-        [*steps.assumed, *found.assumed],
+        [*notes, *steps.assumed, *found.assumed],
     )
 
 
